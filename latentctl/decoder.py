@@ -1,0 +1,231 @@
+r"""The frozen decoder :math:`x = g(z)`.
+
+A `Decoder` works on a *frozen view* of the user's model: the module tree is copied, its tensors
+are shared. So the view is always in evaluation mode and its weights take no gradient, while the
+user's own object keeps its mode, its hooks and its `requires_grad` flags, and no memory is spent.
+Gradients flow through the view to `z`, and to nothing else.
+
+The fingerprint is a hash over the names, shapes and bytes of all weights and buffers. What is
+learned for one decoder is saved with it, and refuses to work with another.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Decoder", "Posterior", "frozen_view"]
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import AdapterError, InputError, ShapeError
+from .priors import Gaussian, Prior
+
+RANGE_TOLERANCE = 0.05  # resampled or jittered images overshoot by a little
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What an encoder says of a batch: `mean (B, *latent_shape)` and `std`, or None for a point."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """`mean + std * eps`, or the mean where the encoder is deterministic."""
+        return self.mean if self.std is None else self.mean + self.std * eps
+
+
+class Decoder(nn.Module):
+    r"""A generator that stays as it is, bit for bit.
+
+    Made by `latentctl.wrap` and `latentctl.load`; built directly by adapters.
+
+    Arguments:
+        model: The user's model. It is viewed, not changed.
+        decode: `decode(model, z) -> x`, with `z (B, *latent_shape)` and `x (B, *sample_shape)`.
+        encode: `encode(model, x) -> Posterior`, or None for a generator without an encoder.
+        latent_shape: Shape of one latent.
+        sample_shape: Shape of one sample.
+        value_range: Lowest and highest value of a sample, or None where that has no meaning.
+        prior: Density of the latents, N(0, I) by default.
+        differentiable: Whether gradients reach `z`.
+        name: How the decoder is called in messages and packs.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> decoder = Decoder(model, lambda m, z: m(z), latent_shape=(2,), sample_shape=(3,),
+        ...                   value_range=None)
+        >>> decoder.decode(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
+        >>> decoder.train().training, any(p.requires_grad for p in decoder.parameters())
+        (False, False)
+    """
+
+    prior: Prior
+
+    def __init__(
+        self,
+        model: nn.Module,
+        decode: Callable[[Any, Tensor], Tensor],
+        encode: Callable[[Any, Tensor], Posterior] | None = None,
+        *,
+        latent_shape: Sequence[int],
+        sample_shape: Sequence[int],
+        value_range: tuple[float, float] | None = (0.0, 1.0),
+        prior: Prior | None = None,
+        differentiable: bool = True,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.model = frozen_view(model)
+        self.latent_shape = tuple(latent_shape)
+        self.sample_shape = tuple(sample_shape)
+        self.value_range = value_range
+        self.differentiable = differentiable
+        self.name = name or type(model).__name__
+        self.prior = prior if prior is not None else Gaussian(self.latent_shape)
+        self._decode = decode
+        self._encode = encode
+        super().train(False)
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether there is an encoder, so that real inputs can be edited."""
+        return self._encode is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the weights."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.float32)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def train(self, mode: bool = True) -> Decoder:
+        """Does nothing: a decoder is always in evaluation mode."""
+        return self
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Samples `(B, *sample_shape)` of latents `z (B, *latent_shape)`, in `value_range`.
+
+        Raises:
+            ShapeError: If `z` has another shape.
+        """
+        self.check_latent(z)
+        x = self._decode(self.model, z.to(self.device, self.dtype))
+        return x.float() if x.is_floating_point() else x
+
+    forward = decode
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Posterior:
+        """The posterior of samples `x (B, *sample_shape)`.
+
+        Raises:
+            AdapterError: If the decoder came without an encoder.
+            ShapeError: If `x` has another shape.
+            InputError: If `x` holds a NaN or leaves `value_range`.
+        """
+        if self._encode is None:
+            raise AdapterError(
+                f"{self.name} was wrapped without an encoder, so real inputs cannot be encoded. "
+                f"Pass one: latentctl.wrap(model, encode=...)."
+            )
+        self.check_sample(x)
+        if x.is_floating_point():
+            x = x.to(self.dtype)
+        posterior = self._encode(self.model, x.to(self.device))
+        std = None if posterior.std is None else posterior.std.float()
+        return Posterior(posterior.mean.float(), std)
+
+    def check_latent(self, z: Tensor) -> None:
+        """Raises a `ShapeError` unless `z` is `(B, *latent_shape)`."""
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(
+                f"{self.name} decodes latents (B, {', '.join(map(str, self.latent_shape))}), "
+                f"it was given {tuple(z.shape)}."
+            )
+
+    def check_sample(self, x: Tensor) -> None:
+        """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
+        if x.shape[1:] != self.sample_shape:
+            raise ShapeError(
+                f"{self.name} takes samples (B, {', '.join(map(str, self.sample_shape))}), "
+                f"it was given {tuple(x.shape)}. Resize, crop or convert them first."
+            )
+        if self.value_range is None or len(x) == 0:
+            return
+        low, high = self.value_range
+        if not x.is_floating_point():
+            raise InputError(
+                f"{self.name} takes floating values in [{low:g}, {high:g}], it was given "
+                f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
+            )
+        if not bool(torch.isfinite(x).all()):
+            rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
+            raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
+        slack = RANGE_TOLERANCE * (high - low)
+        found = x.min().item(), x.max().item()
+        if found[0] < low - slack or found[1] > high + slack:
+            raise InputError(
+                f"{self.name} takes values in [{low:g}, {high:g}], it was given values in "
+                f"[{found[0]:g}, {found[1]:g}]. Rescale them first."
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and bytes of all weights and buffers."""
+        digest = hashlib.sha256(f"{self.latent_shape}{self.sample_shape}".encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            value = value.detach().cpu().contiguous()
+            digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def extra_repr(self) -> str:
+        encoder = "encoder and decoder" if self.can_encode else "decoder only"
+        return (
+            f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
+            f"values in {self.value_range}"
+        )
+
+
+def frozen_view(model: nn.Module) -> nn.Module:
+    """A copy of a module tree that shares its tensors, in evaluation mode, without gradients.
+
+    Raises:
+        AdapterError: If the model cannot be copied.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+        >>> view = frozen_view(model)
+        >>> model.training, view.training
+        (True, False)
+        >>> view[0].weight.data_ptr() == model[0].weight.data_ptr()
+        True
+        >>> model[0].weight.requires_grad, view[0].weight.requires_grad
+        (True, False)
+    """
+    shared: dict[int, Any] = {}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        shared[id(buffer)] = buffer.detach()
+    try:
+        view = copy.deepcopy(model, shared)
+    except Exception as error:
+        raise AdapterError(
+            f"{type(model).__name__} cannot be viewed without changing it "
+            f"({type(error).__name__}: {error}). Remove parametrizations or hooks that hold "
+            f"results, or pass a plain copy of the model."
+        ) from error
+    return view.eval()
