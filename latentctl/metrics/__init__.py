@@ -3,5 +3,23 @@
 from __future__ import annotations
 
 from .accuracy import AttributeScore, MultilabelScores, multilabel_scores
+from .cost import Cost, measure_cost
+from .diversity import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from .edits import EditScores, edit_scores, identity
+from .realism import frechet_distance
 
-__all__ = ["AttributeScore", "MultilabelScores", "multilabel_scores"]
+__all__ = [
+    "AttributeScore",
+    "Cost",
+    "DensityCoverage",
+    "EditScores",
+    "MultilabelScores",
+    "PrecisionRecall",
+    "density_coverage",
+    "edit_scores",
+    "frechet_distance",
+    "identity",
+    "measure_cost",
+    "multilabel_scores",
+    "precision_recall",
+]
