@@ -8,10 +8,11 @@ size, the order or the number of processes.
 
 from __future__ import annotations
 
-__all__ = ["generator", "noise", "permutation"]
+__all__ = ["generator", "noise", "permutation", "seeded"]
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -88,3 +89,22 @@ def noise(
 def permutation(n: int, *, seed: int, epoch: int, purpose: str = "order") -> Tensor:
     """The order in which epoch `epoch` visits `n` samples, `(n,)` integers."""
     return torch.randperm(n, generator=generator(seed, epoch, purpose=purpose))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str = "init") -> Iterator[None]:
+    """Seeds torch's own CPU generator inside the block, and puts it back as it was.
+
+    For code that takes no generator, such as the initialisation of layers.
+
+    Example:
+        >>> with seeded(0):
+        ...     a = torch.nn.Linear(2, 2)
+        >>> with seeded(0):
+        ...     b = torch.nn.Linear(2, 2)
+        >>> torch.equal(a.weight, b.weight)
+        True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, purpose=purpose).initial_seed())
+        yield

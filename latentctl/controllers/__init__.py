@@ -1,0 +1,10 @@
+"""Moves of a latent, interchangeable under `latentctl.condition`: one file a method."""
+
+from __future__ import annotations
+
+__all__ = ["Actor", "Ascent", "Controller", "Move", "Transport"]
+
+from .actor import Actor
+from .ascent import Ascent
+from .base import Controller, Move
+from .transport import Transport

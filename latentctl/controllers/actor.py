@@ -1,0 +1,259 @@
+r"""The amortised actor of Latent Constraints: one network moves any latent to any target.
+
+The actor :math:`G(z, y)` and the realism critic :math:`D(z, y)` play
+
+.. math::
+    L_G = \mathbb{E}_{p(z)}\big[-\log D(G(z, y), y) - w \log P(y \mid G(z, y))
+        + \lambda L_\mathrm{dist}(G(z, y), z)\big]
+
+with targets :math:`y` from the data, part of them freed at random. With a distance penalty the
+actor also learns from encodings of data under their own attributes, so that it leaves alone what
+is right already. The term in :math:`w`, an attribute critic fitted beforehand, is not in the
+paper's own game, where the conditional critic alone speaks of attributes; `w = 0` is the paper.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["Actor", "players"]
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..critics import AttributeCritic, Critic, RealismCritic
+from ..critics.attributes import cross_entropy
+from ..errors import InputError
+from ..fit import Player, Step, fit
+from ..latents import Latents
+from ..nets import GatedResidual, encode_targets
+from ..priors import Gaussian, Prior
+from ..random import generator, seeded
+from .ascent import distance, round_targets
+from .base import THRESHOLD, Controller, Move
+
+
+class Actor(Controller):
+    """One forward pass to any target, free attributes included.
+
+    Arguments:
+        latent_shape: Shape of one latent.
+        names: The attributes; none for an actor that moves towards realism alone.
+        width: Units of each layer: 2048 in the paper, 256 for its small model.
+        depth: Number of layers: 4 in the paper, 3 for its small model.
+
+    Example:
+        >>> actor = Actor((8,), ["Smiling", "Male"], width=16)
+        >>> actor(torch.zeros(3, 8), torch.tensor([[1.0, torch.nan]])).shape
+        torch.Size([3, 8])
+    """
+
+    realism: RealismCritic | None = None
+    """The critic it was trained against, set by `fit`."""
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        names: Sequence[str] = (),
+        *,
+        width: int = 512,
+        depth: int = 4,
+    ) -> None:
+        super().__init__()
+        self.latent_shape, self.names = tuple(latent_shape), tuple(names)
+        self.config = {
+            "latent_shape": list(latent_shape),
+            "names": list(names),
+            "width": width,
+            "depth": depth,
+        }
+        self.net = GatedResidual(latent_shape, context=2 * len(names), width=width, depth=depth)
+
+    def move(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        *,
+        where: Critic | None = None,
+        threshold: float = THRESHOLD,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Move:
+        if where is not None:
+            raise InputError(
+                "An Actor knows the targets that it was trained for, not a critic given later. "
+                "Use controllers.Ascent for `where`."
+            )
+        moved: Tensor = self.net(z, self._context(z, y))
+        return Move(moved, torch.ones(len(z), dtype=torch.long, device=z.device))
+
+    def _context(self, z: Tensor, y: Tensor | None) -> Tensor | None:
+        if not self.names:
+            return None
+        if y is None:
+            y = torch.full((1, len(self.names)), torch.nan)
+        return encode_targets(round_targets(y.to(z.device)).expand(len(z), -1))
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Latents,
+        *,
+        attributes: AttributeCritic | None = None,
+        prior: Prior | None = None,
+        width: int = 512,
+        depth: int = 4,
+        attribute_weight: float = 0.0,
+        distance_weight: float = 0.0,
+        max_train_steps: int = 3000,
+        batch_size: int = 256,
+        learning_rate: float = 3e-4,
+        seed: int = 0,
+        **options: Any,
+    ) -> Actor:
+        """An actor for the labels of `latents`, and its critic as `actor.realism`.
+
+        `options` are divided between `players` and `latentctl.fit.fit`.
+        """
+        names = latents.names if latents.labels is not None else ()
+        with seeded(seed, "actor"):
+            actor = cls(latents.latent_shape, names, width=width, depth=depth)
+            realism = RealismCritic(latents.latent_shape, names, width=width, depth=depth)
+        for net in (actor.net, realism.net):
+            net.trunk.standardise(*latents.moments())
+        chosen = {key: options.pop(key) for key in list(options) if key in PLAYER_OPTIONS}
+        game = players(
+            actor,
+            realism,
+            latents,
+            attributes=attributes,
+            prior=prior,
+            attribute_weight=attribute_weight,
+            distance_weight=distance_weight,
+            learning_rate=learning_rate,
+            **chosen,
+        )
+        options = {"progress": False, **options}
+        history = fit(
+            game,
+            latents,
+            max_train_steps=max_train_steps,
+            batch_size=batch_size,
+            seed=seed,
+            **options,
+        )
+        if "actor" in history.averaged:
+            actor.load_state_dict(history.averaged["actor"].state_dict())
+        actor.realism = realism.eval()
+        return actor.eval()
+
+
+PLAYER_OPTIONS = frozenset({"critic_turns", "actor_turns", "ema", "prior_share", "free_share"})
+
+
+def players(
+    actor: Actor,
+    realism: RealismCritic,
+    latents: Latents,
+    *,
+    attributes: AttributeCritic | None = None,
+    prior: Prior | None = None,
+    attribute_weight: float = 0.0,
+    distance_weight: float = 0.0,
+    learning_rate: float = 3e-4,
+    critic_turns: int = 5,
+    actor_turns: int = 1,
+    ema: float | None = 0.99,
+    prior_share: float = 0.1,
+    free_share: float = 0.25,
+) -> list[Player]:
+    """The two players of the game, for `latentctl.fit.fit`.
+
+    Arguments:
+        actor: The actor.
+        realism: The critic that it plays against.
+        latents: Encodings of data with labels.
+        attributes: A trained attribute critic, used if `attribute_weight` is positive.
+        prior: Where moves start, N(0, I) by default.
+        attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
+        distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
+        learning_rate: Of both; 1e-4 in the paper.
+        critic_turns: Consecutive steps of the critic in a round; 10 in the paper.
+        actor_turns: Consecutive steps of the actor in a round.
+        ema: Decay of the actor's average, or None.
+        prior_share: Share of the critic's steps whose fakes are raw prior samples.
+        free_share: Share of rows whose targets are partly freed.
+    """
+    start = prior if prior is not None else Gaussian(latents.latent_shape)
+    used = latents.posterior_std()
+    conditional = bool(actor.names)
+
+    def origin(step: Step) -> Tensor:
+        # ~seed: the noise of training is never the noise that a user samples with
+        first = step.index * step.total + step.start
+        return start.sample(step.count, seed=~step.seed, start=first).to(step.device)
+
+    def targets(batch: Latents, step: Step) -> Tensor | None:
+        if not conditional or batch.labels is None:
+            return None
+        partly = step.uniform(1, purpose="partly free") < free_share
+        kept = step.uniform(len(actor.names), purpose="free") < step.uniform(1, purpose="kept")
+        return torch.where(partly & ~kept, torch.nan, batch.labels)
+
+    def critic_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
+        real = batch.sample(step.normal(*actor.latent_shape))
+        fake, y, other = origin(step), targets(batch, step), None
+        raw = torch.rand((), generator=generator(step.seed, step.index, purpose="raw prior"))
+        if raw.item() >= prior_share:
+            with torch.no_grad():
+                fake = actor(fake, y)
+        if y is not None:
+            rows = step.integers(len(latents), purpose="mismatch")
+            other = latents[rows.cpu()].labels
+            other = None if other is None else other.to(real.device)
+        alpha = step.uniform(*actor.latent_shape, purpose="alpha")
+        loss, logs = realism.loss(real, fake, alpha, y, other)
+        return loss, dict(logs)
+
+    def actor_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
+        z, y = origin(step), targets(batch, step)
+        if distance_weight and y is not None:
+            z = torch.cat([z, batch.sample(step.normal(*actor.latent_shape))])
+            y = torch.cat([y, y])
+        moved = actor(z, y)
+        real = F.softplus(-realism(moved, y)).mean()
+        loss, logs = real, {"realism": real}
+        if attribute_weight and attributes is not None and y is not None:
+            wrong = cross_entropy(attributes(moved), y).mean()
+            loss, logs["attributes"] = loss + attribute_weight * wrong, wrong
+        if distance_weight:
+            far = distance(moved, z, used.to(z.device)).mean()
+            loss, logs["distance"] = loss + distance_weight * far, far
+        return loss, dict(logs)
+
+    adam = partial(torch.optim.Adam, lr=learning_rate, betas=(0.0, 0.9))
+    return [
+        Player(
+            "critic",
+            realism,
+            critic_loss,
+            adam(realism.parameters()),
+            turns=critic_turns,
+        ),
+        Player(
+            "actor",
+            actor,
+            actor_loss,
+            adam(actor.parameters()),
+            turns=actor_turns,
+            ema=ema,
+        ),
+    ]

@@ -1,0 +1,194 @@
+r"""Gradient ascent on critics: the optimisation-based actor of Latent Constraints.
+
+Each latent climbs by Adam on its own objective,
+
+.. math::
+    L(z') = -\log P(y \mid z') - w \log D(z', y) + \lambda L_\mathrm{dist}(z', z), \quad
+    L_\mathrm{dist} = \frac{1}{d} \sum_i \frac{\log(1 + (z'_i - z_i)^2)}{\bar\sigma_i^2}
+
+where :math:`\bar\sigma_i` is the mean posterior standard deviation, so that a dimension which
+carries much information is dear to move. A sample stops at the first step at which its request
+holds with the probability asked for, and leaves the batch; one whose request holds from the start
+is not moved at all. With `noise > 0` the climb is Langevin dynamics at that temperature.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["Ascent", "distance"]
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..critics import AttributeCritic, Critic, RealismCritic
+from ..critics.attributes import cross_entropy
+from ..errors import InputError
+from ..random import noise
+from .base import THRESHOLD, Controller, Move
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Ascent(Controller):
+    """Climbs the gradient of critics, sample by sample.
+
+    Arguments:
+        attributes: The critic of the attributes, or None if only realism or `where` is asked.
+        realism: The critic of realism, conditional or not.
+        steps: Most steps of a sample.
+        learning_rate: Step size of Adam, in latent units.
+        realism_weight: Weight of the realism term.
+        realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
+        hold_weight: Weight of fractional targets, which are values to keep.
+        distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
+        noise: Standard deviation of the Langevin noise in units of `sqrt(2 * learning_rate)`.
+        drop_finished: Whether finished samples leave the batch; if not, they only stand still.
+
+    Example:
+        >>> critic = AttributeCritic((8,), ["Smiling"], width=16)
+        >>> ascent = Ascent(critic, steps=5)
+        >>> z, y = torch.zeros(3, 8), torch.ones(1, 1)
+        >>> ascent(z, y).shape, torch.equal(ascent(z, y, strength=0), z)
+        (torch.Size([3, 8]), True)
+    """
+
+    def __init__(
+        self,
+        attributes: AttributeCritic | None = None,
+        realism: RealismCritic | None = None,
+        *,
+        steps: int = 100,
+        learning_rate: float = 0.05,
+        realism_weight: float = 0.05,
+        realism_threshold: float = 0.0,
+        hold_weight: float = 1.0,
+        distance_weight: float = 0.0,
+        noise: float = 0.0,
+        drop_finished: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= realism_threshold < 1:
+            raise InputError(
+                f"realism_threshold is a probability in [0, 1), it was given as "
+                f"{realism_threshold:g}."
+            )
+        self.attributes, self.realism = attributes, realism
+        self.config = {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "realism_weight": realism_weight,
+            "realism_threshold": realism_threshold,
+            "hold_weight": hold_weight,
+            "distance_weight": distance_weight,
+            "noise": noise,
+            "drop_finished": drop_finished,
+        }
+        self.steps, self.learning_rate = steps, learning_rate
+        self.realism_weight, self.realism_threshold = realism_weight, realism_threshold
+        self.hold_weight, self.distance_weight = hold_weight, distance_weight
+        self.noise, self.drop_finished = noise, drop_finished
+
+    def move(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        *,
+        where: Critic | None = None,
+        threshold: float = THRESHOLD,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Move:
+        origin = z.detach()
+        result = origin.clone()
+        evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        if y is not None:
+            y = y.to(z.device).expand(len(z), -1)
+        active = torch.arange(len(z), device=z.device)
+        index = active if index is None else index
+        here, first, second = result.clone(), torch.zeros_like(result), torch.zeros_like(result)
+        for step in range(self.steps + 1):
+            with torch.enable_grad():
+                here = here.detach().requires_grad_()
+                target = None if y is None else y[active]
+                loss, done = self._objective(here, origin[active], target, where, threshold)
+                evaluations[active] += 1
+                if step == self.steps:
+                    break
+                going = ~done
+                if not bool(going.any()):
+                    break
+                (gradient,) = torch.autograd.grad(loss.sum(), here)
+            here = here.detach()
+            if self.drop_finished:
+                result[active[done]] = here[done]
+                active, here, gradient = active[going], here[going], gradient[going]
+                first, second = first[going], second[going]
+                going = going[going]
+            first = torch.lerp(gradient, first, BETAS[0])
+            second = torch.lerp(gradient**2, second, BETAS[1])
+            scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPSILON
+            update = -self.learning_rate * first / (1 - BETAS[0] ** (step + 1)) / scale
+            if self.noise:
+                update = update + self._langevin(index[active], z.shape[1:], seed, step)
+            here = torch.where(going.view(-1, *[1] * (z.ndim - 1)), here + update, here)
+        result[active] = here.detach()
+        return Move(result, evaluations)
+
+    def _langevin(self, index: Tensor, shape: torch.Size, seed: int, step: int) -> Tensor:
+        first = int(index.min())
+        draw = noise(
+            first, int(index.max()) + 1 - first, shape, seed=seed, step=step, purpose="langevin"
+        )
+        spread = self.noise * math.sqrt(2 * self.learning_rate)
+        return spread * draw.to(index.device)[index - first]
+
+    def _objective(
+        self,
+        z: Tensor,
+        origin: Tensor,
+        y: Tensor | None,
+        where: Critic | None,
+        threshold: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each sample, and whether its request holds, both `(B,)`."""
+        loss = torch.zeros(len(z), device=z.device)
+        done = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        if y is not None and self.attributes is not None:
+            logits = self.attributes(z)
+            hard = (y == 0) | (y == 1)
+            weight = torch.where(hard, 1.0, self.hold_weight)
+            loss = loss + (weight * cross_entropy(logits, y)).sum(1)
+            done &= (~hard | ((torch.sigmoid(logits) - y).abs() <= 1 - threshold)).all(1)
+        if where is not None:
+            score = where(z)
+            loss = loss + F.softplus(-score)
+            done &= torch.sigmoid(score) >= threshold
+        if self.realism is not None and (self.realism_weight or self.realism_threshold):
+            score = self.realism(z, None if y is None else round_targets(y))
+            loss = loss + self.realism_weight * F.softplus(-score)
+            done &= torch.sigmoid(score) >= self.realism_threshold
+        if self.distance_weight:
+            used = 1.0 if self.attributes is None else self.attributes.posterior_std
+            loss = loss + self.distance_weight * distance(z, origin, used)
+        return loss, done.detach()
+
+
+def distance(moved: Tensor, origin: Tensor, posterior_std: Tensor | float) -> Tensor:
+    r"""The distance of Latent Constraints, `(B,)`.
+
+    .. math:: \frac{1}{d} \sum_i \log(1 + (z'_i - z_i)^2) / \bar\sigma_i^2
+    """
+    cost: Tensor = torch.log1p((moved - origin) ** 2) / posterior_std**2
+    return cost.flatten(1).mean(1)
+
+
+def round_targets(y: Tensor) -> Tensor:
+    """Fractional targets as the nearer of 0 and 1; free ones stay free."""
+    return torch.where(torch.isnan(y), y, y.round())

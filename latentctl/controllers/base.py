@@ -1,0 +1,88 @@
+"""What a controller is: a move of latents towards a target."""
+
+from __future__ import annotations
+
+__all__ = ["Controller", "Move"]
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..critics import Critic
+from ..errors import NonFiniteError
+
+THRESHOLD = 0.95
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where the latents went, and what it cost."""
+
+    z: Tensor
+    """The new latents, `(B, *latent_shape)`."""
+
+    evaluations: Tensor
+    """Evaluations of the controller's networks for each sample, `(B,)` integers."""
+
+
+class Controller(nn.Module, abc.ABC):
+    """A move `z' = c(z, y)`, with targets `y (B, K)` in [0, 1], NaN = free.
+
+    `strength` scales the move: 0 returns `z` bit for bit, 1 is the whole move.
+    """
+
+    @abc.abstractmethod
+    def move(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        *,
+        where: Critic | None = None,
+        threshold: float = THRESHOLD,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Move:
+        """The whole move, and its cost.
+
+        Arguments:
+            z: Latents, `(B, *latent_shape)`.
+            y: Targets, `(B, K)` in [0, 1]; NaN = free, a fraction = keep it there.
+            where: A further critic to satisfy.
+            threshold: Probability with which each target of 0 or 1, and `where`, must hold, for
+                controllers that stop there.
+            seed: Seed of the noise, for controllers that use some.
+            index: Number of each sample, `(B,)`, so that its noise does not depend on the batch
+                that it travels in; 0 ... B - 1 if not given.
+        """
+
+    def forward(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        *,
+        strength: float = 1.0,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The moved latents, `(B, *latent_shape)`."""
+        if strength == 0:
+            return z
+        return scaled(z, self.move(z, y, seed=seed, index=index).z, strength)
+
+
+def scaled(z: Tensor, moved: Tensor, strength: float) -> Tensor:
+    """A part of a move; the whole of it, bit for bit, at strength 1.
+
+    Raises:
+        NonFiniteError: If the move is not finite.
+    """
+    bad = ~torch.isfinite(moved.flatten(1)).all(1)
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"The controller left the finite numbers for samples "
+            f"{bad.nonzero().flatten().tolist()[:8]} of {len(z)}. Check that its critics are "
+            f"trained and that the latents are standardised."
+        )
+    return moved if strength == 1 else torch.lerp(z, moved, strength)

@@ -1,0 +1,9 @@
+"""Log-odds that a latent satisfies something: the algebra, and one file a kind of critic."""
+
+from __future__ import annotations
+
+__all__ = ["AttributeCritic", "Critic", "RealismCritic"]
+
+from .attributes import AttributeCritic
+from .base import Critic
+from .realism import RealismCritic

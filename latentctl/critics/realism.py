@@ -1,0 +1,137 @@
+r"""The realism critic: is this latent where the encodings of data are?
+
+A move that pleases it stays where the decoder was trained. The conditional critic asks the same of
+the pair :math:`(z, y)`.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["RealismCritic", "gradient_penalty"]
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..nets import Scorer, encode_targets
+from .base import Critic
+
+
+class RealismCritic(Critic):
+    r"""Log-odds that `z` is the encoding of data, and, if conditional, of data with attributes `y`.
+
+    .. math::
+        L_D = \mathbb{E}_{q(z \mid x)}[-\log D(z, y)] + \mathbb{E}_{p(z)}[-\log(1 - D(z, y))]
+            + \mathbb{E}_{G(p(z), y)}[-\log(1 - D(z, y))]
+
+    A conditional critic also refuses real encodings with *other* attributes. To it is added a
+    penalty on the gradient between real and fake latents (see `gradient_penalty`).
+
+    Arguments:
+        latent_shape: Shape of one latent.
+        names: The attributes of a conditional critic, none for an unconditional one.
+        width: Units of each layer.
+        depth: Number of layers.
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        names: Sequence[str] = (),
+        *,
+        width: int = 512,
+        depth: int = 4,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.names = tuple(names)
+        self.config = {
+            "latent_shape": list(latent_shape),
+            "names": list(names),
+            "width": width,
+            "depth": depth,
+        }
+        self.net = Scorer(latent_shape, 1, context=2 * len(names), width=width, depth=depth)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Log-odds `(B,)` of `z (B, *latent_shape)` under targets `y (B, K)`, NaN = free."""
+        context = None
+        if self.names:
+            free = torch.full((len(z), len(self.names)), torch.nan, device=z.device)
+            context = encode_targets(free if y is None else y.expand(len(z), -1))
+        logits: Tensor = self.net(z, context)
+        return logits[:, 0]
+
+    def given(self, y: Tensor | None) -> Critic:
+        """The unconditional critic for fixed targets `y (B, K)` or `(1, K)`."""
+        return _Given(self, y)
+
+    def loss(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        alpha: Tensor,
+        y: Tensor | None = None,
+        other_y: Tensor | None = None,
+        *,
+        penalty: float = 10.0,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's side of the game.
+
+        Arguments:
+            real: Encodings of data, `(B, *latent_shape)`.
+            fake: Samples of the prior or of the actor, `(B, *latent_shape)`.
+            alpha: Uniform numbers in [0, 1], `(B, *latent_shape)`, for the gradient penalty.
+            y: The attributes of `real` and the targets of `fake`, `(B, K)`, NaN = free.
+            other_y: Attributes of other data, `(B, K)`; rows that agree with `y` do not count.
+            penalty: Weight of the gradient penalty.
+        """
+        count = len(real)
+        if y is None:
+            scores = self(torch.cat([real, fake]))
+        else:
+            other = y if other_y is None else torch.where(torch.isnan(y), y, other_y)
+            scores = self(torch.cat([real, fake, real]), torch.cat([y, y, other]))
+        on_real, on_fake = scores[:count], scores[count : 2 * count]
+        loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        if y is not None and other_y is not None:
+            differs = ((y - other_y).abs() > 0.5).any(1)
+            loss = loss + (F.softplus(scores[2 * count :]) * differs).mean()
+        slope = gradient_penalty(self.given(y), real, fake, alpha)
+        logs = {"real": on_real.mean(), "fake": on_fake.mean(), "gradient_penalty": slope}
+        return loss + penalty * slope, logs
+
+
+class _Given(Critic):
+    def __init__(self, critic: RealismCritic, y: Tensor | None) -> None:
+        super().__init__()
+        self.critic, self.y = critic, y
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.critic(z, self.y)
+        return out
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    r"""Mean squared excess of the critic's gradient over one, between real and fake latents.
+
+    .. math:: \mathbb{E}[(\| \nabla_z D(z) \| - 1)^2], \quad z = r + \alpha \odot (f - r)
+
+    The penalty is on the log-odds, and :math:`\alpha` is uniform in each dimension.
+
+    Arguments:
+        critic: The critic, with its targets given.
+        real: Latents of data, `(B, *latent_shape)`.
+        fake: Latents of the other kind, `(B, *latent_shape)`.
+        alpha: Uniform numbers in [0, 1], `(B, *latent_shape)`.
+    """
+    between = torch.lerp(real, fake, alpha).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return (norm - 1).square().mean()

@@ -1,0 +1,185 @@
+r"""Networks over latents, vector `(B, D)` and spatial `(B, C, h, w)` alike.
+
+On a vector latent they are the multilayer perceptrons of Engel et al. (2017): the context is
+embedded by one linear layer without a nonlinearity and concatenated to the latent, then come
+`depth` layers of `width` rectified units. On a spatial latent the same layers are convolutions
+over the grid, with the context and the coordinates of each cell as further channels, so that the
+number of parameters does not grow with `h * w`.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["GatedResidual", "Scorer", "encode_targets"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, ShapeError
+
+COORDINATES = 2
+
+
+class Trunk(nn.Module):
+    """Features of a latent and a context: `(B, width)`, or `(B, width, h, w)` if spatial.
+
+    Arguments:
+        latent_shape: `(D,)` or `(C, h, w)`.
+        context: Number of context features, 0 for none.
+        width: Units of each layer.
+        depth: Number of layers.
+        dropout: Share of units dropped after each layer while training.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        context: int = 0,
+        width: int = 512,
+        depth: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(latent_shape) not in (1, 3):
+            raise InputError(
+                f"Latents are vectors (D,) or grids (C, h, w), this one is {tuple(latent_shape)}. "
+                f"Flatten or reshape it in `encode` and `decode`."
+            )
+        self.latent_shape = tuple(latent_shape)
+        self.spatial = len(latent_shape) == 3
+        self.embed = nn.Linear(context, width) if context else None
+        features = latent_shape[0] + (width if context else 0)
+        features += COORDINATES if self.spatial else 0
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [
+                nn.Conv2d(features, width, 3, padding=1)
+                if self.spatial
+                else nn.Linear(features, width),
+                nn.ReLU(),
+            ]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            features = width
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("shift", torch.zeros(self.latent_shape))
+        self.register_buffer("scale", torch.ones(self.latent_shape))
+
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Makes the network see `(z - mean) / std`; constant dimensions are only shifted."""
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(
+                f"This network takes latents (B, {', '.join(map(str, self.latent_shape))}), it was "
+                f"given {tuple(z.shape)}. It was made for another decoder."
+            )
+        parts = [(z - self.shift) / self.scale]
+        if self.spatial:
+            height, width = self.latent_shape[1:]
+            rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
+            columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
+            parts += [c.expand(len(z), 1, height, width) for c in (rows, columns)]
+        if self.embed is not None:
+            if context is None:
+                raise InputError("This network is conditional: pass the target `y`.")
+            embedded = self.embed(context)
+            if self.spatial:
+                embedded = embedded[:, :, None, None].expand(-1, -1, *self.latent_shape[1:])
+            parts.append(embedded)
+        features: Tensor = self.layers(torch.cat(parts, dim=1))
+        return features
+
+
+class Scorer(nn.Module):
+    """Numbers about a latent: `(z, context) -> (B, outputs)`.
+
+    Arguments:
+        latent_shape: `(D,)` or `(C, h, w)`; features of a grid are averaged over its cells.
+        outputs: Numbers per latent.
+        options: `context`, `width`, `depth` and `dropout` of the trunk.
+
+    Example:
+        >>> Scorer((4, 8, 8), 3, width=16, depth=2)(torch.zeros(5, 4, 8, 8)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        outputs: int,
+        *,
+        context: int = 0,
+        width: int = 512,
+        depth: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.trunk = Trunk(latent_shape, context, width, depth, dropout)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        features = self.trunk(z, context)
+        out: Tensor = self.head(features.flatten(2).mean(2) if self.trunk.spatial else features)
+        return out
+
+
+class GatedResidual(nn.Module):
+    r"""A gated move of a latent, `(z, context) -> z'`.
+
+    .. math:: z' = (1 - g) \odot z + g \odot d, \quad g = \mathrm{sigmoid}(\tilde g)
+
+    where the network gives the destination :math:`d` and the gate :math:`\tilde g`.
+
+    Arguments:
+        latent_shape: `(D,)` or `(C, h, w)`.
+        options: `context`, `width`, `depth` and `dropout` of the trunk.
+
+    Example:
+        >>> GatedResidual((8,), context=2, width=16)(torch.zeros(5, 8), torch.zeros(5, 2)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        *,
+        context: int = 0,
+        width: int = 512,
+        depth: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.trunk = Trunk(latent_shape, context, width, depth, dropout)
+        outputs = 2 * latent_shape[0]
+        self.head: nn.Module = (
+            nn.Conv2d(width, outputs, 1) if self.trunk.spatial else nn.Linear(width, outputs)
+        )
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        destination, gate = self.head(self.trunk(z, context)).chunk(2, dim=1)
+        destination = destination * self.trunk.scale + self.trunk.shift
+        return torch.lerp(z, destination, gate.sigmoid())
+
+
+def encode_targets(y: Tensor) -> Tensor:
+    """Targets `(B, K)` in [0, 1], NaN = free, as network input `(B, 2K)`: signed value and mask.
+
+    Example:
+        >>> encode_targets(torch.tensor([[1.0, 0.0, math.nan]]))
+        tensor([[ 1., -1.,  0.,  1.,  1.,  0.]])
+    """
+    known = ~torch.isnan(y)
+    signed = torch.where(known, 2 * y - 1, torch.zeros_like(y))
+    return torch.cat([signed, known.to(y.dtype)], dim=1)
