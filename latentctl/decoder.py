@@ -163,6 +163,9 @@ class Decoder(nn.Module):
                 f"{self.name} takes samples (B, {', '.join(map(str, self.sample_shape))}), "
                 f"it was given {tuple(x.shape)}. Resize, crop or convert them first."
             )
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
+            raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
         if self.value_range is None or len(x) == 0:
             return
         low, high = self.value_range
@@ -171,9 +174,6 @@ class Decoder(nn.Module):
                 f"{self.name} takes floating values in [{low:g}, {high:g}], it was given "
                 f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
             )
-        if not bool(torch.isfinite(x).all()):
-            rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
-            raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
         slack = RANGE_TOLERANCE * (high - low)
         found = x.min().item(), x.max().item()
         if found[0] < low - slack or found[1] > high + slack:
@@ -216,11 +216,14 @@ def frozen_view(model: nn.Module) -> nn.Module:
         (True, False)
     """
     shared: dict[int, Any] = {}
-    for parameter in model.parameters():
-        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    for buffer in model.buffers():
-        shared[id(buffer)] = buffer.detach()
     try:
+        for module in model.modules():  # weight norm keeps a tensor that is neither
+            plain = [value for value in vars(module).values() if isinstance(value, Tensor)]
+            shared.update({id(value): value.detach() for value in plain})
+        for parameter in model.parameters():
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        for buffer in model.buffers():
+            shared[id(buffer)] = buffer.detach()
         view = copy.deepcopy(model, shared)
     except Exception as error:
         raise AdapterError(

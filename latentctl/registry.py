@@ -72,6 +72,7 @@ def wrap(
     encode: str | Callable[[Any], Any] | None = None,
     decode: str | Callable[[Tensor], Any] | None = None,
     prior: Prior | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Decoder:
     """A frozen decoder of the user's model, which itself is not changed.
 
@@ -83,6 +84,8 @@ def wrap(
             a `Posterior`. Found by its usual names if not given.
         decode: Name of the method, or a callable `z -> x`.
         prior: Density of the latents; N(0, I) if not given.
+        value_range: Lowest and highest value of a sample, `(-inf, inf)` for no bounds. Found by a
+            trial run if not given.
 
     Raises:
         AdapterError: If no adapter accepts the model, or the trial run fails; the message says
@@ -94,7 +97,13 @@ def wrap(
         >>> decoder.latent_shape, decoder.sample_shape
         ((2,), (3,))
     """
-    options = {"latent_shape": latent_shape, "encode": encode, "decode": decode, "prior": prior}
+    options = {
+        "latent_shape": latent_shape,
+        "encode": encode,
+        "decode": decode,
+        "prior": prior,
+        "value_range": value_range,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     for name, point in sorted(_points().items(), key=lambda item: item[0] == GENERAL):
         try:

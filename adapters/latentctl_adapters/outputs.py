@@ -1,0 +1,122 @@
+"""What foreign encoders and decoders return, in the words of latentctl."""
+
+from __future__ import annotations
+
+__all__ = ["posterior_of", "sample_of"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latentctl.decoder import Posterior
+from latentctl.errors import AdapterError
+
+MEANS = ("mean", "mu", "loc", "embedding", "latents", "latent", "z")
+STDS = ("std", "stddev", "scale", "sigma")
+LOG_VARIANCES = ("logvar", "log_var", "log_variance", "log_covariance")
+SAMPLES = ("sample", "reconstruction", "recon_x", "recon", "x_hat", "images", "image", "x")
+
+
+def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
+    """The posterior that an encoder's result stands for.
+
+    Arguments:
+        out: A tensor (a point), a `Posterior`, a `torch.distributions` object, something with
+            `latent_dist`, a mapping or object with the usual names (mean, mu, std, logvar, ...),
+            or two tensors, of which the second is the log-variance.
+        proven: Whether the second of two tensors is known to be a log-variance. Otherwise it must
+            have a negative entry, which no standard deviation and no variance has.
+
+    Raises:
+        AdapterError: If the result is none of these, or two tensors prove nothing.
+
+    Example:
+        >>> posterior_of((torch.zeros(1, 2), torch.tensor([[0.0, -2.0]]))).std
+        tensor([[1.0000, 0.3679]])
+    """
+    if isinstance(out, Posterior):
+        return out
+    if isinstance(out, Tensor):
+        return Posterior(out)
+    if isinstance(out, Distribution):
+        return Posterior(out.mean, out.stddev)
+    if (inner := _field(out, ("latent_dist",))) is not None:
+        return posterior_of(inner)
+    mean = _field(out, MEANS)
+    if isinstance(mean, Tensor):
+        std, log_variance = _field(out, STDS), _field(out, LOG_VARIANCES)
+        if isinstance(std, Tensor):
+            return Posterior(mean, std)
+        if isinstance(log_variance, Tensor):
+            return Posterior(mean, torch.exp(0.5 * log_variance))
+        return Posterior(mean)
+    if isinstance(out, (tuple, list)):
+        if len(out) == 1:
+            return posterior_of(out[0], proven=proven)
+        if len(out) == 2 and all(isinstance(part, Tensor) for part in out):
+            return _pair(out[0], out[1], proven)
+    raise AdapterError(
+        f"The encoder returned {_words(out)}, which is neither a latent nor a posterior. Pass "
+        "encode=, a callable that returns a tensor or a torch.distributions.Normal."
+    )
+
+
+def _pair(mean: Tensor, second: Tensor, proven: bool) -> Posterior:
+    if second.shape == mean.shape and (proven or bool((second < 0).any())):
+        return Posterior(mean, torch.exp(0.5 * second))
+    raise AdapterError(
+        f"The encoder returned two tensors, of shapes {tuple(mean.shape)} and "
+        f"{tuple(second.shape)}, and nothing proves that the second is a log-variance (it has no "
+        "negative entry, or another shape). Say what it is, for instance "
+        "encode=lambda x: torch.distributions.Normal(*model.encode(x)) for a standard deviation."
+    )
+
+
+def sample_of(out: Any) -> Tensor:
+    """The samples that a decoder's result stands for.
+
+    Arguments:
+        out: A tensor, a `torch.distributions` object (its mean), a mapping or object with the
+            usual names (sample, reconstruction, ...), or a tuple, of which the first counts.
+
+    Raises:
+        AdapterError: If the result is none of these.
+
+    Example:
+        >>> sample_of({"reconstruction": torch.ones(1)})
+        tensor([1.])
+    """
+    if isinstance(out, Tensor):
+        return out
+    if isinstance(out, Distribution):
+        return out.mean
+    inner = _field(out, SAMPLES)
+    if isinstance(inner, Tensor):
+        return inner
+    if isinstance(out, (tuple, list)) and len(out) > 0:
+        return sample_of(out[0])
+    raise AdapterError(
+        f"The decoder returned {_words(out)}, which holds no samples. Pass decode=, a callable "
+        "that returns a tensor (B, *sample_shape)."
+    )
+
+
+def _field(out: Any, names: tuple[str, ...]) -> Any:
+    """The first of the named entries or attributes that is there and is no method."""
+    for name in names:
+        value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None)
+        if value is not None and not callable(value):
+            return value
+    return None
+
+
+def _words(out: Any) -> str:
+    kind = type(out).__name__
+    if isinstance(out, Mapping):
+        return f"a {kind} with {', '.join(map(str, out)) or 'no entry'}"
+    if isinstance(out, (tuple, list)):
+        return f"a {kind} of {len(out)} ({', '.join(type(part).__name__ for part in out)})"
+    return f"a {kind}"
