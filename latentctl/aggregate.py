@@ -1,0 +1,68 @@
+r"""Moments of the aggregate posterior :math:`q(z) = \mathbb{E}_x\, q(z \mid x)`.
+
+With :math:`q(z \mid x) = \mathcal{N}(m, s^2)` for each sample of a data set,
+
+.. math::
+    \mathbb{E}[z] = \mathbb{E}[m], \quad
+    \mathrm{std}[z] = \sqrt{\mathrm{Var}[m] + \mathbb{E}[s^2]}, \quad
+    \bar\sigma = \mathbb{E}[s]
+
+A few thousand rows are read at a time and summed in float64, about the first row, so that a cache
+of any size needs no memory and loses no digits to a large mean.
+"""
+
+from __future__ import annotations
+
+__all__ = ["aggregate"]
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+CHUNK = 4096  # rows at a time
+
+
+def aggregate(
+    posteriors: Iterable[tuple[Tensor, Tensor | None]],
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Mean, std and mean posterior std over all rows.
+
+    Arguments:
+        posteriors: Pairs of means and stds `(n, *latent_shape)`; stds are None throughout for a
+            deterministic encoder.
+
+    Returns:
+        Three float32 tensors `latent_shape`. Without stds the third is one number everywhere, the
+        root mean square over the dimensions of the std of the means.
+
+    Raises:
+        InputError: If there is no row.
+
+    Example:
+        >>> aggregate([(torch.tensor([[-3.0], [3.0]]), torch.full((2, 1), 4.0))])
+        (tensor([0.]), tensor([5.]), tensor([4.]))
+    """
+    count, shift, point = 0, None, True
+    first = second = width = energy = torch.zeros((), dtype=torch.float64)
+    for means, stds in posteriors:
+        for start in range(0, len(means), CHUNK):
+            mean = means[start : start + CHUNK].double()
+            shift = mean[0] if shift is None else shift
+            count += len(mean)
+            first = (mean - shift).sum(0) + first
+            second = (mean - shift).square().sum(0) + second
+            if stds is not None:
+                std = stds[start : start + CHUNK].double()
+                width = std.sum(0) + width
+                energy = std.square().sum(0) + energy
+                point = False
+    if shift is None:
+        raise InputError("There are no latents, so they have no moments.")
+    variance = (second / count - (first / count).square()).clamp_min(0)
+    mean = shift + first / count
+    std = (variance + (energy / count).to(mean.device)).sqrt()
+    width = variance.mean().sqrt().expand_as(mean).clone() if point else width / count
+    return mean.float(), std.float(), width.float()
