@@ -9,6 +9,7 @@ __all__ = [
     "FingerprintError",
     "InputError",
     "LatentctlError",
+    "LawError",
     "NonFiniteError",
     "ShapeError",
     "UnknownNameError",
@@ -59,6 +60,10 @@ class CheckpointError(LatentctlError, RuntimeError):
 
 class CacheError(LatentctlError, RuntimeError):
     """A cache of latents that is incomplete, altered or made by another decoder."""
+
+
+class LawError(LatentctlError, AssertionError):
+    """A decoder, critic or controller breaks one of the laws of `latentctl.testing`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
