@@ -188,9 +188,11 @@ def test_a_fault_at_any_operation_leaves_the_old_or_the_new(
             assert found == 2
         elif "was not saved" in str(raised):
             assert found == 1 and "untouched" in str(raised)
+            if not lasting and kind != "after a crash":
+                assert not list(base.glob(".*")), "everything must be back in its place"
         save()
         assert value_of(latest()) == 2
-        assert not list(base.glob(".*")), "the next save must sweep the remains"
+        assert len(list(base.iterdir())) == 1, "the next save must sweep the remains"
     assert len(outcomes) == total and outcomes == sorted(outcomes), "one instant must commit"
     assert set(outcomes) == {1, 2}
 
@@ -232,6 +234,8 @@ def test_nothing_is_deleted_before_the_new_one_is_in_place(tmp_path, monkeypatch
         i for i, e in enumerate(log.log) if e[0] in ("unlink", "rmdir") or "step-000001" in e[1]
     )
     assert commit < flushed < first_removal
+    assert log.log[commit - 2][0] == "open" and log.log[commit - 2][1].endswith(".partial")
+    assert names[commit - 1] == "fsync"
     written = [i for i, name in enumerate(names) if name == "create"]
     synced = [i for i, name in enumerate(names) if name == "fsync"]
     assert len(written) == len(FILES) and "manifest.json" in log.log[written[-1]][1]
@@ -589,6 +593,8 @@ def test_flattened_tensors_are_copies_and_an_untouched_optimizer_has_none():
     train(net, optimizer, range(1))
     tensors, rest = flatten_optimizer(optimizer)
     before = {key: value.clone() for key, value in tensors.items()}
+    train(net, optimizer, range(1, 3))
+    assert equal(tensors, before)
     restore_optimizer(optimizer, tensors, rest)
     train(net, optimizer, range(1, 3))
     assert equal(tensors, before)
