@@ -28,6 +28,7 @@ Attributes are sampled in CelebA's order of dependence, from women and men, youn
 | Pale_Skin (fair skin only) | .045 | .055 | .05 | .03 | .025 |
 
 Hair that is none of the four colours is auburn; under a hat a colour is named 0.4 times as often.
+Black and brown are a little commoner than in CelebA, where two in five have no named colour.
 Dark skin goes with black hair, fair skin with blond hair, within the shares above.
 
 References:

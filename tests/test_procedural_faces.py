@@ -223,7 +223,7 @@ def test_every_identity_factor_can_be_seen():
 @pytest.mark.parametrize("size", [8, 33, 128])
 def test_other_sizes_show_the_same_faces(size: int):
     factors = sample_factors(0, 8, seed=0)
-    small, large = render(factors.identity, factors.attributes, 64), None
+    small = render(factors.identity, factors.attributes, 64)
     large = render(factors.identity, factors.attributes, size)
     assert large.shape == (8, 3, size, size)
     coarse = [torch.nn.functional.adaptive_avg_pool2d(x, 8) for x in (small, large)]
