@@ -181,19 +181,16 @@ class _Encoding:
         return manifest
 
     def done(self) -> set[int]:
-        """The shards that need not be encoded; those of other processes are for them to verify."""
+        """The intact shards of this process, which need not be encoded."""
         done: set[int] = set()
         for number, paths in find_shards(self.folder).items():
-            for path in paths:
+            for path in paths if self._mine(number) else ():
                 notes = read_notes(path)
-                fits = notes is not None and not differences(notes.get("job", {}), self.job)
-                if fits and not self._mine(number):
-                    continue
-                if verify_shard(path) is None:
+                if notes is None or verify_shard(path) is None:
                     logger.warning("%s is cut or altered: it is encoded again.", path)
-                elif notes is not None:
-                    self._check(notes.get("job", {}))
-                    done.add(number)
+                    continue
+                self._check(notes.get("job", {}))
+                done.add(number)
         if done:
             logger.info("%s: %d shards are finished, going on.", self.folder, len(done))
         return done

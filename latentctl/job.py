@@ -33,7 +33,7 @@ def sample_hashes(reader: SampleReader) -> dict[str, str]:
 def differences(found: dict[str, Any], job: dict[str, Any]) -> str:
     """In what a cache on disk is not what is asked for; empty if it is."""
     parts = []
-    if "samples" not in found or found["format"] != job["format"]:
+    if not found.keys() >= job.keys() or found["format"] != job["format"]:
         return "it was not made by encode_dataset of this version"
     if found["fingerprint"] != job["fingerprint"]:
         parts.append("it was made by another decoder")
