@@ -7,7 +7,7 @@ With :math:`q(z \mid x) = \mathcal{N}(m, s^2)` for each sample of a data set,
     \mathrm{std}[z] = \sqrt{\mathrm{Var}[m] + \mathbb{E}[s^2]}, \quad
     \bar\sigma = \mathbb{E}[s]
 
-A few thousand rows are read at a time and summed in float64, about the first row, so that a cache
+A thousand rows are read at a time and summed in float64, about the first row, so that a cache
 of any size needs no memory and loses no digits to a large mean.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-CHUNK = 4096  # rows at a time
+CHUNK = 1024  # rows at a time
 
 
 def aggregate(

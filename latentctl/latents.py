@@ -179,7 +179,7 @@ class Latents(Dataset["Latents"]):
         r"""Mean :math:`\mathbb{E}[m]` and std :math:`\sqrt{\mathrm{Var}[m] + \mathbb{E}[s^2]}`.
 
         Returns:
-            Two tensors `latent_shape`, computed in float64 a few thousand rows at a time, once.
+            Two tensors `latent_shape`, computed in float64 a thousand rows at a time, once.
 
         Example:
             >>> Latents(torch.tensor([[-3.0], [3.0]]), torch.full((2, 1), 4.0)).moments()
