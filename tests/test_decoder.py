@@ -131,7 +131,7 @@ def test_what_cannot_be_copied_is_refused():
         def __deepcopy__(self, memo):
             raise TypeError("locked")
 
-    with pytest.raises(AdapterError, match="Locked cannot be viewed.*locked"):
+    with pytest.raises(AdapterError, match=r"Locked cannot be viewed.*locked"):
         frozen_view(Locked())
     with pytest.raises(AdapterError, match="LazyLinear cannot be viewed"):
         frozen_view(nn.LazyLinear(3))

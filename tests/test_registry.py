@@ -106,5 +106,5 @@ def test_what_no_adapter_accepts_is_refused():
 
 
 def test_an_arbitrary_module_has_no_name_to_load_by():
-    with pytest.raises(AdapterError, match="latentctl.wrap"):
+    with pytest.raises(AdapterError, match=r"latentctl\.wrap"):
         registry.load("torch-module", pretrained_model_name_or_path="somewhere")

@@ -142,8 +142,9 @@ class Trial:
         layers = _layers(part if isinstance(part, nn.Module) else self.view)
         linear = [m.in_features for m in layers if isinstance(m, nn.Linear)]
         yield from ((size,) for size in dict.fromkeys(linear))
-        transposed = [m.in_channels for m in layers if isinstance(m, nn.ConvTranspose2d)]
-        yield from ((size, 1, 1) for size in transposed[:1])
+        if self.encode_name is None:  # an encoder tells a 1x1 latent from a larger one
+            transposed = [m.in_channels for m in layers if isinstance(m, nn.ConvTranspose2d)]
+            yield from ((size, 1, 1) for size in transposed[:1])
 
     def _samples(self) -> Iterator[Shape]:
         """Samples that the first layer of the encoder takes, at the usual sizes."""
