@@ -1,0 +1,232 @@
+"""Attributes for a frozen face decoder: `accelerate launch recipes/celeba_attrs.py`.
+
+Real faces and a frozen autoencoder become conditional samples, edits that keep the identity, and a
+report on both by judges that never see a latent. In order: load or train the autoencoder and
+freeze it; encode the faces once; fit the attribute critic and play the actor's game on the cached
+latents; sample, edit, judge. With no flag at all, the faces are drawn and the autoencoder is
+trained here, so that nothing is downloaded.
+
+    --train_data_dir DIR                        photographs instead of drawn faces
+    --pretrained_model_name_or_path DIR_OR_ID   a trained reference VAE
+    --decoder FILE.py:FUNCTION                  your own model: a function that returns it
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation import JudgeFlags, load_judges
+from face_data import DataFlags, load_faces
+from loading import load_decoder
+from pretrain_vae import RunFlags, VAEFlags, overview, pretrain
+from showcase import write_report
+
+import latentctl
+from latentctl import Actor, Ascent, AttributeCritic, Conditional, Latents, Transport
+from latentctl.picture import grid, png
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DecoderFlags:
+    """The frozen decoder; trained here if none is given."""
+
+    pretrained_model_name_or_path: str | None = None
+    """A folder or hub id of a reference VAE."""
+    revision: str | None = None
+    """Its revision on the hub."""
+    decoder: str | None = None
+    """FILE.py:FUNCTION that returns any model which `latentctl.wrap` takes."""
+
+
+@dataclass
+class ControlFlags:
+    """The critics and the controller."""
+
+    controller: str = "actor"
+    """actor, ascent or transport: what conditional samples are made with."""
+    preset: str = "default"
+    """default; small (256 x 3); paper (2048 x 4, no attribute critic, critic 10 : actor 1)."""
+    max_train_steps: int = 2100
+    """Steps of the actor's game, critic and actor together."""
+    train_batch_size: int = 256
+    """Latents in a step of one process."""
+    learning_rate: float = 3e-4
+    """Of actor and critic."""
+    attribute_weight: float = 1.0
+    """Weight of the attribute critic in the actor's loss; 0 in the paper."""
+    distance_weight: float = 0.0
+    """Weight of the distance penalty; 0 or 0.1 in the paper."""
+    realism_train_steps: int = 1200
+    """Steps of the game of realism alone."""
+    critic_train_steps: int = 1000
+    """Steps of the attribute critic."""
+
+
+@dataclass
+class Flags:
+    """Attributes for a frozen face decoder."""
+
+    run: RunFlags = field(default_factory=lambda: RunFlags(output_dir="outputs/celeba_attrs"))
+    data: DataFlags = field(default_factory=DataFlags)
+    frozen: DecoderFlags = field(default_factory=DecoderFlags)
+    vae: VAEFlags = field(default_factory=VAEFlags)
+    control: ControlFlags = field(default_factory=ControlFlags)
+    judges: JudgeFlags = field(default_factory=JudgeFlags)
+    num_edits: int = 50
+    """Held-out faces of which every attribute is flipped once."""
+
+
+SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}
+
+
+@dataclass
+class Trained:
+    """What the run learned, and how long each part took."""
+
+    attributes: AttributeCritic
+    realism_actor: Actor
+    conditional: Conditional
+    seconds: dict[str, float]
+
+
+def train(
+    decoder: latentctl.Decoder,
+    latents: Latents,
+    flags: ControlFlags,
+    run: RunFlags,
+    accelerator: Accelerator,
+) -> Trained:
+    """The critics and the controllers, on cached latents; the decoder is not called."""
+    seconds: dict[str, float] = {}
+    width, depth = SIZES[flags.preset]
+
+    started = time.monotonic()
+    attributes = AttributeCritic.fit(
+        latents,
+        max_train_steps=flags.critic_train_steps,
+        **run.fit_options(accelerator, "attributes"),
+    )
+    seconds["attribute critic"] = time.monotonic() - started
+
+    paper = flags.preset == "paper"
+    parts = accelerator.num_processes * run.gradient_accumulation_steps
+    game: dict[str, Any] = {
+        "prior": decoder.prior,
+        "width": width,
+        "depth": depth,
+        "learning_rate": flags.learning_rate,
+        "batch_size": flags.train_batch_size * parts,
+        "critic_turns": 10 if paper else 5,
+    }
+    started = time.monotonic()
+    realism_actor = Actor.fit(
+        latents.select([]),
+        max_train_steps=flags.realism_train_steps,
+        **game,
+        **run.fit_options(accelerator, "realism"),
+    )
+    seconds["realism alone"] = time.monotonic() - started
+
+    started = time.monotonic()
+    actor = Actor.fit(
+        latents,
+        attributes=attributes,
+        attribute_weight=0.0 if paper else flags.attribute_weight,
+        distance_weight=flags.distance_weight,
+        max_train_steps=flags.max_train_steps,
+        **game,
+        **run.fit_options(accelerator, "actor"),
+    )
+    seconds["conditional actor"] = time.monotonic() - started
+
+    controllers = {
+        "actor": lambda: actor,
+        "ascent": lambda: Ascent(attributes, actor.realism),
+        "transport": lambda: Transport(attributes, actor.realism),
+    }
+    if flags.controller not in controllers:
+        raise latentctl.errors.UnknownNameError("controller", flags.controller, controllers)
+    conditional = latentctl.condition(
+        decoder, attributes, controllers[flags.controller](), realism=actor.realism
+    )
+    return Trained(attributes, realism_actor, conditional, seconds)
+
+
+def main(flags: Flags) -> Path:
+    logging.basicConfig(format="%(message)s")
+    started = time.monotonic()
+    run = flags.run
+    accelerator = run.accelerator("celeba_attrs")
+    folder = Path(run.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(flags), indent=2))
+    seconds: dict[str, float] = {}
+
+    faces = load_faces(flags.data, run.seed)
+    if accelerator.is_main_process:
+        pictures = grid(faces["train"].pixels(slice(40)), columns=10)
+        (folder / "faces.png").write_bytes(png(pictures))
+    seconds["load the faces"] = time.monotonic() - started
+
+    began = time.monotonic()
+    decoder = load_decoder(flags.frozen.decoder, flags.frozen.pretrained_model_name_or_path,
+                           flags.frozen.revision)
+    if decoder is None:
+        model = pretrain(faces["train"], flags.vae, run, accelerator)
+        if accelerator.is_main_process:
+            model.save_pretrained(folder / "base")
+        decoder = latentctl.wrap(model)
+        seconds["train the autoencoder"] = time.monotonic() - began
+    decoder.to(accelerator.device)
+    fingerprint = decoder.fingerprint()
+    if accelerator.is_main_process:
+        (folder / "overview.png").write_bytes(overview(decoder, faces["test"].pixels(slice(10))))
+
+    began = time.monotonic()
+    latents = latentctl.encode_dataset(
+        decoder,
+        faces["train"].mirrored(),
+        folder / "cache" / fingerprint[:16],
+        attributes=faces["train"].names,
+        batch_size=128,
+        accelerator=accelerator,
+    )
+    seconds["encode the faces"] = time.monotonic() - began
+
+    trained = train(decoder, latents, flags.control, run, accelerator)
+    seconds |= trained.seconds
+    report = folder / "report.html"
+    if accelerator.is_main_process:
+        trained.conditional.save_pretrained(folder / "pack")
+        began = time.monotonic()
+        judges = load_judges(flags.judges, faces["train"], run.seed)
+        seconds["train or load the judges"] = time.monotonic() - began
+        write_report(folder, flags, trained, latents, faces, judges, seconds)
+        print(f"Done in {time.monotonic() - started:.0f} s. The report is {report}.")
+    if decoder.fingerprint() != fingerprint:
+        raise latentctl.errors.FingerprintError("The frozen decoder has changed during the run.")
+    accelerator.end_training()
+    return report
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))

@@ -1,0 +1,165 @@
+"""What outside judges say of samples and edits: the rows of the recipes' tables.
+
+No judge sees a latent. The attribute judge is a timm network trained on real pixels; where their
+files are given, a face recognition network measures identity and a detector says what is a face.
+The Frechet distance, precision, recall, density and coverage are computed in the penultimate
+features of the attribute judge.
+"""
+
+from __future__ import annotations
+
+__all__ = ["JudgeFlags", "Judged", "Judges", "edit_row", "load_judges", "sample_row"]
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from face_data import Faces
+from torch import Tensor
+
+from latentctl.metrics import (
+    density_coverage,
+    edit_scores,
+    frechet_distance,
+    identity,
+    multilabel_scores,
+    precision_recall,
+)
+from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
+from latentctl_adapters.pixel_classifier import PixelClassifier
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class JudgeFlags:
+    """Who judges."""
+
+    judge: str | None = None
+    """A folder with a trained pixel classifier; one is trained on the training images if not given."""
+    judge_train_seconds: float = 60.0
+    """How long that takes."""
+    identity_model: str | None = None
+    """An ONNX file of MobileFaceNet; the judge's own features compare identities if not given."""
+    detector_model: str | None = None
+    """An ONNX file of YuNet; faces are not counted if not given."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judges say of a batch of images."""
+
+    features: Tensor
+    probability: Tensor
+    embedding: Tensor
+    found: Tensor | None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges, called on images `(B, 3, h, w)` in [0, 1]."""
+
+    attributes: PixelClassifier
+    embedder: Callable[[Tensor], Tensor] | None = None
+    detector: FaceDetector | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Judged:
+        parts = x.clamp(0, 1).cpu().split(128)
+        features = torch.cat([self.attributes.features(part) for part in parts])
+        probability = torch.cat([self.attributes.probability(part) for part in parts])
+        if self.embedder is None:  # a poor man's identity, and the report says so
+            embedding = features
+        else:
+            embedding = torch.cat([self.embedder(part) for part in parts])
+        found = None
+        if self.detector is not None:
+            found = torch.cat([self.detector.found(part) for part in parts])
+        return Judged(features, probability, embedding, found)
+
+    @property
+    def identity_name(self) -> str:
+        """What `identity` compares."""
+        return "MobileFaceNet embeddings" if self.embedder else "features of the attribute judge"
+
+
+def load_judges(flags: JudgeFlags, train: Faces, seed: int = 0) -> Judges:
+    """The judges that the flags name; the attribute judge is trained if no folder is given."""
+    if flags.judge is not None:
+        attributes = PixelClassifier.load(flags.judge)
+        if missing := [n for n in train.names if n not in attributes.names]:
+            logger.warning("The judge at %s does not know %s.", flags.judge, ", ".join(missing))
+    else:
+        attributes = PixelClassifier.fit(
+            train.images,
+            train.labels,
+            train.names,
+            max_train_seconds=flags.judge_train_seconds,
+            seed=seed,
+            progress=True,
+        )
+    small = train.images.shape[-2:] == (64, 64)
+    embedder = flags.identity_model if small and flags.identity_model else None
+    detector = flags.detector_model if small and flags.detector_model else None
+    return Judges(
+        attributes,
+        FaceEmbedder(embedder, threads=2) if embedder else None,
+        FaceDetector(detector, threads=2) if detector else None,
+    )
+
+
+def sample_row(
+    name: str,
+    judged: Judged,
+    targets: Tensor | None,
+    real: Judged,
+    reconstructed: Judged,
+    **more: Any,
+) -> dict[str, Any]:
+    """A row of the table of samples.
+
+    Arguments:
+        name: What was sampled.
+        judged: The samples.
+        targets: What was asked of them, `(B, K)`, or None.
+        real: Real images, which the Frechet distance is to.
+        reconstructed: Their reconstructions, which precision, recall, density and coverage are to:
+            a frozen decoder can draw nothing else.
+        more: Further columns.
+    """
+    quality = precision_recall(reconstructed.features, judged.features)
+    cover = density_coverage(reconstructed.features, judged.features)
+    row = {
+        "name": name,
+        "fid": frechet_distance(judged.features, real.features),
+        "accuracy": None,
+        "f1": None,
+        "precision": quality.precision,
+        "recall": quality.recall,
+        "density": cover.density,
+        "coverage": cover.coverage,
+        "faces": None if judged.found is None else judged.found.float().mean().item(),
+        **more,
+    }
+    if targets is not None:
+        scores = multilabel_scores(judged.probability, targets)
+        row |= {"accuracy": scores.accuracy, "f1": scores.f1}
+    return row
+
+
+def edit_row(
+    name: str, before: Judged, after: Judged, requested: Tensor, **more: Any
+) -> dict[str, Any]:
+    """A row of the table of edits: `requested (B, K)` has NaN where nothing was asked."""
+    scores = edit_scores(before.probability, after.probability, requested)
+    return {
+        "name": name,
+        "success": scores.success,
+        "leakage": scores.leakage,
+        "identity": identity(before.embedding, after.embedding).mean().item(),
+        "faces": None if after.found is None else after.found.float().mean().item(),
+        **more,
+    }
+

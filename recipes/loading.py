@@ -1,0 +1,47 @@
+"""The user's own model, or a pretrained reference one, as a frozen decoder."""
+
+from __future__ import annotations
+
+__all__ = ["load_decoder"]
+
+import importlib.util
+from pathlib import Path
+
+import latentctl
+from latentctl.errors import InputError
+
+
+def load_decoder(
+    source: str | None, pretrained: str | None = None, revision: str | None = None
+) -> latentctl.Decoder | None:
+    """The decoder that the flags name, or None if they name none.
+
+    Arguments:
+        source: `FILE.py:FUNCTION`; the function takes nothing and returns a model that
+            `latentctl.wrap` takes, or a `Decoder`.
+        pretrained: Folder or hub id of a reference VAE.
+        revision: Its revision on the hub.
+
+    Raises:
+        InputError: If both are given, or the file or the function does not exist.
+    """
+    if source and pretrained:
+        raise InputError("Give --decoder or --pretrained_model_name_or_path, not both.")
+    if pretrained:
+        return latentctl.load(
+            "conv-vae", pretrained_model_name_or_path=pretrained, revision=revision
+        )
+    if not source:
+        return None
+    file, _, name = source.rpartition(":")
+    if not Path(file).is_file():
+        raise InputError(f"--decoder is FILE.py:FUNCTION; {file or source!r} is not a file.")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--decoder: {file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise InputError(f"--decoder: there is no function {name!r} in {file}.")
+    model = getattr(module, name)()
+    return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)

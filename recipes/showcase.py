@@ -1,0 +1,336 @@
+"""The report of the main job: pictures, tables and costs of one run, in one file."""
+
+from __future__ import annotations
+
+__all__ = ["write_report"]
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from evaluation import Judged, Judges, edit_row, sample_row
+from face_data import Faces
+from report import Report, critic_contours, face_sheet, loss_curves
+from torch import Tensor
+
+import latentctl
+from latentctl import Ascent, Conditional, Gaussian, Latents
+from latentctl.metrics import multilabel_scores
+
+if TYPE_CHECKING:
+    from celeba_attrs import Flags, Trained
+
+SAMPLE_COLUMNS = {
+    "name": "images",
+    "fid": "Frechet distance",
+    "accuracy": "accuracy",
+    "f1": "macro F1",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "faces": "faces found",
+    "shift": "shift",
+    "milliseconds": "ms each",
+}
+EDIT_COLUMNS = {
+    "name": "method",
+    "success": "success",
+    "leakage": "leakage",
+    "identity": "identity",
+    "faces": "faces found",
+    "shift": "shift",
+    "evaluations": "evaluations",
+    "milliseconds": "ms each",
+    "satisfied": "critic says satisfied",
+}
+
+
+def write_report(
+    folder: Path,
+    flags: Flags,
+    trained: Trained,
+    latents: Latents,
+    faces: dict[str, Faces],
+    judges: Judges,
+    seconds: dict[str, float],
+) -> Path:
+    """Measures, draws and writes everything that the run leaves besides its pack."""
+    began = time.monotonic()
+    conditional, test = trained.conditional, faces["test"]
+    decoder = conditional.decoder
+    report = Report(
+        "Attributes for a frozen decoder",
+        f"{decoder.name}, latent {decoder.latent_shape}, {len(latents)} cached encodings, "
+        f"{len(test)} held-out faces, seed {flags.run.seed}",
+    )
+    pictures = Pictures(folder, report)
+
+    report.section("Samples", "Each row starts from the same ten samples of the prior.")
+    pictures.samples(trained, test)
+    report.section(
+        "One identity, one change at a time",
+        "The same sample of the prior under a sequence of targets; each column changes one "
+        "attribute of the column before it.",
+    )
+    pictures.walk(conditional)
+
+    real = judges(test.pixels())
+    mean = encode(decoder, test)
+    reconstructed = judges(decode(decoder, mean))
+    rows = sample_rows(trained, latents, test, judges, real, reconstructed, mean)
+    report.section(
+        "What the judges say of samples",
+        f"The attribute judge never saw a latent. On the real faces its accuracy is "
+        f"{rows[0]['accuracy']:.3f} and its macro F1 {rows[0]['f1']:.3f}; on their "
+        f"reconstructions {rows[1]['accuracy']:.3f} and {rows[1]['f1']:.3f}: what follows cannot "
+        f"be judged more finely than that. Precision, recall, density and coverage are against "
+        f"the reconstructions. Reconstructions show the very people that they are compared with; "
+        f"reconstructions of other people show what a perfect sampler would get.",
+    )
+    report.table(list(SAMPLE_COLUMNS.values()), cells(rows, SAMPLE_COLUMNS))
+
+    report.section(
+        "Edits of held-out faces",
+        f"Each attribute of {min(flags.num_edits, len(test))} faces is flipped, one at a time, "
+        f"from what the judge sees in the reconstruction. Success: the judge sees the flip. "
+        f"Leakage: share of the other attributes that the judge sees change. Identity: cosine of "
+        f"the {judges.identity_name} to the reconstruction. Every attribute that is not asked for "
+        f"is held.",
+    )
+    edits, sheet = edit_rows(trained, latents, test, judges, flags.num_edits)
+    report.table(list(EDIT_COLUMNS.values()), cells(edits, EDIT_COLUMNS))
+    pictures.add("edits.png", sheet, "Held-out faces: the reconstruction, then one flip a column. "
+                 "A frame says that the critic calls the edit satisfied.")
+
+    report.section(
+        "What the critics see",
+        "Probability over the two most used latent dimensions, through the mean of the data; "
+        "dots are encodings.",
+    )
+    pictures.contours(trained, latents)
+    report.section("Training")
+    pictures.curves()
+    report.section("Cost")
+    seconds["measure and draw"] = time.monotonic() - began
+    report.table(["part", "seconds"], [[k, round(v, 1)] for k, v in seconds.items()])
+    report.settings({k: v for k, v in dataclasses.asdict(flags).items()})
+    (folder / "results.json").write_text(
+        json.dumps({"samples": rows, "edits": edits, "seconds": seconds}, indent=2)
+    )
+    return report.save(folder / "report.html")
+
+
+class Pictures:
+    """Draws the pictures of a run, into the report and as files beside it."""
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        self.folder, self.report = folder, report
+
+    def add(self, name: str, image: bytes, caption: str) -> None:
+        (self.folder / name).write_bytes(image)
+        self.report.picture(image, caption)
+
+    def samples(self, trained: Trained, test: Faces) -> None:
+        conditional = trained.conditional
+        decoder = conditional.decoder
+        z = conditional.prior.sample(10, seed=1).to(decoder.device)
+        rows = [decode(decoder, z), decode(decoder, trained.realism_actor(z))]
+        labels = ["prior", "realism alone"]
+        for name, value in wishes(conditional.names):
+            rows.append(conditional.sample(10, seed=1, **{name: value}).x.clamp(0, 1))
+            labels.append(name if value else f"not {name}")
+        sheet = face_sheet(torch.stack(rows), row_labels=labels, column_labels=[""] * 10)
+        self.add("samples.png", sheet, "The prior, the prior moved by realism alone, and samples "
+                 "with one attribute asked for.")
+
+    def walk(self, conditional: Conditional) -> None:
+        names = conditional.names
+        y = torch.zeros(1, len(names))
+        for name in ("Young", "No_Beard", "Brown_Hair"):
+            if name in names:
+                y[0, names.index(name)] = 1
+        targets, labels = [y], ["start"]
+        for name in names:
+            y = y.clone()
+            column = names.index(name)
+            y[0, column] = 1 - y[0, column]
+            if name.endswith("_Hair") and y[0, column]:  # one hair colour at a time
+                for other, title in enumerate(names):
+                    if title.endswith("_Hair") and other != column:
+                        y[0, other] = 0
+            targets.append(y)
+            labels.append(("+ " if y[0, column] else "- ") + name)
+        wanted = torch.cat(targets)
+        rows = []
+        for identity in range(4):
+            z = conditional.prior.sample(1, seed=2, start=identity).expand(len(wanted), -1)
+            z = z.to(conditional.decoder.device)
+            moved = conditional.controller(z, wanted.to(z.device))
+            rows.append(decode(conditional.decoder, moved))
+        sheet = face_sheet(torch.stack(rows), row_labels=[""] * 4, column_labels=labels)
+        self.add("walk.png", sheet, "Four samples of the prior, one a row.")
+
+    def contours(self, trained: Trained, latents: Latents) -> None:
+        if len(latents.latent_shape) != 1:
+            return
+        used = latents.posterior_std().argsort()[:2].tolist()
+        center, points = latents.moments()[0], latents[slice(0, 400)].mean
+        scores: dict[str, Callable[[Tensor], Tensor]] = {
+            f"P({name})": trained.attributes[name] for name in trained.attributes.names[:3]
+        }
+        if trained.realism_actor.realism is not None:
+            scores = {"P(real)": trained.realism_actor.realism, **scores}
+        for title, score in scores.items():
+            image = critic_contours(score, center, (used[0], used[1]), points=points, title=title)
+            self.add(f"contour_{len(list(self.folder.glob('contour_*')))}.png", image, title)
+
+    def curves(self) -> None:
+        everything = []
+        for part in ("vae", "attributes", "realism", "actor"):
+            path = self.folder / part / "metrics.jsonl"
+            if not path.exists():
+                continue
+            log = [json.loads(line) for line in path.read_text().splitlines()]
+            everything += [{"part": part, **line} for line in log]
+            image = loss_curves(log, keys=["loss"])
+            self.add(f"loss_{part}.png", image, f"Losses: {part}.")
+        lines = "".join(json.dumps(line) + "\n" for line in everything)
+        (self.folder / "metrics.jsonl").write_text(lines)
+
+
+def sample_rows(
+    trained: Trained,
+    latents: Latents,
+    test: Faces,
+    judges: Judges,
+    real: Judged,
+    reconstructed: Judged,
+    mean: Tensor,
+) -> list[dict[str, Any]]:
+    """Reference rows, and a row for each way to sample; as many samples as held-out faces."""
+    conditional = trained.conditional
+    decoder, count = conditional.decoder, len(test)
+    z = conditional.prior.sample(count, seed=3).to(decoder.device)
+
+    def row(name: str, x: Tensor, targets: Tensor | None = None, **more: Any) -> dict[str, Any]:
+        return sample_row(name, judges(x), targets, real, reconstructed, **more)
+
+    scores = multilabel_scores(real.probability, test.labels)
+    rows: list[dict[str, Any]] = [
+        {"name": "real held-out faces", "accuracy": scores.accuracy, "f1": scores.f1},
+        row("their reconstructions", decode(decoder, mean), test.labels),
+    ]
+    others = latents[torch.randperm(len(latents), generator=latentctl.generator(0))[:count]]
+    rows.append(
+        row("reconstructions of other people", decode(decoder, others.mean), others.labels)
+    )
+    rows.append(row("the prior", decode(decoder, z)))
+    matched = Gaussian.fit(latents).sample(count, seed=3).to(decoder.device)
+    rows.append(row("a Gaussian with the data's moments", decode(decoder, matched)))
+    started = time.monotonic()
+    moved = trained.realism_actor(z)
+    x = decode(decoder, moved)
+    rows.append(row("realism alone", x, **cost(z, moved, started)))
+    started = time.monotonic()
+    out = conditional.sample(count, y=test.labels, seed=3)
+    name = type(conditional.controller).__name__.lower()
+    rows.append(row(f"conditional, {name}", out.x, test.labels, **cost(z, out.z, started)))
+    return rows
+
+
+def edit_rows(
+    trained: Trained, latents: Latents, test: Faces, judges: Judges, count: int
+) -> tuple[list[dict[str, Any]], bytes]:
+    """Flips every attribute of `count` faces, by ascent and by the vector that it has to beat."""
+    conditional = trained.conditional
+    decoder, names = conditional.decoder, conditional.names
+    x = test.pixels(slice(count)).to(decoder.device)
+    z = encode(decoder, test)[: len(x)]
+    before = judges(decode(decoder, z))
+    stays = torch.full((len(x), len(names)), torch.nan)
+    requests = []
+    for column in range(len(names)):
+        y = stays.clone()
+        y[:, column] = (before.probability[:, column] <= 0.5).float()
+        requests.append(y)
+    requested = torch.cat(requests)
+    repeated = Judged(*(None if t is None else t.repeat(len(names), *[1] * (t.ndim - 1))
+                        for t in dataclasses.astuple(before)))
+    rows = []
+    vectors = attribute_vectors(latents)
+    signs = torch.where(torch.isnan(requested), 0.0, 2 * requested - 1)
+    for strength in (1.0, 2.0):
+        started = time.monotonic()
+        moved = z.repeat(len(names), 1) + strength * (signs @ vectors).to(z.device)
+        images = decode(decoder, moved)
+        spent = cost(z.repeat(len(names), 1), moved, started)
+        rows.append(edit_row(f"attribute vector x{strength:g}", repeated, judges(images),
+                             requested, evaluations=0, satisfied=None, **spent))
+    editor = latentctl.condition(
+        decoder, trained.attributes, Ascent(trained.attributes, conditional.realism)
+    )
+    started = time.monotonic()
+    outcome = editor.edit(x.repeat(len(names), 1, 1, 1), y=requested)
+    spent = cost(outcome.start, outcome.z, started)
+    rows.append(
+        edit_row(
+            "gradient ascent, others held",
+            repeated,
+            judges(outcome.x),
+            requested,
+            evaluations=outcome.evaluations.float().mean().item(),
+            satisfied=outcome.satisfied.float().mean().item(),
+            **spent,
+        )
+    )
+    shown = min(8, len(x))
+    grid = outcome.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1)
+    grid = torch.cat([decode(decoder, z[:shown])[:, None], grid.cpu()], dim=1)
+    satisfied = outcome.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
+    marks = torch.cat([torch.zeros(shown, 1, dtype=torch.bool), satisfied], dim=1)
+    sheet = face_sheet(grid.clamp(0, 1), row_labels=[""] * shown,
+                       column_labels=["as it is", *names], marked=marks)
+    return rows, sheet
+
+
+def attribute_vectors(latents: Latents) -> Tensor:
+    """Mean encoding with each attribute minus mean encoding without it, `(K, D)`."""
+    mean, labels = latents.mean, latents.labels
+    if labels is None:
+        return mean.new_empty(0, mean.shape[1])
+    present = (labels > 0.5).float()
+    absent = (labels <= 0.5).float()
+    with_it = present.T @ mean / present.sum(0)[:, None].clamp_min(1)
+    without = absent.T @ mean / absent.sum(0)[:, None].clamp_min(1)
+    return with_it - without
+
+
+def wishes(names: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """A request for each attribute, the rare value of it."""
+    return [(name, name not in ("Young", "No_Beard")) for name in names]
+
+
+def cost(z: Tensor, moved: Tensor, started: float) -> dict[str, float]:
+    seconds = time.monotonic() - started
+    shift = (moved - z).flatten(1).square().mean(1).sqrt().mean().item()
+    return {"shift": shift, "milliseconds": 1000 * seconds / len(z)}
+
+
+@torch.no_grad()
+def encode(decoder: latentctl.Decoder, faces: Faces) -> Tensor:
+    parts = faces.pixels().split(128)
+    return torch.cat([decoder.encode(part.to(decoder.device)).mean for part in parts])
+
+
+@torch.no_grad()
+def decode(decoder: latentctl.Decoder, z: Tensor) -> Tensor:
+    return torch.cat([decoder.decode(part).cpu() for part in z.split(128)]).clamp(0, 1)
+
+
+def cells(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[list[object]]:
+    return [[row.get(key) for key in columns] for row in rows]
