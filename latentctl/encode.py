@@ -69,7 +69,7 @@ def encode_dataset(
         decoder: A decoder with an encoder, on the device that encodes.
         dataset: Map-style (`__len__` and `__getitem__`) or a stream (`__iter__`). Rows are
             mappings, pairs `(x, labels)` or `x`, as `latentctl.samples` has it.
-        path: Folder of the cache.
+        path: Folder of the cache, the same for all processes.
         attributes: Names of the label columns; of pairs, a name for every label. None: no labels.
         image_column: Where a mapping has its sample.
         batch_size: Samples that are encoded together.
@@ -196,9 +196,9 @@ class _Encoding:
         return done
 
     def _check(self, found: dict[str, Any]) -> None:
-        if found_other := differences(found, self.job):
+        if other := differences(found, self.job):
             raise _OtherJobError(
-                f"The cache in {self.folder} is another: {found_other}. Choose another folder, or "
+                f"The cache in {self.folder} is another: {other}. Choose another folder, or "
                 f"delete this one."
             )
 

@@ -157,9 +157,12 @@ class SampleReader:
                 f"it has shape {tuple(x.shape)}, and {self.decoder.name} takes {shape}. Nothing "
                 f"is resized silently: pass transform=, such as a crop and a resize."
             )
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        low, high = torch.aminmax(x)  # a NaN anywhere is in both
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise InputError("it holds a NaN or an infinity.")
-        self.decoder.check_sample(x[None])
+        limits = self.decoder.value_range
+        if not x.is_floating_point() or (limits and (low < limits[0] or high > limits[1])):
+            self.decoder.check_sample(x[None])
         return x
 
     def _labels(self, labels: Any) -> Tensor:
