@@ -3,3 +3,37 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Actor",
+    "Ascent",
+    "AttributeCritic",
+    "Conditional",
+    "Controller",
+    "Critic",
+    "Decoder",
+    "Gaussian",
+    "Latents",
+    "Outcome",
+    "Posterior",
+    "RealismCritic",
+    "Transport",
+    "available",
+    "condition",
+    "encode_dataset",
+    "errors",
+    "generator",
+    "load",
+    "wrap",
+]
+
+from . import errors
+from .conditional import Conditional, Outcome, condition
+from .controllers import Actor, Ascent, Controller, Transport
+from .critics import AttributeCritic, Critic, RealismCritic
+from .decoder import Decoder, Posterior
+from .encode import encode_dataset
+from .latents import Latents
+from .priors import Gaussian
+from .random import generator
+from .registry import available, load, wrap

@@ -10,83 +10,25 @@ from __future__ import annotations
 
 __all__ = ["Conditional", "Outcome", "condition"]
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .checkpoint import load_strict
 from .controllers import Actor, Ascent, Controller, Transport
 from .controllers.base import THRESHOLD, scaled
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder
-from .errors import FingerprintError, InputError, ShapeError
-from .folder import load_folder, save_folder
-from .picture import grid, png
+from .errors import InputError, ShapeError
+from .outcome import Outcome
+from .pack import load_pack, save_pack
 from .priors import Prior
+from .request import Value, asked_targets, held_targets
 
 BATCH = 64  # samples decoded at once
-
-Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
-"""What a user gives to an attribute: one value for all samples, or one each."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Samples with their receipt."""
-
-    x: Tensor
-    """The samples, `(B, *sample_shape)`."""
-
-    z: Tensor
-    """Their latents, `(B, *latent_shape)`."""
-
-    start: Tensor
-    """The latents before the move, `(B, *latent_shape)`."""
-
-    satisfied: Tensor
-    """Whether all that was asked holds with the probability asked for, `(B,)` booleans."""
-
-    probability: Tensor
-    """Probability of each attribute now, by the critic, `(B, K)`."""
-
-    leakage: Tensor
-    """Change of probability of each attribute that was held, `(B, K)`; NaN where none was."""
-
-    shift: Tensor
-    """Root mean square move of a latent dimension, `(B,)`, in latent units."""
-
-    evaluations: Tensor
-    """Evaluations of the controller's networks, `(B,)` integers; 0 if nothing had to be done."""
-
-    names: tuple[str, ...]
-    """The attributes, in the order of the columns."""
-
-    value_range: tuple[float, float] | None = (0.0, 1.0)
-    """Lowest and highest value of a sample."""
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
-        """Writes the samples as one PNG picture, making its folder where needed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._repr_png_(columns))
-        return path
-
-    def _repr_png_(self, columns: int | None = None) -> bytes:
-        return png(grid(self.x, columns=columns, value_range=self.value_range or (0.0, 1.0)))
-
-    def __repr__(self) -> str:
-        return (
-            f"Outcome({len(self)} samples, {int(self.satisfied.sum())} satisfied, "
-            f"leakage {self.leakage.nanmean():.3f}, shift {self.shift.mean():.3f}, "
-            f"{self.evaluations.float().mean():.1f} evaluations a sample)"
-        )
+SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
 
 
 def condition(
@@ -104,9 +46,15 @@ def condition(
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: An `AttributeCritic`, or any single `Critic`.
         controller: How latents move; gradient ascent on the critics if not given.
-        realism: The critic of realism; the actor's own one where the controller is an `Actor`.
+        realism: The critic of realism for the default controller; a controller given here brings
+            its own.
         prior: Where samples start; the decoder's prior if not given.
         threshold: Probability with which a request must hold to count as satisfied, in (0, 1).
+
+    Raises:
+        ShapeError: If one of them is over latents of another shape.
+        InputError: If they do not know the same attributes in the same order, or `threshold` is
+            no probability.
 
     Example:
         >>> import latentctl
@@ -136,22 +84,44 @@ class Conditional:
     ) -> None:
         if not 0 < threshold < 1:
             raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
-        if isinstance(critic, AttributeCritic) and critic.latent_shape != decoder.latent_shape:
-            raise ShapeError(
-                f"The critic is over latents {critic.latent_shape}, {decoder.name} has "
-                f"{decoder.latent_shape}. It was made for another decoder."
-            )
         self.decoder = decoder
         self.critic = critic.to(decoder.device).eval()
         self.attributes = critic if isinstance(critic, AttributeCritic) else None
         self.names = self.attributes.names if self.attributes is not None else ()
-        if realism is None and isinstance(controller, Actor):
+        self._only = critic if isinstance(critic, Critic) else None
+        if controller is None:
+            controller = Ascent(self.attributes, realism)
+        if isinstance(controller, Ascent | Transport) and realism is not None:
+            if controller.realism is not realism:
+                raise InputError(
+                    f"The {type(controller).__name__} would not use this realism critic. Give it "
+                    f"to the controller, as {type(controller).__name__}(attributes, realism)."
+                )
+        elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
             realism = controller.realism
         self.realism = realism
-        self.controller = controller or Ascent(self.attributes, realism)
+        self.controller = controller
+        for part in (critic, realism, controller, getattr(controller, "attributes", None)):
+            self._check_fit(part)
         self.controller.to(decoder.device).eval()
         self.prior = prior if prior is not None else decoder.prior
         self.threshold = threshold
+
+    def _check_fit(self, part: object) -> None:
+        if not isinstance(part, AttributeCritic | RealismCritic | Actor):
+            return
+        kind = type(part).__name__
+        if part.latent_shape != self.decoder.latent_shape:
+            raise ShapeError(
+                f"The {kind} is over latents {part.latent_shape}, {self.decoder.name} has "
+                f"{self.decoder.latent_shape}. It was made for another decoder."
+            )
+        if part.names and part.names != self.names and part is not self.critic:
+            raise InputError(
+                f"The {kind} knows {', '.join(part.names)}, the critic "
+                f"{', '.join(self.names) or 'no names'}. Fit both on the same labels in the same "
+                f"order: latents.select(names)."
+            )
 
     def sample(
         self,
@@ -180,7 +150,7 @@ class Conditional:
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
-        asked = self._targets(count, y, where, attributes)
+        asked = asked_targets(self.names, count, y, where, attributes).to(self.decoder.device)
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
         held = torch.zeros_like(asked, dtype=torch.bool)
         return self._move(z, asked, held, where, strength, seed, start)
@@ -215,8 +185,8 @@ class Conditional:
             InputError: If a value is out of [0, 1], the request contradicts itself, or `x` is not
                 finite or in the decoder's range.
         """
-        asked = self._targets(len(x), y, where, attributes)
-        held = self._held(asked, where, hold)
+        asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
+        held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
         return self._move(z, asked, held, where, strength, seed, 0)
 
@@ -242,10 +212,13 @@ class Conditional:
         seed: int,
         start: int,
     ) -> Outcome:
-        if where is None and isinstance(self.critic, Critic):
-            where = self.critic
+        if not 0 <= strength < math.inf:
+            raise InputError(f"strength is the share of a move, it was given as {strength}.")
+        # an actor was trained for the critic; any other controller is told of it
+        goal = where if isinstance(self.controller, Actor) else where or self._only
+        where = where or self._only
         before = self._probability(z)
-        y = torch.where(held, before, asked)
+        y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
         todo = ~self._satisfied(z, before, asked, where)
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         moved = z
@@ -253,7 +226,7 @@ class Conditional:
             move = self.controller.move(
                 z[todo],
                 y[todo],
-                where=where,
+                where=goal,
                 threshold=self.threshold,
                 seed=seed,
                 index=start + todo.nonzero().flatten(),
@@ -284,87 +257,22 @@ class Conditional:
             satisfied &= where.probability(z) >= self.threshold
         return satisfied
 
-    def _targets(
-        self, count: int, y: Tensor | None, where: Critic | None, named: Mapping[str, Value]
-    ) -> Tensor:
-        device = self.decoder.device
-        if y is not None and named:
-            raise InputError("Give targets as `y` or by name, not both.")
-        if y is not None:
-            if y.ndim != 2 or y.shape[1] != len(self.names) or len(y) not in (1, count):
-                raise ShapeError(
-                    f"Targets `y` for {count} samples are ({count}, {len(self.names)}) or "
-                    f"(1, {len(self.names)}), these are {tuple(y.shape)}. Columns: "
-                    f"{', '.join(self.names)}."
-                )
-            asked = y.to(device, torch.float32).expand(count, -1).clone()
-        else:
-            asked = torch.full((count, len(self.names)), torch.nan, device=device)
-        for name, value in named.items():
-            if self.attributes is None:
-                raise InputError(f"{name} was asked of a critic without named attributes.")
-            asked[:, self.attributes.index(name)] = _column(name, value, count).to(device)
-        if bool(((asked < 0) | (asked > 1)).any()):
-            raise InputError("Targets are probabilities in [0, 1]; True and False are 1 and 0.")
-        if where is not None:
-            asked_names = {
-                n for n, a in zip(self.names, (~torch.isnan(asked)).any(0), strict=True) if a
-            }
-            if both := asked_names & where.attributes:
-                raise InputError(
-                    f"{', '.join(sorted(both))} is asked by name and in `where`: the request may "
-                    f"contradict itself. Say it once."
-                )
-        return asked
-
-    def _held(self, asked: Tensor, where: Critic | None, hold: bool | Iterable[str]) -> Tensor:
-        free = torch.isnan(asked)
-        if isinstance(hold, bool):
-            held = free & hold
-            for name in where.attributes if where is not None else ():
-                if self.attributes is not None and name in self.names:
-                    held[:, self.attributes.index(name)] = False
-            return held
-        held = torch.zeros_like(free)
-        for name in hold:
-            if self.attributes is None:
-                raise InputError(f"{name} was to be held by a critic without named attributes.")
-            column = self.attributes.index(name)
-            if not bool(free[:, column].all()) or (where and name in where.attributes):
-                raise InputError(f"{name} is to be changed and to be held: ask for one of both.")
-            held[:, column] = True
-        return held
-
     def save_pretrained(self, path: str | Path) -> Path:
         """Saves what was learned as a pack: a folder without the decoder's weights.
 
         Raises:
-            InputError: If the critic or the controller is not one of latentctl's own.
+            InputError: If the critic, the controller or the prior is not one of latentctl's own.
+            CheckpointError: If the disk is full, or `path` holds somebody else's files.
         """
-        kinds = {kind: name for name, kind in CONTROLLERS.items()}
-        if self.attributes is None or type(self.controller) not in kinds:
-            raise InputError(
-                f"A pack holds an AttributeCritic and one of {', '.join(CONTROLLERS)}; this one "
-                f"has a {type(self.critic).__name__} and a {type(self.controller).__name__}. "
-                f"Save those yourself."
-            )
-        tensors = {"attributes": self.attributes.state_dict()}
-        config: dict[str, Any] = {"attributes": self.attributes.config}
-        if self.realism is not None:
-            tensors["realism"] = self.realism.state_dict()
-            config["realism"] = self.realism.config
-        if isinstance(self.controller, Actor):
-            tensors["actor"] = self.controller.net.state_dict()
-        state = {
-            "decoder": {"name": self.decoder.name, "fingerprint": self.decoder.fingerprint()},
-            "threshold": self.threshold,
-            "controller": {
-                "kind": kinds[type(self.controller)],
-                "config": self.controller.config,
-            },
-            "config": config,
-        }
-        return save_folder(path, tensors, state)
+        return save_pack(
+            path,
+            self.decoder,
+            self.critic,
+            self.controller,
+            realism=self.realism,
+            prior=self.prior,
+            threshold=self.threshold,
+        )
 
     @classmethod
     def from_pretrained(cls, path: str | Path, decoder: Decoder) -> Conditional:
@@ -374,42 +282,4 @@ class Conditional:
             CheckpointError: If the pack is missing, cut, altered, or from a later format.
             FingerprintError: If it was made for another decoder.
         """
-        tensors, state = load_folder(path)
-        made_for = state["decoder"]
-        found = decoder.fingerprint()
-        if made_for["fingerprint"] != found:
-            raise FingerprintError(
-                f"The pack at {path} was made for {made_for['name']} with fingerprint "
-                f"{made_for['fingerprint'][:12]}, this decoder is {decoder.name} with "
-                f"{found[:12]}. Load the weights it was made for, or fit new critics on this one."
-            )
-        config = state["config"]
-        attributes = AttributeCritic(**config["attributes"])
-        load_strict(attributes, tensors["attributes"], "attribute critic")
-        realism = None
-        if "realism" in config:
-            realism = RealismCritic(**config["realism"])
-            load_strict(realism, tensors["realism"], "realism critic")
-        kind, options = CONTROLLERS[state["controller"]["kind"]], state["controller"]["config"]
-        controller: Controller
-        if kind is Actor:
-            controller = actor = Actor(**options)
-            load_strict(actor.net, tensors["actor"], "actor")
-            actor.realism = realism
-        else:
-            controller = kind(attributes, realism, **options)
-        return cls(decoder, attributes, controller, realism=realism, threshold=state["threshold"])
-
-
-CONTROLLERS: dict[str, Any] = {"actor": Actor, "ascent": Ascent, "transport": Transport}
-
-
-def _column(name: str, value: Value, count: int) -> Tensor:
-    """One attribute's targets, `(count,)`."""
-    values = [value] if value is None or isinstance(value, bool | int | float) else list(value)
-    column = torch.tensor([torch.nan if v is None else float(v) for v in values])
-    if len(column) not in (1, count):
-        raise InputError(
-            f"{name} was given {len(column)} values for {count} samples. Give one, or one each."
-        )
-    return column.expand(count)
+        return cls(decoder, **load_pack(path, decoder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["grid", "png"]
 
+import math
 import struct
 import zlib
 
@@ -19,7 +20,7 @@ def grid(
     x: Tensor,
     *,
     columns: int | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
+    value_range: tuple[float, float] | None = (0.0, 1.0),
     margin: int = 2,
 ) -> Tensor:
     """One picture of many, `(H, W, 3)` bytes.
@@ -27,7 +28,8 @@ def grid(
     Arguments:
         x: Images, `(B, 1, h, w)` or `(B, 3, h, w)`.
         columns: Images in a row; as near to a square as it gets if not given.
-        value_range: Values of black and white.
+        value_range: Values of black and white; the lowest and highest of `x` where they are None
+            or not finite.
         margin: White pixels between images.
 
     Raises:
@@ -42,8 +44,11 @@ def grid(
             f"A picture needs images (B, 1, h, w) or (B, 3, h, w), it was given {tuple(x.shape)}."
         )
     columns = columns or max(1, round(len(x) ** 0.5))
+    x = x.detach().float().cpu()
+    if value_range is None or not all(map(math.isfinite, value_range)):
+        value_range = x.min().item(), x.max().item()
     low, high = value_range
-    x = ((x.detach().float().cpu() - low) / (high - low)).clamp(0, 1)
+    x = ((x - low) / ((high - low) or 1.0)).clamp(0, 1)
     x = x.expand(-1, 3, -1, -1)
     x = torch.cat([x, x.new_ones(-len(x) % columns, *x.shape[1:])])
     x = F.pad(x, (0, margin, 0, margin), value=1.0)

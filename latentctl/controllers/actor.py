@@ -56,7 +56,7 @@ class Actor(Controller):
         torch.Size([3, 8])
     """
 
-    realism: RealismCritic | None = None
+    realism: RealismCritic | None
     """The critic it was trained against, set by `fit`."""
 
     def __init__(
@@ -68,6 +68,7 @@ class Actor(Controller):
         depth: int = 4,
     ) -> None:
         super().__init__()
+        self.realism = None  # not on the class, where it would hide the submodule
         self.latent_shape, self.names = tuple(latent_shape), tuple(names)
         self.config = {
             "latent_shape": list(latent_shape),
@@ -192,6 +193,12 @@ def players(
         prior_share: Share of the critic's steps whose fakes are raw prior samples.
         free_share: Share of rows whose targets are partly freed.
     """
+    if attribute_weight and (attributes is None or attributes.names != actor.names):
+        known = "none" if attributes is None else ", ".join(attributes.names)
+        raise InputError(
+            f"attribute_weight needs a critic of the actor's attributes "
+            f"({', '.join(actor.names)}), in that order; the one given knows: {known}."
+        )
     start = prior if prior is not None else Gaussian(latents.latent_shape)
     used = latents.posterior_std()
     conditional = bool(actor.names)
@@ -252,7 +259,7 @@ def players(
             "actor",
             actor,
             actor_loss,
-            adam(actor.parameters()),
+            adam(actor.net.parameters()),
             turns=actor_turns,
             ema=ema,
         ),

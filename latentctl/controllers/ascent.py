@@ -31,7 +31,7 @@ from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.attributes import cross_entropy
 from ..errors import InputError
 from ..random import noise
-from .base import THRESHOLD, Controller, Move
+from .base import THRESHOLD, Controller, Move, require_finite
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -46,7 +46,7 @@ class Ascent(Controller):
         learning_rate: Step size of Adam, in latent units.
         realism_weight: Weight of the realism term.
         realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
-        hold_weight: Weight of fractional targets, which are values to keep.
+        hold_weight: Weight of values to keep: fractional targets that held at the start.
         distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
         noise: Standard deviation of the Langevin noise in units of `sqrt(2 * learning_rate)`.
         drop_finished: Whether finished samples leave the batch; if not, they only stand still.
@@ -108,19 +108,25 @@ class Ascent(Controller):
         origin = z.detach()
         result = origin.clone()
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        kept = None
         if y is not None:
             y = y.to(z.device).expand(len(z), -1)
+            kept = (y > 0) & (y < 1)
+            if self.attributes is not None and bool(kept.any()):
+                with torch.no_grad():
+                    start = self.attributes.probability(origin)
+                kept &= (start - y).abs() <= 1 - threshold
+                evaluations += 1
         active = torch.arange(len(z), device=z.device)
         index = active if index is None else index
         here, first, second = result.clone(), torch.zeros_like(result), torch.zeros_like(result)
-        for step in range(self.steps + 1):
+        for step in range(self.steps):
             with torch.enable_grad():
                 here = here.detach().requires_grad_()
                 target = None if y is None else y[active]
-                loss, done = self._objective(here, origin[active], target, where, threshold)
+                keep = None if kept is None else kept[active]
+                loss, done = self._objective(here, origin[active], target, keep, where, threshold)
                 evaluations[active] += 1
-                if step == self.steps:
-                    break
                 going = ~done
                 if not bool(going.any()):
                     break
@@ -154,24 +160,26 @@ class Ascent(Controller):
         z: Tensor,
         origin: Tensor,
         y: Tensor | None,
+        kept: Tensor | None,
         where: Critic | None,
         threshold: float,
     ) -> tuple[Tensor, Tensor]:
         """The loss of each sample, and whether its request holds, both `(B,)`."""
         loss = torch.zeros(len(z), device=z.device)
         done = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        if y is not None and self.attributes is not None:
-            logits = self.attributes(z)
-            hard = (y == 0) | (y == 1)
-            weight = torch.where(hard, 1.0, self.hold_weight)
+        if y is not None and kept is not None and self.attributes is not None:
+            logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
+            weight = torch.where(kept, self.hold_weight, 1.0)
             loss = loss + (weight * cross_entropy(logits, y)).sum(1)
-            done &= (~hard | ((torch.sigmoid(logits) - y).abs() <= 1 - threshold)).all(1)
+            near = (torch.sigmoid(logits) - y).abs() <= 1 - threshold
+            done &= (near | kept | torch.isnan(y)).all(1)
         if where is not None:
-            score = where(z)
+            score = require_finite(where(z), "The log-odds of the critic `where`")
             loss = loss + F.softplus(-score)
             done &= torch.sigmoid(score) >= threshold
         if self.realism is not None and (self.realism_weight or self.realism_threshold):
             score = self.realism(z, None if y is None else round_targets(y))
+            score = require_finite(score, "The log-odds of the realism critic")
             loss = loss + self.realism_weight * F.softplus(-score)
             done &= torch.sigmoid(score) >= self.realism_threshold
         if self.distance_weight:

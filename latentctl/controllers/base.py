@@ -48,9 +48,10 @@ class Controller(nn.Module, abc.ABC):
 
         Arguments:
             z: Latents, `(B, *latent_shape)`.
-            y: Targets, `(B, K)` in [0, 1]; NaN = free, a fraction = keep it there.
+            y: Targets, `(B, K)` in [0, 1]; NaN = free. A fraction that `z` has already is a value
+                to keep, any other target is one to reach.
             where: A further critic to satisfy.
-            threshold: Probability with which each target of 0 or 1, and `where`, must hold, for
+            threshold: Probability with which each target to reach, and `where`, must hold, for
                 controllers that stop there.
             seed: Seed of the noise, for controllers that use some.
             index: Number of each sample, `(B,)`, so that its noise does not depend on the batch
@@ -70,6 +71,21 @@ class Controller(nn.Module, abc.ABC):
         if strength == 0:
             return z
         return scaled(z, self.move(z, y, seed=seed, index=index).z, strength)
+
+
+def require_finite(value: Tensor, what: str) -> Tensor:
+    """`value`, one row a sample.
+
+    Raises:
+        NonFiniteError: If it is not finite; `what` says whose it is.
+    """
+    bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"{what} is not finite for {int(bad.sum())} of {len(value)} latents. Check that it is "
+            f"trained, and that its latents are of the size it was trained on."
+        )
+    return value
 
 
 def scaled(z: Tensor, moved: Tensor, strength: float) -> Tensor:

@@ -26,7 +26,7 @@ from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.attributes import cross_entropy
 from ..errors import InputError
 from .ascent import round_targets
-from .base import THRESHOLD, Controller, Move
+from .base import THRESHOLD, Controller, Move, require_finite
 
 
 class Transport(Controller):
@@ -97,11 +97,14 @@ class Transport(Controller):
             energy = torch.zeros((), device=z.device) * z.sum()
             if y is not None and self.attributes is not None:
                 weight = torch.where((y == 0) | (y == 1), 1.0, self.hold_weight)
-                energy = energy + (weight * cross_entropy(self.attributes(z), y)).sum()
+                logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
+                energy = energy + (weight * cross_entropy(logits, y)).sum()
             if where is not None:
-                energy = energy + F.softplus(-where(z)).sum()
+                score = require_finite(where(z), "The log-odds of the critic `where`")
+                energy = energy + F.softplus(-score).sum()
             if self.realism is not None and self.realism_weight:
                 score = self.realism(z, None if y is None else round_targets(y))
+                score = require_finite(score, "The log-odds of the realism critic")
                 energy = energy + self.realism_weight * F.softplus(-score).sum()
             (gradient,) = torch.autograd.grad(energy, z)
         beta = self.beta[0] + time * (self.beta[1] - self.beta[0])

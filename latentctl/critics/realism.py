@@ -134,4 +134,5 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor) 
     between = torch.lerp(real, fake, alpha).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return (norm - 1).square().mean()
+    excess: Tensor = (norm - 1).square().mean()
+    return excess

@@ -1,0 +1,110 @@
+"""Packs: what was learned for a decoder, as a folder without the decoder's weights.
+
+A pack holds the critics, the controller and, where it is not the decoder's own, the prior, with
+the fingerprint of the decoder that they were made for; on any other decoder it refuses to load.
+"""
+
+from __future__ import annotations
+
+__all__ = ["load_pack", "save_pack"]
+
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import load_strict
+from .controllers import Actor, Ascent, Controller, Transport
+from .critics import AttributeCritic, Critic, RealismCritic
+from .decoder import Decoder
+from .errors import CheckpointError, FingerprintError, InputError
+from .folder import load_folder, save_folder
+from .priors import Gaussian, Prior
+
+CONTROLLERS: dict[str, Any] = {"actor": Actor, "ascent": Ascent, "transport": Transport}
+PARTS = {"decoder", "threshold", "controller", "config"}
+
+
+def save_pack(
+    path: str | Path,
+    decoder: Decoder,
+    critic: AttributeCritic | Critic,
+    controller: Controller,
+    *,
+    realism: RealismCritic | None,
+    prior: Prior,
+    threshold: float,
+) -> Path:
+    """Writes the parts of a `Conditional`, as `Conditional.save_pretrained` says."""
+    kinds = {kind: name for name, kind in CONTROLLERS.items()}
+    own_prior = prior is decoder.prior
+    if (
+        not isinstance(critic, AttributeCritic)
+        or type(controller) not in kinds
+        or not (own_prior or isinstance(prior, Gaussian))
+    ):
+        raise InputError(
+            f"A pack holds an AttributeCritic, one of {', '.join(CONTROLLERS)} and a Gaussian or "
+            f"the decoder's own prior; here are a {type(critic).__name__}, a "
+            f"{type(controller).__name__} and a {type(prior).__name__}. Save those yourself."
+        )
+    if getattr(controller, "attributes", critic) is not critic:
+        raise InputError(
+            f"The {type(controller).__name__} climbs another critic than the one that judges, and "
+            f"a pack holds one. Build the controller on the critic given to `condition`."
+        )
+    tensors = {"attributes": critic.state_dict()}
+    config: dict[str, Any] = {"attributes": critic.config}
+    if realism is not None:
+        tensors["realism"] = realism.state_dict()
+        config["realism"] = realism.config
+    if isinstance(controller, Actor):
+        tensors["actor"] = controller.net.state_dict()
+    if isinstance(prior, Gaussian) and not own_prior:
+        tensors["prior"] = prior.state_dict()
+    state = {
+        "decoder": {"name": decoder.name, "fingerprint": decoder.fingerprint()},
+        "threshold": threshold,
+        "controller": {"kind": kinds[type(controller)], "config": controller.config},
+        "config": config,
+    }
+    return save_folder(path, tensors, state)
+
+
+def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
+    """The parts that `save_pack` wrote, as arguments of `Conditional`."""
+    tensors, state = load_folder(path)
+    if missing := PARTS - state.keys():
+        raise CheckpointError(
+            f"{path} is not a pack, for it has no {', '.join(sorted(missing))}. Packs are written "
+            f"by save_pretrained; a checkpoint of a run is for resume_from_checkpoint."
+        )
+    made_for, found = state["decoder"], decoder.fingerprint()
+    if made_for["fingerprint"] != found:
+        raise FingerprintError(
+            f"The pack at {path} was made for {made_for['name']} with fingerprint "
+            f"{made_for['fingerprint'][:12]}, this decoder is {decoder.name} with "
+            f"{found[:12]}. Load the weights it was made for, or fit new critics on this one."
+        )
+    config, options = state["config"], state["controller"]["config"]
+    attributes = AttributeCritic(**config["attributes"])
+    load_strict(attributes, tensors.get("attributes", {}), "attribute critic")
+    realism = prior = None
+    if "realism" in config:
+        realism = RealismCritic(**config["realism"])
+        load_strict(realism, tensors.get("realism", {}), "realism critic")
+    if "prior" in tensors:
+        prior = Gaussian(decoder.latent_shape, **tensors["prior"]).to(decoder.device)
+    kind = CONTROLLERS[state["controller"]["kind"]]
+    controller: Controller
+    if kind is Actor:
+        controller = actor = Actor(**options)
+        load_strict(actor.net, tensors.get("actor", {}), "actor")
+        actor.realism = realism
+    else:
+        controller = kind(attributes, realism, **options)
+    return {
+        "critic": attributes,
+        "controller": controller,
+        "realism": realism,
+        "prior": prior,
+        "threshold": state["threshold"],
+    }
