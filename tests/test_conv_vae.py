@@ -93,7 +93,7 @@ def test_it_learns(cls):
     model, x = small(cls), images(32)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     before = (model(x) - x).square().mean().item()
-    for step in range(80):
+    for step in range(120):
         loss, _ = model.loss(x, torch.randn(32, 8, generator=generator(0, step)))
         optimizer.zero_grad()
         loss.backward()

@@ -105,6 +105,9 @@ class ConvAE(Pretrained):
         self.decoder = nn.Sequential(
             nn.Linear(latent_size, features), nn.Unflatten(1, inner), *decoder
         )
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                _he_init(layer)
         # a fifth faster on CPUs, and the same numbers
         self.to(memory_format=torch.channels_last)
 
@@ -205,6 +208,14 @@ class ConvVAE(ConvAE):
         per_dimension = 0.5 * (q.mean**2 + q.stddev**2 - 1) - q.stddev.log()
         kl = per_dimension.sum(1).mean()
         return nll + beta * kl, {"nll": nll.detach(), "kl": kl.detach()}
+
+
+def _he_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    # torch's default shrinks the signal at every layer, which costs the first minute of training
+    inputs = layer.in_channels * math.prod(layer.kernel_size)
+    if isinstance(layer, nn.ConvTranspose2d):
+        inputs //= math.prod(layer.stride)  # the others meet no input pixel
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
 
 
 def accepts(model: object) -> bool:
