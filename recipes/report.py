@@ -69,7 +69,10 @@ summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
 details table { margin-top: .75rem; border-width: 1px; border-color: var(--line); }
 details td { text-align: left; overflow-wrap: anywhere; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
-  img { min-width: 0; } .scroll { overflow: visible; } h2 { break-after: avoid; }
+  img { min-width: 0; } .scroll { overflow: visible; }
+  section { display: block; } section > * { margin-bottom: 1rem; }
+  section > p, section > h2 + p { margin: 0 0 1rem; } h2, h2 + p { break-after: avoid; }
+  p, figcaption { orphans: 3; widows: 3; }
   figure.picture, tr { break-inside: avoid; } }
 """
 
