@@ -18,7 +18,6 @@ __all__ = ["Critic", "log_odds"]
 import abc
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
@@ -74,7 +73,9 @@ class _And(Critic):
         self.left, self.right = left, right
 
     def forward(self, z: Tensor) -> Tensor:
-        return log_odds(F.logsigmoid(self.left(z)) + F.logsigmoid(self.right(z)))
+        a, b = self.left(z), self.right(z)
+        # 1 / P - 1 = (1 + exp(-a)) (1 + exp(-b)) - 1, which neither rounds nor saturates
+        return -torch.logsumexp(torch.stack([-a, -b, -(a + b)]), dim=0)
 
 
 class _Not(Critic):

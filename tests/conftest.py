@@ -1,0 +1,154 @@
+"""A toy world whose truth is known: an invertible decoder, and attributes that are half-spaces.
+
+`z` has eight dimensions. Smiling is `z0 > 0`, Male is `z1 > 0`, and Hat is `z0 + z2 > 0`, which
+leaks into Smiling. Data live where `z3` is near 1.5, the prior is N(0, I), so realism is `z3`
+alone. The first four dimensions are used (posterior std 0.1), the others hardly (0.8).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from latentctl.controllers import Actor
+from latentctl.critics import AttributeCritic, Critic, RealismCritic
+from latentctl.decoder import Decoder, Posterior
+from latentctl.fit import Player, fit
+from latentctl.latents import Latents
+from latentctl.priors import Gaussian
+from latentctl.random import generator, noise, seeded
+
+NAMES = ("Smiling", "Male", "Hat")
+STD = torch.tensor([0.1] * 4 + [0.8] * 4)
+QUICK = {"batch_size": 64, "width": 32, "depth": 2}
+FAST = {"learning_rate": 5e-3, "critic_turns": 1, "ema": None}  # an actor in a second
+
+
+class ToyVAE(nn.Module):
+    """An orthogonal map to small pictures, with layers that move in training mode."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        draw = torch.randn(48, 8, generator=generator(seed, purpose="toy"))
+        self.weight = nn.Parameter(2 * torch.linalg.qr(draw)[0])
+        self.norm, self.dropout = nn.BatchNorm1d(48), nn.Dropout(0.5)
+
+    def decode(self, z):
+        return self.dropout(self.norm(z @ self.weight.T)).sigmoid().view(-1, 3, 4, 4)
+
+    def encode(self, x):
+        mean = torch.logit(x.flatten(1), 1e-6) @ self.weight / 4
+        return Posterior(mean, STD.expand_as(mean))
+
+
+class Linear(Critic):
+    """Log-odds `z @ w + b`."""
+
+    def __init__(self, w, b=0.0):
+        super().__init__()
+        self.register_buffer("w", torch.as_tensor(w).float())
+        self.b = b
+
+    def forward(self, z):
+        return z.flatten(1) @ self.w + self.b
+
+
+def toy_decoder(model):
+    return Decoder(
+        model,
+        lambda m, z: m.decode(z),
+        lambda m, x: m.encode(x),
+        latent_shape=(8,),
+        sample_shape=(3, 4, 4),
+        name="toy",
+    )
+
+
+def truth(z):
+    """The attributes that latents really have, `(B, 3)`."""
+    return torch.stack([z[:, 0] > 0, z[:, 1] > 0, z[:, 0] + z[:, 2] > 0], dim=1).float()
+
+
+def toy_latents(count, seed):
+    mean = noise(0, count, (8,), seed=seed, purpose="toy data")
+    mean[:, 3] = 1.5 + 0.3 * mean[:, 3]
+    mean[:, 4:] *= 0.6
+    return Latents(mean, STD.expand_as(mean).clone(), truth(mean), NAMES)
+
+
+def fit_realism(latents, names=(), steps=150, **sizes):
+    """An unconditional realism critic against the prior."""
+    with seeded(0):
+        realism = RealismCritic(latents.latent_shape, names, **sizes)
+    realism.net.trunk.standardise(*latents.moments())
+    prior, shape = Gaussian(latents.latent_shape), latents.latent_shape
+
+    def loss(batch, step):
+        fake = prior.sample(step.count, seed=1, start=step.index * step.count)
+        real, alpha = batch.sample(step.normal(*shape)), step.uniform(*shape)
+        return realism.loss(real, fake, alpha, penalty=0.1)
+
+    player = Player("realism", realism, loss, torch.optim.Adam(realism.parameters(), 3e-3))
+    fit(player, latents, max_train_steps=steps, batch_size=64, progress=False)
+    return realism.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model():
+    """The user's model, in training mode as they left it."""
+    return ToyVAE().train()
+
+
+@pytest.fixture
+def decoder(model):
+    return toy_decoder(model)
+
+
+@pytest.fixture(scope="session")
+def latents():
+    return toy_latents(1000, seed=0)
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    return toy_latents(500, seed=1)
+
+
+@pytest.fixture(scope="session")
+def critic(latents):
+    return AttributeCritic.fit(
+        latents, max_train_steps=250, learning_rate=5e-3, dropout=0.1, **QUICK
+    )
+
+
+@pytest.fixture(scope="session")
+def realism(latents):
+    return fit_realism(latents, width=32, depth=2)
+
+
+@pytest.fixture(scope="session")
+def actor(latents, critic):
+    return Actor.fit(
+        latents,
+        attributes=critic,
+        attribute_weight=3.0,
+        max_train_steps=500,
+        **FAST,
+        **QUICK,
+    )
+
+
+@pytest.fixture(scope="session")
+def spatial_latents():
+    """Grids `(4, 8, 8)`; Bright is the mean of the first channel, Left that of one half of it."""
+    z = noise(0, 400, (4, 8, 8), seed=0, purpose="grids")
+    z = z + 0.4 * noise(0, 400, (4, 1, 1), seed=0, purpose="tone")
+    z[:, 0, :, :4] += noise(0, 400, (1, 1), seed=0, purpose="side")
+    labels = torch.stack([z[:, 0].mean((1, 2)) > 0, z[:, 0, :, :4].mean((1, 2)) > 0], 1)
+    return Latents(z, torch.full_like(z, 0.1), labels.float(), ["Bright", "Left"])

@@ -1,0 +1,75 @@
+"""Draws are a function of where they are used, and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentctl.random import BLOCK, generator, noise, permutation, seeded
+
+
+@settings(max_examples=40, deadline=None)
+@given(start=st.integers(0, 100), count=st.integers(0, 50), skip=st.integers(0, 20))
+def test_a_sample_gets_the_same_noise_in_whatever_batch(start, count, skip):
+    whole = noise(start, count + skip, (2, 3), seed=5)
+    assert torch.equal(whole[skip:], noise(start + skip, count, (2, 3), seed=5))
+    assert whole.shape == (count + skip, 2, 3) and whole.dtype == torch.float32
+
+
+def test_no_two_samples_steps_purposes_or_seeds_share_their_noise():
+    rows = torch.cat(
+        [
+            noise(0, 3 * BLOCK, (4,), seed=0),
+            noise(0, 1, (4,), seed=1),
+            noise(0, 1, (4,), seed=0, step=1),
+            noise(0, 1, (4,), seed=0, purpose="other"),
+        ]
+    )
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
+def test_noise_has_the_distribution_it_says():
+    normal, uniform = noise(0, 4000, (4,), seed=0), noise(0, 4000, (4,), seed=0, uniform=True)
+    assert normal.mean().abs() < 0.03 and (normal.std() - 1).abs() < 0.03
+    assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() < 1
+    assert (uniform.mean() - 0.5).abs() < 0.01
+
+
+def test_drawing_elsewhere_changes_nothing():
+    before = noise(0, 4, (2,), seed=0)
+    torch.manual_seed(123)
+    torch.randn(100)
+    assert torch.equal(noise(0, 4, (2,), seed=0), before)
+
+
+@pytest.mark.parametrize("field", ["seed", "step", "rank", "purpose"])
+def test_each_field_makes_another_stream(field):
+    here = {"seed": 1, "step": 11, "rank": 1, "purpose": "a"}
+    there = here | {field: "b" if field == "purpose" else here[field] + 1}
+    draws = [torch.randn(4, generator=generator(**place)) for place in (here, here, there)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_fields_are_not_confused_with_one_another():
+    assert generator(1, 11).initial_seed() != generator(11, 1).initial_seed()
+    assert generator(1, 2, 3).initial_seed() != generator(1, 23).initial_seed()
+
+
+def test_seeded_gives_back_the_global_state_even_after_an_error():
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError), seeded(3):
+        a = torch.rand(2)
+        raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(3):
+        assert torch.equal(torch.rand(2), a)
+    with seeded(3, "other"):
+        assert not torch.equal(torch.rand(2), a)
+
+
+def test_each_epoch_visits_all_samples_in_an_order_of_its_own():
+    first, second = (permutation(50, seed=0, epoch=epoch) for epoch in (0, 1))
+    assert sorted(first.tolist()) == list(range(50)) and not torch.equal(first, second)
+    assert torch.equal(first, permutation(50, seed=0, epoch=0))
