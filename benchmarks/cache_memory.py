@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from latentctl.decoder import Decoder, Posterior
-from latentctl.encode import encode_dataset
-from latentctl.latents import open_cache
+from latentctl.latents.cache import open_cache
+from latentctl.latents.encode import encode_dataset
+from latentctl.latents.shards import read_manifest
 from latentctl.random import generator, noise
-from latentctl.shards import read_manifest
 
 SHAPE = (3, 8, 8)
 MIB = 2**20

@@ -32,8 +32,7 @@ from .conditional import Conditional, Outcome, condition
 from .controllers import Actor, Ascent, Controller, Transport
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder, Posterior
-from .encode import encode_dataset
-from .latents import Latents
+from .latents import Latents, encode_dataset
 from .priors import Gaussian
 from .random import generator
 from .registry import available, load, wrap

@@ -32,8 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentctl.errors import CheckpointError, InputError
-from latentctl.folder import (
+from .errors import CheckpointError, InputError
+from .folder import (
     FORMAT,
     MANIFEST,
     hidden,

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentctl.errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError
 
 FORMAT = 1
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
@@ -80,7 +80,7 @@ def save_folder(
             os.rename(target, aside)
         os.rename(stage, target)
         committed = True
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
     except OSError as error:
         if committed:
             raise CheckpointError(
@@ -141,7 +141,7 @@ def _serialise(
     """All files as bytes, the manifest last."""
     from safetensors.torch import save
 
-    from latentctl import __version__  # here, as `latentctl` itself may import this module
+    from . import __version__  # here, as `latentctl` itself may import this module
 
     files = {}
     for name, group in tensors.items():
@@ -162,10 +162,10 @@ def _serialise(
         for name, data in files.items()
     }
     manifest = {"format": FORMAT, "latentctl_version": __version__, "files": listing}
-    return {**files, MANIFEST: _sealed(manifest)}
+    return {**files, MANIFEST: sealed(manifest)}
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
+def sealed(manifest: Mapping[str, Any]) -> bytes:
     """The bytes of a manifest with its own hash; must stay the same in every later format."""
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     seal = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -182,7 +182,7 @@ def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     raw = _read(folder, MANIFEST)
     try:
         manifest = json.loads(raw)
-        whole = isinstance(manifest, dict) and _sealed(manifest) == raw
+        whole = isinstance(manifest, dict) and sealed(manifest) == raw
     except (ValueError, RecursionError):
         whole = False
     if not whole:
@@ -228,10 +228,10 @@ def _write_stage(stage: Path, files: Mapping[str, bytes]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _fsync_folder(stage)
+    fsync_folder(stage)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from .errors import InputError, ShapeError
 
-COORDINATES = 2
+COORDINATES = 2  # channels that tell a convolution where it is
+GATE_BIAS = -2.0
 
 
 class Trunk(nn.Module):
@@ -163,9 +164,11 @@ class GatedResidual(nn.Module):
         super().__init__()
         self.trunk = Trunk(latent_shape, context, width, depth, dropout)
         outputs = 2 * latent_shape[0]
-        self.head: nn.Module = (
+        self.head = (
             nn.Conv2d(width, outputs, 1) if self.trunk.spatial else nn.Linear(width, outputs)
         )
+        # an untrained move is small, where a gate of one half would pull every latent to the mean
+        nn.init.constant_(self.head.get_parameter("bias")[latent_shape[0] :], GATE_BIAS)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         destination, gate = self.head(self.trunk(z, context)).chunk(2, dim=1)
@@ -177,7 +180,7 @@ def encode_targets(y: Tensor) -> Tensor:
     """Targets `(B, K)` in [0, 1], NaN = free, as network input `(B, 2K)`: signed value and mask.
 
     Example:
-        >>> encode_targets(torch.tensor([[1.0, 0.0, math.nan]]))
+        >>> encode_targets(torch.tensor([[1.0, 0.0, torch.nan]]))
         tensor([[ 1., -1.,  0.,  1.,  1.,  0.]])
     """
     known = ~torch.isnan(y)

@@ -197,7 +197,7 @@ class Pictures:
                 continue
             log = [json.loads(line) for line in path.read_text().splitlines()]
             everything += [{"part": part, **line} for line in log]
-            image = loss_curves(log, keys=["loss"])
+            image = loss_curves(log)
             self.add(f"loss_{part}.png", image, f"Losses: {part}.")
         lines = "".join(json.dumps(line) + "\n" for line in everything)
         (self.folder / "metrics.jsonl").write_text(lines)
@@ -292,8 +292,8 @@ def edit_rows(
     grid = outcome.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1)
     grid = torch.cat([decode(decoder, z[:shown])[:, None], grid.cpu()], dim=1)
     satisfied = outcome.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
-    marks = torch.cat([torch.zeros(shown, 1, dtype=torch.bool), satisfied], dim=1)
-    sheet = face_sheet(grid.clamp(0, 1), row_labels=[""] * shown,
+    marks = torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1)
+    sheet = face_sheet(grid.clamp(0, 1), scale=1.5, row_labels=[""] * shown,
                        column_labels=["as it is", *names], marked=marks)
     return rows, sheet
 

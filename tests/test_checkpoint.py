@@ -409,7 +409,7 @@ def test_a_later_format_says_which_version_to_upgrade_to(tmp_path):
     assert manifest["format"] == FORMAT
     assert manifest["latentctl_version"] == latentctl.__version__
     manifest |= {"format": FORMAT + 1, "latentctl_version": "9.8.7", "files": "laid out anew"}
-    (newer / "manifest.json").write_bytes(folder._sealed(manifest))
+    (newer / "manifest.json").write_bytes(folder.sealed(manifest))
     with pytest.raises(CheckpointError, match=r"upgrade latentctl to >= 9\.8\.7"):
         load_folder(newer)
     assert latest_checkpoint(tmp_path) == older

@@ -24,9 +24,9 @@ from torch import nn
 import latentctl
 from latentctl.checkpoint import checkpoints, load_folder
 from latentctl.errors import CheckpointError, InputError, NonFiniteError, UnknownNameError
-from latentctl.feed import SampleOrder
 from latentctl.fit import History, Player, Step, fit
-from latentctl.schedule import lr_factor
+from latentctl.fit.feed import SampleOrder
+from latentctl.fit.schedule import lr_factor
 
 SAMPLES, BATCH, STEPS = 50, 12, 40
 

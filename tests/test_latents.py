@@ -21,7 +21,6 @@ from PIL import Image
 from torch import nn
 
 from latentctl.decoder import Decoder, Posterior
-from latentctl.encode import encode_dataset
 from latentctl.errors import (
     AdapterError,
     CacheError,
@@ -30,6 +29,7 @@ from latentctl.errors import (
     UnknownNameError,
 )
 from latentctl.latents import Latents
+from latentctl.latents.encode import encode_dataset
 
 SHAPE = (3, 8, 8)
 N = 53
@@ -578,11 +578,11 @@ def test_a_cache_of_something_else_is_refused(cached: Path, tmp_path: Path) -> N
 
 
 def test_a_later_format_and_foreign_folders(cached: Path, tmp_path: Path) -> None:
-    from latentctl.folder import _sealed
+    from latentctl.folder import sealed
 
     path = copy(cached, tmp_path / "copy")
     later = {**manifest(path), "format": 99, "latentctl_version": "9.0"}
-    (path / "manifest.json").write_bytes(_sealed(later))
+    (path / "manifest.json").write_bytes(sealed(later))
     with pytest.raises(CacheError, match=r"upgrade latentctl to >= 9.0"):
         Latents.load(path)
     with pytest.raises(CacheError, match="not a finished cache"):
@@ -625,7 +625,7 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path, stop: int, stream
 def test_a_full_disk_leaves_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import latentctl.shards as shards
+    import latentctl.latents.shards as shards
 
     calls = {"fsync": 0}
     fsync = os.fsync
@@ -741,7 +741,7 @@ def test_no_more_than_two_shards_are_in_memory(
 ) -> None:
     import weakref
 
-    import latentctl.encode as module
+    import latentctl.latents.encode as module
 
     alive: list[weakref.ref] = []
     most = []
@@ -766,7 +766,7 @@ def test_reading_is_memory_mapped(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import latentctl.latents as module
-from latentctl.shards import open_shard, read_manifest
+from latentctl.latents.shards import open_shard, read_manifest
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

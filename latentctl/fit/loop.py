@@ -9,7 +9,7 @@ over `P` processes and `A` micro-batches, and touches nobody else's weights: a c
 steps, then the actor one, in the same loop.
 
 **Stateless.** Turn, samples, learning rate and every random number are functions of the step
-(`latentctl.schedule`). A checkpoint holds weights, moments and averages only, and a run that was
+(`.schedule`). A checkpoint holds weights, moments and averages only, and a run that was
 killed anywhere ends bit-equal to one that never was. Dropout, and whatever else draws from torch's
 global generator, is seeded anew for every micro-batch by the row it starts at: two processes draw
 what two micro-batches of one process draw. The caller's own generator is left as it was.
@@ -44,14 +44,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from latentctl.errors import InputError, NonFiniteError, UnknownNameError
-from latentctl.feed import SampleOrder, micro_batches, seed_global
-from latentctl.player import Player, gradient, train_mode, trained_weights, update
-from latentctl.processes import mean_over_processes, same_everywhere
-from latentctl.random import generator
-from latentctl.run_state import RunState
-from latentctl.schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
-from latentctl.signals import stop_on_signals
+from ..errors import InputError, NonFiniteError, UnknownNameError
+from ..random import generator
+from .feed import SampleOrder, micro_batches, seed_global
+from .player import Player, gradient, train_mode, trained_weights, update
+from .processes import mean_over_processes, same_everywhere
+from .run_state import RunState
+from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
+from .signals import stop_on_signals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,7 +119,7 @@ def fit(
             there is one, a path must be intact. Weights, moments and learning rates come from it.
         gradient_accumulation_steps: Micro-batches a step.
         max_grad_norm: Clips the norm of the whole gradient.
-        lr_scheduler: "constant", "linear" or "cosine", see `latentctl.schedule.lr_factor`.
+        lr_scheduler: "constant", "linear" or "cosine", see `latentctl.fit.schedule.lr_factor`.
         lr_warmup_steps: Steps over which the learning rates rise.
         max_bad_steps: How many steps in a row of one player may be not finite.
         log_every: Log the first and every so many of each player's steps.

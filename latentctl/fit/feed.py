@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from latentctl.random import generator, permutation
+from ..random import generator, permutation
 
 
 class SampleOrder:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentctl.errors import InputError
-from latentctl.schedule import Step
+from ..errors import InputError
+from .schedule import Step
 
 
 @dataclass

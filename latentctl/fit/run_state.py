@@ -1,8 +1,8 @@
 """What of a run is kept on disk: its checkpoints, and `metrics.jsonl` with every step once.
 
 A checkpoint holds each player's weights, moments and average, the number of finished steps and the
-settings that decide what the next step does. No generator state is among them: `latentctl.schedule`
-needs none. The lines of the log carry no times, so that a resumed run writes the same file.
+settings that decide what the next step does. No generator state is among them: `.schedule` needs
+none. The lines of the log carry no times, so that a resumed run writes the same file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from latentctl.checkpoint import (
+from ..checkpoint import (
     checkpoints,
     flatten_optimizer,
     load_folder,
@@ -27,8 +27,8 @@ from latentctl.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from latentctl.errors import CheckpointError
-from latentctl.player import Player
+from ..errors import CheckpointError
+from .player import Player
 
 METRICS = "metrics.jsonl"
 

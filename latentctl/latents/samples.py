@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from .decoder import Decoder
-from .errors import InputError, UnknownNameError
-from .random import seeded
+from ..decoder import Decoder
+from ..errors import InputError, UnknownNameError
+from ..random import seeded
 
 FILE_COLUMNS = ("file_name", "filename", "path", "file", "image_path")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

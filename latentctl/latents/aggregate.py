@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 CHUNK = 1024  # rows at a time
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from .decoder import Decoder
-from .errors import AdapterError, CacheError, InputError
-from .folder import MANIFEST
+from ..decoder import Decoder
+from ..errors import AdapterError, CacheError, InputError
+from ..folder import MANIFEST
+from .cache import Latents, open_cache
 from .job import differences, sample_hashes
-from .latents import Latents, open_cache
 from .samples import BadSample, Sample, SampleReader, Source
 from .shards import (
     FORMAT,
@@ -68,7 +68,7 @@ def encode_dataset(
     Arguments:
         decoder: A decoder with an encoder, on the device that encodes.
         dataset: Map-style (`__len__` and `__getitem__`) or a stream (`__iter__`). Rows are
-            mappings, pairs `(x, labels)` or `x`, as `latentctl.samples` has it.
+            mappings, pairs `(x, labels)` or `x`, as `latentctl.latents.samples` has it.
         path: Folder of the cache, the same for all processes.
         attributes: Names of the label columns; of pairs, a name for every label. None: no labels.
         image_column: Where a mapping has its sample.

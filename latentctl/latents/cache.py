@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import CacheError, InputError, ShapeError, UnknownNameError
 from .aggregate import aggregate
-from .errors import CacheError, InputError, ShapeError, UnknownNameError
 from .shards import (
     Shard,
     ShardFile,
@@ -34,7 +34,7 @@ from .shards import (
 )
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
+    from ..decoder import Decoder
 
 
 class Latents(Dataset["Latents"]):

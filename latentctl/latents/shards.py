@@ -35,8 +35,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import CacheError
-from .folder import MANIFEST, _fsync_folder, _sealed
+from ..errors import CacheError
+from ..folder import MANIFEST, fsync_folder, sealed
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
@@ -87,7 +87,7 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
         digest = file_hash(stage)
         path = folder / f"shard-{number:05d}-{digest[:16]}.safetensors"
         os.replace(stage, path)
-        _fsync_folder(folder)
+        fsync_folder(folder)
     except (OSError, SafetensorError) as error:
         stage.unlink(missing_ok=True)
         raise CacheError(
@@ -152,7 +152,7 @@ def file_hash(path: Path) -> str:
 
 def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[str, Any]) -> None:
     """Commit a cache, and remove every shard that does not belong to it."""
-    from . import __version__
+    from .. import __version__
 
     manifest = {
         **content,
@@ -164,11 +164,11 @@ def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[s
     stage = folder / f".{MANIFEST}.partial"
     try:
         with open(stage, "wb") as file:
-            file.write(_sealed(manifest))
+            file.write(sealed(manifest))
             file.flush()
             os.fsync(file.fileno())
         os.replace(stage, folder / MANIFEST)
-        _fsync_folder(folder)
+        fsync_folder(folder)
     except OSError as error:
         stage.unlink(missing_ok=True)
         raise CacheError(
@@ -196,7 +196,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
         manifest = json.loads(raw)
-        whole = isinstance(manifest, dict) and _sealed(manifest) == raw
+        whole = isinstance(manifest, dict) and sealed(manifest) == raw
     except (ValueError, RecursionError):
         whole = False
     if not whole:

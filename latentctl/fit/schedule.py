@@ -1,6 +1,6 @@
 r"""What the number of a step decides: whose turn it is, the learning rate, the random numbers.
 
-All of it is a function of the step alone, and so are the samples (`latentctl.feed`). There is
+All of it is a function of the step alone, and so are the samples (`latentctl.fit.feed`). There is
 nothing to store and nothing to restore: a run that resumes at step `k` does what the uninterrupted
 run did at step `k`, on any number of processes.
 
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentctl.random import noise
+from ..random import noise
 
 LR_SCHEDULERS = ("constant", "linear", "cosine")
 
