@@ -12,6 +12,7 @@ __all__ = [
     "Controller",
     "Critic",
     "Decoder",
+    "FlowMatching",
     "Gaussian",
     "Latents",
     "Outcome",
@@ -29,7 +30,7 @@ __all__ = [
 
 from . import errors
 from .conditional import Conditional, Outcome, condition
-from .controllers import Actor, Ascent, Controller, Transport
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder, Posterior
 from .latents import Latents, encode_dataset

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import load_strict
-from .controllers import Actor, Ascent, Controller, Transport
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder
 from .errors import CheckpointError, FingerprintError, InputError
 from .folder import load_folder, save_folder
 from .priors import Gaussian, Prior
 
-CONTROLLERS: dict[str, Any] = {"actor": Actor, "ascent": Ascent, "transport": Transport}
+CONTROLLERS: dict[str, Any] = {
+    "actor": Actor,
+    "ascent": Ascent,
+    "flow-matching": FlowMatching,
+    "transport": Transport,
+}
 PARTS = {"decoder", "threshold", "controller", "config"}
 
 
@@ -56,8 +61,8 @@ def save_pack(
     if realism is not None:
         tensors["realism"] = realism.state_dict()
         config["realism"] = realism.config
-    if isinstance(controller, Actor):
-        tensors["actor"] = controller.net.state_dict()
+    if isinstance(controller, Actor | FlowMatching):
+        tensors["controller"] = controller.net.state_dict()
     if isinstance(prior, Gaussian) and not own_prior:
         tensors["prior"] = prior.state_dict()
     state = {
@@ -94,13 +99,14 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
     if "prior" in tensors:
         prior = Gaussian(decoder.latent_shape, **tensors["prior"]).to(decoder.device)
     kind = CONTROLLERS[state["controller"]["kind"]]
-    controller: Controller
-    if kind is Actor:
-        controller = actor = Actor(**options)
-        load_strict(actor.net, tensors.get("actor", {}), "actor")
-        actor.realism = realism
+    controller: Any
+    if kind in (Actor, FlowMatching):
+        controller = kind(**options)
+        load_strict(controller.net, tensors.get("controller", {}), "controller")
     else:
         controller = kind(attributes, realism, **options)
+    if isinstance(controller, Actor):
+        controller.realism = realism
     return {
         "critic": attributes,
         "controller": controller,

@@ -33,7 +33,16 @@ from pretrain_vae import RunFlags, VAEFlags, overview, pretrain
 from showcase import write_report
 
 import latentctl
-from latentctl import Actor, Ascent, AttributeCritic, Conditional, Latents, Transport
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    Controller,
+    FlowMatching,
+    Latents,
+    Transport,
+)
 from latentctl.picture import grid, png
 
 if TYPE_CHECKING:
@@ -59,23 +68,29 @@ class ControlFlags:
     """The critics and the controller."""
 
     controller: str = "actor"
-    """actor, ascent or transport: what conditional samples are made with."""
+    """actor, flow-matching, ascent or transport: what conditional samples are made with."""
     preset: str = "default"
-    """default; small (256 x 3); paper (2048 x 4, no attribute critic, critic 10 : actor 1)."""
-    max_train_steps: int = 2100
+    """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher, no attribute critic)."""
+    teacher_train_steps: int = 800
+    """Steps of the flow matching that teaches the actors; 0 for none."""
+    lessons: int = 600
+    """Steps in which an actor imitates it."""
+    max_train_steps: int = 450
     """Steps of the actor's game, critic and actor together."""
+    realism_train_steps: int = 240
+    """Steps of the game of realism alone."""
+    critic_train_steps: int = 800
+    """Steps of the attribute critic."""
     train_batch_size: int = 256
     """Latents in a step of one process."""
     learning_rate: float = 3e-4
-    """Of actor and critic."""
-    attribute_weight: float = 1.0
+    """Of the realism critics."""
+    actor_learning_rate: float = 3e-5
+    """Of the actors while they play."""
+    attribute_weight: float = 0.3
     """Weight of the attribute critic in the actor's loss; 0 in the paper."""
     distance_weight: float = 0.0
     """Weight of the distance penalty; 0 or 0.1 in the paper."""
-    realism_train_steps: int = 1200
-    """Steps of the game of realism alone."""
-    critic_train_steps: int = 1000
-    """Steps of the attribute critic."""
 
 
 @dataclass
@@ -100,6 +115,7 @@ class Trained:
     """What the run learned, and how long each part took."""
 
     attributes: AttributeCritic
+    teacher: FlowMatching | None
     realism_actor: Actor
     conditional: Conditional
     seconds: dict[str, float]
@@ -126,13 +142,29 @@ def train(
 
     paper = flags.preset == "paper"
     parts = accelerator.num_processes * run.gradient_accumulation_steps
+    batch_size = flags.train_batch_size * parts
+    teacher = None
+    if flags.teacher_train_steps and not paper:
+        started = time.monotonic()
+        teacher = FlowMatching.fit(
+            latents,
+            prior=decoder.prior,
+            max_train_steps=flags.teacher_train_steps,
+            batch_size=batch_size,
+            **run.fit_options(accelerator, "teacher"),
+        )
+        seconds["teacher"] = time.monotonic() - started
+
     game: dict[str, Any] = {
         "prior": decoder.prior,
         "width": width,
         "depth": depth,
-        "learning_rate": flags.learning_rate,
-        "batch_size": flags.train_batch_size * parts,
-        "critic_turns": 10 if paper else 5,
+        "teacher": teacher,
+        "lessons": flags.lessons,
+        "batch_size": batch_size,
+        "learning_rate": 1e-4 if paper else flags.learning_rate,
+        "actor_learning_rate": 1e-4 if paper else flags.actor_learning_rate,
+        "critic_turns": 10 if paper else 2,
     }
     started = time.monotonic()
     realism_actor = Actor.fit(
@@ -155,17 +187,19 @@ def train(
     )
     seconds["conditional actor"] = time.monotonic() - started
 
-    controllers = {
-        "actor": lambda: actor,
-        "ascent": lambda: Ascent(attributes, actor.realism),
-        "transport": lambda: Transport(attributes, actor.realism),
+    controllers: dict[str, Controller] = {
+        "actor": actor,
+        "ascent": Ascent(attributes, actor.realism),
+        "transport": Transport(attributes, actor.realism),
     }
+    if teacher is not None:
+        controllers["flow-matching"] = teacher
     if flags.controller not in controllers:
         raise latentctl.errors.UnknownNameError("controller", flags.controller, controllers)
     conditional = latentctl.condition(
-        decoder, attributes, controllers[flags.controller](), realism=actor.realism
+        decoder, attributes, controllers[flags.controller], realism=actor.realism
     )
-    return Trained(attributes, realism_actor, conditional, seconds)
+    return Trained(attributes, teacher, realism_actor, conditional, seconds)
 
 
 def main(flags: Flags) -> Path:
@@ -186,8 +220,9 @@ def main(flags: Flags) -> Path:
     seconds["load the faces"] = time.monotonic() - started
 
     began = time.monotonic()
-    decoder = load_decoder(flags.frozen.decoder, flags.frozen.pretrained_model_name_or_path,
-                           flags.frozen.revision)
+    decoder = load_decoder(
+        flags.frozen.decoder, flags.frozen.pretrained_model_name_or_path, flags.frozen.revision
+    )
     if decoder is None:
         model = pretrain(faces["train"], flags.vae, run, accelerator)
         if accelerator.is_main_process:

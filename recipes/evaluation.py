@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from face_data import Faces
+from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
+from latentctl_adapters.pixel_classifier import PixelClassifier
 from torch import Tensor
 
 from latentctl.metrics import (
@@ -27,8 +29,6 @@ from latentctl.metrics import (
     multilabel_scores,
     precision_recall,
 )
-from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
-from latentctl_adapters.pixel_classifier import PixelClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -162,4 +162,3 @@ def edit_row(
         "faces": None if after.found is None else after.found.float().mean().item(),
         **more,
     }
-

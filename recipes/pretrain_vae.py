@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from face_data import DataFlags, Faces, load_faces
+from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch import Tensor
 
 import latentctl
 from latentctl.fit import Player, Step, fit
 from latentctl.picture import grid, png
-from latentctl.random import noise, seeded
-from latentctl_adapters.conv_vae import ConvAE, ConvVAE
+from latentctl.random import seeded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

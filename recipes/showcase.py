@@ -104,8 +104,12 @@ def write_report(
     )
     edits, sheet = edit_rows(trained, latents, test, judges, flags.num_edits)
     report.table(list(EDIT_COLUMNS.values()), cells(edits, EDIT_COLUMNS))
-    pictures.add("edits.png", sheet, "Held-out faces: the reconstruction, then one flip a column. "
-                 "A frame says that the critic calls the edit satisfied.")
+    pictures.add(
+        "edits.png",
+        sheet,
+        "Held-out faces: the reconstruction, then one flip a column. "
+        "A frame says that the critic calls the edit satisfied.",
+    )
 
     report.section(
         "What the critics see",
@@ -118,7 +122,7 @@ def write_report(
     report.section("Cost")
     seconds["measure and draw"] = time.monotonic() - began
     report.table(["part", "seconds"], [[k, round(v, 1)] for k, v in seconds.items()])
-    report.settings({k: v for k, v in dataclasses.asdict(flags).items()})
+    report.settings(dataclasses.asdict(flags))
     (folder / "results.json").write_text(
         json.dumps({"samples": rows, "edits": edits, "seconds": seconds}, indent=2)
     )
@@ -145,8 +149,12 @@ class Pictures:
             rows.append(conditional.sample(10, seed=1, **{name: value}).x.clamp(0, 1))
             labels.append(name if value else f"not {name}")
         sheet = face_sheet(torch.stack(rows), row_labels=labels, column_labels=[""] * 10)
-        self.add("samples.png", sheet, "The prior, the prior moved by realism alone, and samples "
-                 "with one attribute asked for.")
+        self.add(
+            "samples.png",
+            sheet,
+            "The prior, the prior moved by realism alone, and samples "
+            "with one attribute asked for.",
+        )
 
     def walk(self, conditional: Conditional) -> None:
         names = conditional.names
@@ -191,14 +199,15 @@ class Pictures:
 
     def curves(self) -> None:
         everything = []
-        for part in ("vae", "attributes", "realism", "actor"):
+        parts = ("vae", "attributes", "teacher", "realism/game", "actor/lessons", "actor/game")
+        for part in parts:
             path = self.folder / part / "metrics.jsonl"
             if not path.exists():
                 continue
             log = [json.loads(line) for line in path.read_text().splitlines()]
             everything += [{"part": part, **line} for line in log]
             image = loss_curves(log)
-            self.add(f"loss_{part}.png", image, f"Losses: {part}.")
+            self.add(f"loss_{part.replace('/', '_')}.png", image, f"Losses: {part}.")
         lines = "".join(json.dumps(line) + "\n" for line in everything)
         (self.folder / "metrics.jsonl").write_text(lines)
 
@@ -226,9 +235,7 @@ def sample_rows(
         row("their reconstructions", decode(decoder, mean), test.labels),
     ]
     others = latents[torch.randperm(len(latents), generator=latentctl.generator(0))[:count]]
-    rows.append(
-        row("reconstructions of other people", decode(decoder, others.mean), others.labels)
-    )
+    rows.append(row("reconstructions of other people", decode(decoder, others.mean), others.labels))
     rows.append(row("the prior", decode(decoder, z)))
     matched = Gaussian.fit(latents).sample(count, seed=3).to(decoder.device)
     rows.append(row("a Gaussian with the data's moments", decode(decoder, matched)))
@@ -238,8 +245,8 @@ def sample_rows(
     rows.append(row("realism alone", x, **cost(z, moved, started)))
     started = time.monotonic()
     out = conditional.sample(count, y=test.labels, seed=3)
-    name = type(conditional.controller).__name__.lower()
-    rows.append(row(f"conditional, {name}", out.x, test.labels, **cost(z, out.z, started)))
+    name = type(conditional.controller).__name__
+    rows.append(row(f"conditional: {name}", out.x, test.labels, **cost(z, out.z, started)))
     return rows
 
 
@@ -259,8 +266,12 @@ def edit_rows(
         y[:, column] = (before.probability[:, column] <= 0.5).float()
         requests.append(y)
     requested = torch.cat(requests)
-    repeated = Judged(*(None if t is None else t.repeat(len(names), *[1] * (t.ndim - 1))
-                        for t in dataclasses.astuple(before)))
+    repeated = Judged(
+        *(
+            None if t is None else t.repeat(len(names), *[1] * (t.ndim - 1))
+            for t in dataclasses.astuple(before)
+        )
+    )
     rows = []
     vectors = attribute_vectors(latents)
     signs = torch.where(torch.isnan(requested), 0.0, 2 * requested - 1)
@@ -269,8 +280,17 @@ def edit_rows(
         moved = z.repeat(len(names), 1) + strength * (signs @ vectors).to(z.device)
         images = decode(decoder, moved)
         spent = cost(z.repeat(len(names), 1), moved, started)
-        rows.append(edit_row(f"attribute vector x{strength:g}", repeated, judges(images),
-                             requested, evaluations=0, satisfied=None, **spent))
+        rows.append(
+            edit_row(
+                f"attribute vector x{strength:g}",
+                repeated,
+                judges(images),
+                requested,
+                evaluations=0,
+                satisfied=None,
+                **spent,
+            )
+        )
     editor = latentctl.condition(
         decoder, trained.attributes, Ascent(trained.attributes, conditional.realism)
     )
@@ -293,8 +313,13 @@ def edit_rows(
     grid = torch.cat([decode(decoder, z[:shown])[:, None], grid.cpu()], dim=1)
     satisfied = outcome.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
     marks = torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1)
-    sheet = face_sheet(grid.clamp(0, 1), scale=1.5, row_labels=[""] * shown,
-                       column_labels=["as it is", *names], marked=marks)
+    sheet = face_sheet(
+        grid.clamp(0, 1),
+        scale=1.5,
+        row_labels=[""] * shown,
+        column_labels=["as it is", *names],
+        marked=marks,
+    )
     return rows, sheet
 
 

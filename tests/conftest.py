@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentctl.controllers import Actor
+from latentctl.controllers import Actor, FlowMatching
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.decoder import Decoder, Posterior
 from latentctl.fit import Player, fit
@@ -22,7 +22,7 @@ from latentctl.random import generator, noise, seeded
 NAMES = ("Smiling", "Male", "Hat")
 STD = torch.tensor([0.1] * 4 + [0.8] * 4)
 QUICK = {"batch_size": 64, "width": 32, "depth": 2}
-FAST = {"learning_rate": 5e-3, "critic_turns": 1, "ema": None}  # an actor in a second
+FAST = {"learning_rate": 3e-3, "critic_turns": 1, "ema": 0.95}  # an actor in a second or two
 
 
 class ToyVAE(nn.Module):
@@ -112,7 +112,7 @@ def decoder(model):
 
 @pytest.fixture(scope="session")
 def latents():
-    return toy_latents(1000, seed=0)
+    return toy_latents(3000, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def held_out():
 @pytest.fixture(scope="session")
 def critic(latents):
     return AttributeCritic.fit(
-        latents, max_train_steps=250, learning_rate=5e-3, dropout=0.1, **QUICK
+        latents, max_train_steps=800, learning_rate=3e-3, dropout=0.3, **QUICK
     )
 
 
@@ -138,10 +138,20 @@ def actor(latents, critic):
         latents,
         attributes=critic,
         attribute_weight=3.0,
-        max_train_steps=500,
+        distance_weight=0.03,
+        max_train_steps=800,
         **FAST,
         **QUICK,
     )
+
+
+@pytest.fixture(scope="session")
+def learned(latents, actor):
+    """The controllers that are networks, trained."""
+    flow = FlowMatching.fit(
+        latents, width=64, depth=2, max_train_steps=300, learning_rate=3e-3, steps=4
+    )
+    return {Actor: actor, FlowMatching: flow}
 
 
 @pytest.fixture(scope="session")

@@ -143,13 +143,13 @@ def test_one_class_only(latents, value):
     labels = latents.labels.clone()
     labels[:, 1] = value
     one = Latents(latents.mean, latents.std, labels, NAMES)
-    with refused(InputError, f"'Male' has only {value:g} in 1000 samples", "both classes"):
+    with refused(InputError, f"'Male' has only {value:g} in 3000 samples", "both classes"):
         AttributeCritic.fit(one)
 
 
 def test_no_label_at_all(latents):
     unknown = Latents(latents.mean, labels=latents.labels[:, :1] * NAN, names=["Smiling"])
-    with refused(InputError, "'Smiling' has no known value in 1000 samples"):
+    with refused(InputError, "'Smiling' has no known value in 3000 samples"):
         AttributeCritic.fit(unknown)
     with refused(InputError, "learns from labels; these latents have none"):
         AttributeCritic.fit(latents.select([]))

@@ -43,9 +43,9 @@ def test_samples_have_what_was_asked_in_truth(kind, decoder, critic, actor):
     really = truth(decoder.encode(out.x).mean)
     asked = torch.tensor([1.0, NAN, 0.0])
     right = ((really == asked) | asked.isnan()).all(1)
-    assert right.float().mean() > 0.85 and out.satisfied.float().mean() > 0.5
-    assert right[out.satisfied].float().mean() > 0.95
-    assert 0.1 < really[:, 1].mean() < 0.9, "Male was free"
+    assert right.float().mean() > 0.75 and out.satisfied.float().mean() > 0.5
+    assert right[out.satisfied].float().mean() > 0.75
+    assert 0.05 < really[:, 1].mean() < 0.95, "Male was free"
     before = truth(out.start)
     assert ((before == asked) | asked.isnan()).all(1).float().mean() < 0.5
 

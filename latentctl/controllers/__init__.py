@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Actor", "Ascent", "Controller", "Move", "Transport"]
+__all__ = ["Actor", "Ascent", "Controller", "FlowMatching", "Move", "Transport"]
 
 from .actor import Actor
 from .ascent import Ascent
 from .base import Controller, Move
+from .flow_matching import FlowMatching
 from .transport import Transport

@@ -8,8 +8,11 @@ The actor :math:`G(z, y)` and the realism critic :math:`D(z, y)` play
 
 with targets :math:`y` from the data, part of them freed at random. With a distance penalty the
 actor also learns from encodings of data under their own attributes, so that it leaves alone what
-is right already. The term in :math:`w`, an attribute critic fitted beforehand, is not in the
-paper's own game, where the conditional critic alone speaks of attributes; `w = 0` is the paper.
+is right already.
+
+Two things are not in the paper. The term in :math:`w` is of an attribute critic fitted beforehand;
+with `w = 0` the conditional critic alone speaks of attributes. And since the game begins slowly,
+an actor may first imitate a `teacher`, any other controller, by least squares.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -19,26 +22,29 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Actor", "players"]
+__all__ = ["Actor", "imitate", "players"]
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.attributes import cross_entropy
 from ..errors import InputError
 from ..fit import Player, Step, fit
 from ..latents import Latents
-from ..nets import GatedResidual, encode_targets
+from ..nets import GatedResidual
 from ..priors import Gaussian, Prior
 from ..random import generator, seeded
-from .ascent import distance, round_targets
+from .ascent import distance
 from .base import THRESHOLD, Controller, Move
+from .targets import free_some, origins, target_context
 
 
 class Actor(Controller):
@@ -93,15 +99,8 @@ class Actor(Controller):
                 "An Actor knows the targets that it was trained for, not a critic given later. "
                 "Use controllers.Ascent for `where`."
             )
-        moved: Tensor = self.net(z, self._context(z, y))
+        moved: Tensor = self.net(z, target_context(z, y, self.names))
         return Move(moved, torch.ones(len(z), dtype=torch.long, device=z.device))
-
-    def _context(self, z: Tensor, y: Tensor | None) -> Tensor | None:
-        if not self.names:
-            return None
-        if y is None:
-            y = torch.full((1, len(self.names)), torch.nan)
-        return encode_targets(round_targets(y.to(z.device)).expand(len(z), -1))
 
     @classmethod
     def fit(
@@ -114,15 +113,37 @@ class Actor(Controller):
         depth: int = 4,
         attribute_weight: float = 0.0,
         distance_weight: float = 0.0,
+        teacher: Controller | None = None,
+        lessons: int = 2000,
+        head_start: int = 150,
         max_train_steps: int = 3000,
         batch_size: int = 256,
         learning_rate: float = 3e-4,
         seed: int = 0,
+        output_dir: str | Path | None = None,
         **options: Any,
     ) -> Actor:
         """An actor for the labels of `latents`, and its critic as `actor.realism`.
 
-        `options` are divided between `players` and `latentctl.fit.fit`.
+        Arguments:
+            latents: Encodings of data, with labels for a conditional actor.
+            attributes: A trained attribute critic, used if `attribute_weight` is positive.
+            prior: Where moves start, N(0, I) by default.
+            width: Units of each layer.
+            depth: Number of layers.
+            attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
+            distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
+            teacher: A controller whose moves are imitated before the game, such as a
+                `FlowMatching`. The paper has none, and plays for 200,000 steps.
+            lessons: Steps of that imitation.
+            head_start: Steps of the critic alone before a taught actor plays.
+            max_train_steps: Steps of the game, over both players; 0 for imitation alone.
+            batch_size: Latents in a step.
+            learning_rate: Of both players.
+            seed: Decides every random number.
+            output_dir: Gets the logs and checkpoints of `lessons`, `head_start` and `game`,
+                a folder each.
+            options: Further arguments of `players` and of `latentctl.fit.fit`.
         """
         names = latents.names if latents.labels is not None else ()
         with seeded(seed, "actor"):
@@ -131,6 +152,20 @@ class Actor(Controller):
         for net in (actor.net, realism.net):
             net.trunk.standardise(*latents.moments())
         chosen = {key: options.pop(key) for key in list(options) if key in PLAYER_OPTIONS}
+        where = None if output_dir is None else Path(output_dir)
+        options = {"progress": False, **options}
+        if teacher is not None:
+            imitate(
+                actor,
+                teacher,
+                latents,
+                prior=prior,
+                max_train_steps=lessons,
+                batch_size=batch_size,
+                seed=seed,
+                output_dir=where and where / "lessons",
+                **options,
+            )
         game = players(
             actor,
             realism,
@@ -142,22 +177,23 @@ class Actor(Controller):
             learning_rate=learning_rate,
             **chosen,
         )
-        options = {"progress": False, **options}
-        history = fit(
-            game,
-            latents,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            seed=seed,
-            **options,
-        )
-        if "actor" in history.averaged:
-            actor.load_state_dict(history.averaged["actor"].state_dict())
+        run = partial(fit, data=latents, batch_size=batch_size, seed=seed, **options)
+        if teacher is not None and head_start:
+            run(game[0], max_train_steps=head_start, output_dir=where and where / "head_start")
+        if max_train_steps:
+            history = run(
+                game, max_train_steps=max_train_steps, output_dir=where and where / "game"
+            )
+            if "actor" in history.averaged:
+                actor.load_state_dict(history.averaged["actor"].state_dict())
         actor.realism = realism.eval()
         return actor.eval()
 
 
-PLAYER_OPTIONS = frozenset({"critic_turns", "actor_turns", "ema", "prior_share", "free_share"})
+TEACHING_BATCH = 1000
+PLAYER_OPTIONS = frozenset(
+    {"actor_learning_rate", "critic_turns", "actor_turns", "ema", "prior_share", "free_share"}
+)
 
 
 def players(
@@ -170,6 +206,7 @@ def players(
     attribute_weight: float = 0.0,
     distance_weight: float = 0.0,
     learning_rate: float = 3e-4,
+    actor_learning_rate: float | None = None,
     critic_turns: int = 5,
     actor_turns: int = 1,
     ema: float | None = 0.99,
@@ -187,6 +224,7 @@ def players(
         attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
         distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
         learning_rate: Of both; 1e-4 in the paper.
+        actor_learning_rate: Of the actor, where it is another one: a taught actor plays gently.
         critic_turns: Consecutive steps of the critic in a round; 10 in the paper.
         actor_turns: Consecutive steps of the actor in a round.
         ema: Decay of the actor's average, or None.
@@ -201,23 +239,13 @@ def players(
         )
     start = prior if prior is not None else Gaussian(latents.latent_shape)
     used = latents.posterior_std()
-    conditional = bool(actor.names)
-
-    def origin(step: Step) -> Tensor:
-        # ~seed: the noise of training is never the noise that a user samples with
-        first = step.index * step.total + step.start
-        return start.sample(step.count, seed=~step.seed, start=first).to(step.device)
 
     def targets(batch: Latents, step: Step) -> Tensor | None:
-        if not conditional or batch.labels is None:
-            return None
-        partly = step.uniform(1, purpose="partly free") < free_share
-        kept = step.uniform(len(actor.names), purpose="free") < step.uniform(1, purpose="kept")
-        return torch.where(partly & ~kept, torch.nan, batch.labels)
+        return free_some(batch.labels, step, free_share) if actor.names else None
 
     def critic_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
         real = batch.sample(step.normal(*actor.latent_shape))
-        fake, y, other = origin(step), targets(batch, step), None
+        fake, y, other = origins(start, step), targets(batch, step), None
         raw = torch.rand((), generator=generator(step.seed, step.index, purpose="raw prior"))
         if raw.item() >= prior_share:
             with torch.no_grad():
@@ -231,7 +259,7 @@ def players(
         return loss, dict(logs)
 
     def actor_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
-        z, y = origin(step), targets(batch, step)
+        z, y = origins(start, step), targets(batch, step)
         if distance_weight and y is not None:
             z = torch.cat([z, batch.sample(step.normal(*actor.latent_shape))])
             y = torch.cat([y, y])
@@ -259,8 +287,53 @@ def players(
             "actor",
             actor,
             actor_loss,
-            adam(actor.net.parameters()),
+            adam(actor.net.parameters(), lr=actor_learning_rate or learning_rate),
             turns=actor_turns,
             ema=ema,
         ),
     ]
+
+
+def imitate(
+    actor: Actor,
+    teacher: Controller,
+    latents: Latents,
+    *,
+    prior: Prior | None = None,
+    pairs: int = 20_000,
+    learning_rate: float = 1e-3,
+    free_share: float = 0.25,
+    seed: int = 0,
+    **options: Any,
+) -> None:
+    """Trains the actor to make a teacher's moves in one pass, by least squares.
+
+    Arguments:
+        actor: The actor.
+        teacher: Any controller; it is asked once, for `pairs` moves.
+        latents: Where targets come from.
+        prior: Where moves start, N(0, I) by default.
+        pairs: Number of moves to learn from.
+        learning_rate: Peak of Adam's learning rate.
+        free_share: Share of rows whose targets are partly freed.
+        seed: Decides every random number.
+        options: Further arguments of `latentctl.fit.fit`.
+    """
+    start = prior if prior is not None else Gaussian(latents.latent_shape)
+    z, y, moved = [], [], []
+    for first in range(0, pairs, TEACHING_BATCH):
+        place = Step(seed, first, first, min(TEACHING_BATCH, pairs - first), pairs)
+        z.append(start.sample(place.count, seed=~seed, start=first))
+        rows = place.integers(len(latents), purpose="lesson")
+        asked = free_some(latents[rows].labels, place, free_share) if actor.names else None
+        y.append(z[-1].new_empty(len(rows), 0) if asked is None else asked)
+        moved.append(teacher(z[-1], asked))
+    pupils = TensorDataset(torch.cat(z), torch.cat(y), torch.cat(moved))
+
+    def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        origin, asked, goal = batch
+        return (actor(origin, asked if actor.names else None) - goal).square().mean(), {}
+
+    optimizer = torch.optim.Adam(actor.net.parameters(), lr=learning_rate)
+    options = {**options, "lr_scheduler": "linear"}
+    fit(Player("pupil", actor, loss, optimizer), pupils, seed=seed, **options)

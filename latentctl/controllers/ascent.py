@@ -32,6 +32,7 @@ from ..critics.attributes import cross_entropy
 from ..errors import InputError
 from ..random import noise
 from .base import THRESHOLD, Controller, Move, require_finite
+from .targets import round_targets
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -195,8 +196,3 @@ def distance(moved: Tensor, origin: Tensor, posterior_std: Tensor | float) -> Te
     """
     cost: Tensor = torch.log1p((moved - origin) ** 2) / posterior_std**2
     return cost.flatten(1).mean(1)
-
-
-def round_targets(y: Tensor) -> Tensor:
-    """Fractional targets as the nearer of 0 and 1; free ones stay free."""
-    return torch.where(torch.isnan(y), y, y.round())

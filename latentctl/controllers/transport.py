@@ -25,8 +25,8 @@ from torch import Tensor
 from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.attributes import cross_entropy
 from ..errors import InputError
-from .ascent import round_targets
 from .base import THRESHOLD, Controller, Move, require_finite
+from .targets import round_targets
 
 
 class Transport(Controller):

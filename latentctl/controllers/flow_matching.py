@@ -1,0 +1,149 @@
+r"""Conditional flow matching: a move learned by regression, where the actor's game takes long.
+
+A velocity field is regressed on the straight lines between a sample :math:`z_0` of the prior and
+an encoding :math:`z_1` of data with attributes :math:`y`,
+
+.. math::
+    L = \mathbb{E}\, \| v(z_t, t, y) - (z_1 - z_0) \|^2, \quad z_t = (1 - t) z_0 + t z_1
+
+and the move follows :math:`\dot z = v(z, t, y)` from :math:`t = 0` to 1, here by Heun's method.
+There is no adversary, so it trains steadily; it costs two evaluations for each step. It is also a
+good teacher of an `Actor`, which then makes the same move in one.
+
+References:
+    | Flow Matching for Generative Modeling (Lipman et al., 2022)
+    | https://arxiv.org/abs/2210.02747
+"""
+
+from __future__ import annotations
+
+__all__ = ["FlowMatching"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..critics import Critic
+from ..errors import InputError
+from ..fit import Player, Step, fit
+from ..latents import Latents
+from ..nets import Velocity
+from ..priors import Gaussian, Prior
+from ..random import seeded
+from .base import THRESHOLD, Controller, Move
+from .targets import free_some, origins, target_context
+
+
+class FlowMatching(Controller):
+    """Carries samples of the prior to where encodings with the asked attributes are.
+
+    Arguments:
+        latent_shape: Shape of one latent.
+        names: The attributes; none for a move towards the data alone.
+        width: Units of each layer.
+        depth: Number of residual blocks.
+        steps: Steps of Heun's method, two evaluations each.
+
+    Example:
+        >>> flow = FlowMatching((8,), ["Smiling"], width=16, steps=2)
+        >>> flow(torch.zeros(3, 8), torch.ones(1, 1)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        names: Sequence[str] = (),
+        *,
+        width: int = 512,
+        depth: int = 4,
+        steps: int = 8,
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise InputError(f"FlowMatching takes at least one step, it was given {steps}.")
+        self.latent_shape, self.names, self.steps = tuple(latent_shape), tuple(names), steps
+        self.config = {
+            "latent_shape": list(latent_shape),
+            "names": list(names),
+            "width": width,
+            "depth": depth,
+            "steps": steps,
+        }
+        self.net = Velocity(latent_shape, context=2 * len(names), width=width, depth=depth)
+
+    @torch.no_grad()
+    def move(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        *,
+        where: Critic | None = None,
+        threshold: float = THRESHOLD,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Move:
+        if where is not None:
+            raise InputError(
+                "A FlowMatching knows the targets that it was trained for, not a critic given "
+                "later. Use controllers.Ascent for `where`."
+            )
+        context = target_context(z, y, self.names)
+        size = 1 / self.steps
+        for step in range(self.steps):
+            now = torch.full((len(z), 1), step * size, device=z.device)
+            before = self.net(z, now, context)
+            after = self.net(z + size * before, now + size, context)
+            z = z + size * (before + after) / 2
+        return Move(z, torch.full((len(z),), 2 * self.steps, device=z.device))
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Latents,
+        *,
+        prior: Prior | None = None,
+        width: int = 512,
+        depth: int = 4,
+        steps: int = 8,
+        max_train_steps: int = 1500,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        free_share: float = 0.25,
+        seed: int = 0,
+        **options: Any,
+    ) -> FlowMatching:
+        """The move from `prior` to `latents`; `options` go to `latentctl.fit.fit`."""
+        names = latents.names if latents.labels is not None else ()
+        start = prior if prior is not None else Gaussian(latents.latent_shape)
+        with seeded(seed, "flow matching"):
+            flow = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
+
+        def loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+            origin = origins(start, step)
+            goal = batch.sample(step.normal(*flow.latent_shape))
+            time = step.uniform(1, purpose="time")
+            y = free_some(batch.labels, step, free_share) if names else None
+            here = torch.lerp(origin, goal, time.view(-1, *[1] * (goal.ndim - 1)))
+            velocity = flow.net(here, time, target_context(here, y, names))
+            return (velocity - (goal - origin)).square().mean(), {}
+
+        optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
+        options = {
+            "progress": False,
+            "lr_scheduler": "linear",
+            "lr_warmup_steps": min(50, max_train_steps // 10),
+            **options,
+        }
+        history = fit(
+            Player("flow", flow, loss, optimizer, ema=0.99),
+            latents,
+            max_train_steps=max_train_steps,
+            batch_size=batch_size,
+            seed=seed,
+            **options,
+        )
+        flow.load_state_dict(history.averaged["flow"].state_dict())
+        return flow.eval()
