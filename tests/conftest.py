@@ -149,7 +149,13 @@ def actor(latents, critic):
 def learned(latents, actor):
     """The controllers that are networks, trained."""
     flow = FlowMatching.fit(
-        latents, width=64, depth=2, max_train_steps=300, learning_rate=3e-3, steps=4
+        latents,
+        width=64,
+        depth=2,
+        steps=4,
+        max_train_steps=600,
+        batch_size=128,
+        learning_rate=1e-2,
     )
     return {Actor: actor, FlowMatching: flow}
 

@@ -177,7 +177,7 @@ def test_fit_learns_nothing_from_shuffled_labels(latents, held_out):
     shuffled = Latents(latents.mean, latents.std, latents.labels[order], NAMES)
     critic = AttributeCritic.fit(shuffled, max_train_steps=60, **QUICK)
     right = (critic.probability(held_out.mean) > 0.5).float() == held_out.labels
-    assert (right.float().mean() - 0.5).abs() < 0.1
+    assert (right.float().mean() - 0.5).abs() < 0.2
 
 
 def test_unknown_labels_are_ignored(latents, held_out):
