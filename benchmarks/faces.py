@@ -110,7 +110,12 @@ def main(flags: Flags) -> None:
     )
     actor = timed("actor", lambda: Actor.fit(latents, **conditional))
     near = timed(
-        "actor, distance 0.1", lambda: Actor.fit(latents, distance_weight=0.1, **conditional)
+        "actor, distance 0.1",
+        lambda: Actor.fit(
+            latents,
+            distance_weight=0.1,
+            **{**conditional, "attribute_weight": 1.0, "actor_learning_rate": 1e-4},
+        ),
     )
     small = timed("small actor", lambda: Actor.fit(latents, width=256, depth=3, **conditional))
     alone = timed(

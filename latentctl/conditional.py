@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .controllers import Actor, Ascent, Controller, Transport
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
 from .controllers.base import THRESHOLD, scaled
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder
@@ -108,7 +108,7 @@ class Conditional:
         self.threshold = threshold
 
     def _check_fit(self, part: object) -> None:
-        if not isinstance(part, AttributeCritic | RealismCritic | Actor):
+        if not isinstance(part, AttributeCritic | RealismCritic | Actor | FlowMatching):
             return
         kind = type(part).__name__
         if part.latent_shape != self.decoder.latent_shape:
@@ -214,8 +214,9 @@ class Conditional:
     ) -> Outcome:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
-        # an actor was trained for the critic; any other controller is told of it
-        goal = where if isinstance(self.controller, Actor) else where or self._only
+        # a network was trained for the critic; any other controller is told of it
+        trained = isinstance(self.controller, Actor | FlowMatching)
+        goal = where if trained else where or self._only
         where = where or self._only
         before = self._probability(z)
         y = torch.where(held, before.clamp(1 - SURE, SURE), asked)

@@ -90,6 +90,11 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
             f"{found[:12]}. Load the weights it was made for, or fit new critics on this one."
         )
     config, options = state["config"], state["controller"]["config"]
+    if state["controller"]["kind"] not in CONTROLLERS:
+        raise CheckpointError(
+            f"The pack at {path} has a controller of kind {state['controller']['kind']!r}; this "
+            f"latentctl knows {', '.join(CONTROLLERS)}. Upgrade latentctl."
+        )
     attributes = AttributeCritic(**config["attributes"])
     load_strict(attributes, tensors.get("attributes", {}), "attribute critic")
     realism = prior = None

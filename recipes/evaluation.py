@@ -38,8 +38,8 @@ class JudgeFlags:
     """Who judges."""
 
     judge: str | None = None
-    """A folder with a trained pixel classifier; one is trained on the training images if not given."""
-    judge_train_seconds: float = 60.0
+    """A folder with a trained pixel classifier; if not given, one is trained on the data."""
+    judge_train_seconds: float = 45.0
     """How long that takes."""
     identity_model: str | None = None
     """An ONNX file of MobileFaceNet; the judge's own features compare identities if not given."""

@@ -44,7 +44,7 @@ class DataFlags:
     """Where the faces come from."""
 
     train_data_dir: str | None = None
-    """A local folder of parquet files or images with labels, with the splits train, (validation,) test."""
+    """A local folder of parquet files or images with labels; splits train, (validation,) test."""
     dataset_name: str | None = None
     """A data set on the hub, such as flwrlabs/celeba. With neither, faces are drawn."""
     dataset_config_name: str | None = None

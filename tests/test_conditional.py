@@ -10,19 +10,28 @@ import torch
 from conftest import FAST, NAMES, ToyVAE, toy_decoder, truth
 
 import latentctl
-from latentctl import Actor, Ascent, AttributeCritic, Gaussian, Posterior, Transport, condition
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    FlowMatching,
+    Gaussian,
+    Posterior,
+    Transport,
+    condition,
+)
 from latentctl.critics import Critic
 from latentctl.decoder import Decoder
 from latentctl.errors import InputError
 from latentctl.random import noise
 
 NAN = torch.nan
-KINDS = ("ascent", "langevin", "transport", "actor")
+KINDS = ("ascent", "langevin", "transport", "actor", "flow matching")
 
 
-def build(kind, critic, actor):
-    if kind == "actor":
-        return actor
+def build(kind, critic, learned):
+    if kind in ("actor", "flow matching"):
+        return learned[Actor if kind == "actor" else FlowMatching]
     options = {"ascent": {}, "langevin": {"noise": 0.2}, "transport": {"steps": 10}}
     return (Transport if kind == "transport" else Ascent)(critic, **options[kind])
 
@@ -38,8 +47,10 @@ def faces(decoder, critic):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_have_what_was_asked_in_truth(kind, decoder, critic, actor):
-    out = condition(decoder, critic, build(kind, critic, actor)).sample(60, Smiling=True, Hat=False)
+def test_samples_have_what_was_asked_in_truth(kind, decoder, critic, learned):
+    out = condition(decoder, critic, build(kind, critic, learned)).sample(
+        60, Smiling=True, Hat=False
+    )
     really = truth(decoder.encode(out.x).mean)
     asked = torch.tensor([1.0, NAN, 0.0])
     right = ((really == asked) | asked.isnan()).all(1)
@@ -51,8 +62,8 @@ def test_samples_have_what_was_asked_in_truth(kind, decoder, critic, actor):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_receipt_is_the_critics_own_word(kind, decoder, critic, actor, photos):
-    faces = condition(decoder, critic, build(kind, critic, actor), threshold=0.9)
+def test_the_receipt_is_the_critics_own_word(kind, decoder, critic, learned, photos):
+    faces = condition(decoder, critic, build(kind, critic, learned), threshold=0.9)
     out = faces.edit(photos, Smiling=True)
     assert out.names == NAMES and len(out) == 40
     p, before = critic.probability(out.z), critic.probability(out.start)
@@ -67,8 +78,8 @@ def test_the_receipt_is_the_critics_own_word(kind, decoder, critic, actor, photo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_satisfied_already_comes_back_bit_identical(kind, decoder, critic, actor, photos):
-    out = condition(decoder, critic, build(kind, critic, actor)).edit(photos, Smiling=True)
+def test_what_is_satisfied_already_comes_back_bit_identical(kind, decoder, critic, learned, photos):
+    out = condition(decoder, critic, build(kind, critic, learned)).edit(photos, Smiling=True)
     rebuilt = decoder.decode(decoder.encode(photos).mean)
     had = critic.probability(out.start)[:, 0] >= 0.95
     assert 0 < had.sum() < 40
@@ -80,9 +91,9 @@ def test_what_is_satisfied_already_comes_back_bit_identical(kind, decoder, criti
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_strength_zero_is_the_reconstruction_and_more_is_further(
-    kind, decoder, critic, actor, photos
+    kind, decoder, critic, learned, photos
 ):
-    faces = condition(decoder, critic, build(kind, critic, actor))
+    faces = condition(decoder, critic, build(kind, critic, learned))
     rebuilt = decoder.decode(decoder.encode(photos).mean)
     still = faces.edit(photos, Smiling=True, strength=0)
     assert torch.equal(still.x, rebuilt) and (still.shift == 0).all()
@@ -150,8 +161,8 @@ def test_targets_by_name_by_tensor_and_by_row_are_the_same(faces):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_does_not_depend_on_its_batch(kind, decoder, critic, actor):
-    faces = condition(decoder, critic, build(kind, critic, actor))
+def test_a_sample_does_not_depend_on_its_batch(kind, decoder, critic, learned):
+    faces = condition(decoder, critic, build(kind, critic, learned))
     whole = faces.sample(20, Smiling=True, seed=4)
     parts = [faces.sample(n, Smiling=True, seed=4, start=s) for s, n in ((0, 3), (3, 10), (13, 7))]
     assert torch.equal(torch.cat([p.start for p in parts]), whole.start)
@@ -189,7 +200,9 @@ def test_one_critic_without_names(decoder, realism):
         faces.sample(2, Smiling=True)
 
 
-def test_an_actor_of_realism_alone_answers_its_critic(decoder, latents):
+def test_a_network_of_realism_alone_answers_its_critic(decoder, latents, realism):
+    flow = FlowMatching((8,), width=8, depth=1)
+    assert (condition(decoder, realism, flow).sample(10).evaluations > 0).any()
     actor = Actor.fit(latents.select([]), max_train_steps=20, width=16, depth=1, **FAST)
     faces = condition(decoder, actor.realism, actor)
     out = faces.sample(10)
@@ -207,12 +220,12 @@ def test_the_prior_can_be_another(decoder, critic, latents):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_decoder_stays_as_it_was(kind, model, decoder, critic, actor, photos, tmp_path):
+def test_the_decoder_stays_as_it_was(kind, model, decoder, critic, learned, photos, tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fingerprint, keys = decoder.fingerprint(), set(decoder.state_dict())
     z = noise(0, 5, (8,), seed=0)
     expected = decoder.decode(z)
-    faces = condition(decoder, critic, build(kind, critic, actor))
+    faces = condition(decoder, critic, build(kind, critic, learned))
     faces.sample(5, Smiling=True)
     faces.edit(photos, Male=False)
     faces.score(photos)
@@ -281,7 +294,15 @@ def test_the_public_names_are_there_and_an_import_is_light():
     names = {
         *("wrap", "load", "available", "encode_dataset", "Latents", "AttributeCritic"),
         *("RealismCritic", "Critic", "Actor", "Ascent", "Transport", "Gaussian", "Decoder"),
-        *("Posterior", "condition", "Conditional", "Outcome", "generator", "errors"),
+        *(
+            "FlowMatching",
+            "Posterior",
+            "condition",
+            "Conditional",
+            "Outcome",
+            "generator",
+            "errors",
+        ),
     }
     assert names <= set(latentctl.__all__)
     assert all(hasattr(latentctl, name) for name in latentctl.__all__)

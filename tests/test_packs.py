@@ -11,7 +11,16 @@ import torch
 from conftest import ToyVAE, toy_decoder
 
 import latentctl.folder
-from latentctl import Actor, Ascent, AttributeCritic, Conditional, Gaussian, Transport, condition
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    FlowMatching,
+    Gaussian,
+    Transport,
+    condition,
+)
 from latentctl.controllers import Controller
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import CheckpointError, FingerprintError, InputError, ShapeError
@@ -20,11 +29,12 @@ from latentctl.folder import load_folder, save_folder
 KIB64 = 64 * 1024
 
 
-def build(kind, critic, realism, actor):
+def build(kind, critic, realism, learned):
     return {
         "ascent": lambda: Ascent(critic, realism, steps=20, noise=0.1, distance_weight=0.01),
         "transport": lambda: Transport(critic, realism, steps=6, realism_weight=0.3),
-        "actor": lambda: actor,
+        "actor": lambda: learned[Actor],
+        "flow-matching": lambda: learned[FlowMatching],
     }[kind]()
 
 
@@ -38,9 +48,9 @@ def pack(faces, tmp_path):
     return faces.save_pretrained(tmp_path / "pack")
 
 
-@pytest.mark.parametrize("kind", ["ascent", "transport", "actor"])
-def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, actor, tmp_path):
-    controller = build(kind, critic, realism, actor)
+@pytest.mark.parametrize("kind", ["ascent", "transport", "actor", "flow-matching"])
+def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, learned, tmp_path):
+    controller = build(kind, critic, realism, learned)
     faces = condition(decoder, critic, controller, threshold=0.9)
     path = faces.save_pretrained(tmp_path / "pack")
     again = Conditional.from_pretrained(path, toy_decoder(ToyVAE()))
@@ -54,10 +64,10 @@ def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, a
         for field in ("x", "z", "start", "satisfied", "probability", "shift", "evaluations"):
             assert torch.equal(getattr(one, field), getattr(other, field)), field
         assert torch.equal(one.leakage.nan_to_num(-1), other.leakage.nan_to_num(-1))
-    for saved, loaded in (
-        (faces.realism.state_dict(), again.realism.state_dict()),
-        (critic.state_dict(), again.critic.state_dict()),
-    ):
+    assert (faces.realism is None) == (kind == "flow-matching") == (again.realism is None)
+    pairs = [(faces.realism, again.realism), (critic, again.critic)]
+    for one, other in pairs[faces.realism is None :]:
+        saved, loaded = one.state_dict(), other.state_dict()
         assert saved.keys() == loaded.keys()
         assert all(torch.equal(saved[key], loaded[key]) for key in saved)
 
@@ -80,12 +90,12 @@ class BigVAE(ToyVAE):
 
 
 @pytest.mark.parametrize("kind", ["ascent", "actor"])
-def test_the_decoders_weights_are_not_in_it(kind, critic, realism, actor, tmp_path):
+def test_the_decoders_weights_are_not_in_it(kind, critic, realism, learned, tmp_path):
     decoder = toy_decoder(BigVAE())
-    faces = condition(decoder, critic, build(kind, critic, realism, actor))
+    faces = condition(decoder, critic, build(kind, critic, realism, learned))
     path = faces.save_pretrained(tmp_path / "pack")
     size = sum(file.stat().st_size for file in path.rglob("*"))
-    parts = [critic, faces.realism, *([actor.net] if kind == "actor" else [])]
+    parts = [critic, faces.realism, *([learned[Actor].net] if kind == "actor" else [])]
     learned = sum(t.numel() * 4 for part in parts for t in part.state_dict().values())
     assert learned < size < learned + KIB64 < 2**20
     _, state = load_folder(path)
@@ -146,6 +156,13 @@ def test_a_folder_that_is_no_pack_says_so(decoder, tmp_path):
     path = save_folder(tmp_path / "step-000001", {}, {"step": 1})
     with pytest.raises(CheckpointError, match=r"is not a pack.*resume_from_checkpoint"):
         Conditional.from_pretrained(path, decoder)
+
+
+def test_a_controller_of_a_later_version_asks_for_an_upgrade(pack, decoder, tmp_path):
+    tensors, state = load_folder(pack)
+    state["controller"]["kind"] = "teleport"
+    with pytest.raises(CheckpointError, match=r"kind 'teleport'.*Upgrade"):
+        Conditional.from_pretrained(save_folder(tmp_path / "later", tensors, state), decoder)
 
 
 def test_a_pack_of_a_later_format_asks_for_an_upgrade(faces, decoder, tmp_path, monkeypatch):
@@ -214,9 +231,10 @@ def test_parts_that_do_not_fit_together_are_refused(decoder, critic, realism):
         condition(decoder, AttributeCritic((5,), ["Smiling"], width=8))
     with pytest.raises(ShapeError, match=r"Actor is over latents \(5,\)"):
         condition(decoder, critic, Actor((5,), critic.names, width=8))
-    swapped = Actor((8,), critic.names[::-1], width=8)
-    with pytest.raises(InputError, match=r"Actor knows Hat, Male, Smiling.*same order"):
-        condition(decoder, critic, swapped)
+    for kind in (Actor, FlowMatching):
+        swapped = kind((8,), critic.names[::-1], width=8)
+        with pytest.raises(InputError, match=rf"{kind.__name__} knows Hat, Male.*same order"):
+            condition(decoder, critic, swapped)
     with pytest.raises(InputError, match="Ascent would not use this realism critic"):
         condition(decoder, critic, Ascent(critic), realism=realism)
     assert condition(decoder, critic, realism=realism).controller.realism is realism

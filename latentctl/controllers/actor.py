@@ -160,6 +160,7 @@ class Actor(Controller):
                 teacher,
                 latents,
                 prior=prior,
+                distance_weight=distance_weight,
                 max_train_steps=lessons,
                 batch_size=batch_size,
                 seed=seed,
@@ -177,12 +178,14 @@ class Actor(Controller):
             learning_rate=learning_rate,
             **chosen,
         )
-        run = partial(fit, data=latents, batch_size=batch_size, seed=seed, **options)
+        options = {"batch_size": batch_size, "seed": seed, **options}
         if teacher is not None and head_start:
-            run(game[0], max_train_steps=head_start, output_dir=where and where / "head_start")
+            folder = where and where / "head_start"
+            fit(game[0], latents, max_train_steps=head_start, output_dir=folder, **options)
         if max_train_steps:
-            history = run(
-                game, max_train_steps=max_train_steps, output_dir=where and where / "game"
+            folder = where and where / "game"
+            history = fit(
+                game, latents, max_train_steps=max_train_steps, output_dir=folder, **options
             )
             if "actor" in history.averaged:
                 actor.load_state_dict(history.averaged["actor"].state_dict())
@@ -300,6 +303,7 @@ def imitate(
     latents: Latents,
     *,
     prior: Prior | None = None,
+    distance_weight: float = 0.0,
     pairs: int = 20_000,
     learning_rate: float = 1e-3,
     free_share: float = 0.25,
@@ -313,6 +317,7 @@ def imitate(
         teacher: Any controller; it is asked once, for `pairs` moves.
         latents: Where targets come from.
         prior: Where moves start, N(0, I) by default.
+        distance_weight: Weight of the distance penalty, which shortens the moves.
         pairs: Number of moves to learn from.
         learning_rate: Peak of Adam's learning rate.
         free_share: Share of rows whose targets are partly freed.
@@ -320,6 +325,7 @@ def imitate(
         options: Further arguments of `latentctl.fit.fit`.
     """
     start = prior if prior is not None else Gaussian(latents.latent_shape)
+    used = latents.posterior_std()
     z, y, moved = [], [], []
     for first in range(0, pairs, TEACHING_BATCH):
         place = Step(seed, first, first, min(TEACHING_BATCH, pairs - first), pairs)
@@ -332,7 +338,12 @@ def imitate(
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         origin, asked, goal = batch
-        return (actor(origin, asked if actor.names else None) - goal).square().mean(), {}
+        reached = actor(origin, asked if actor.names else None)
+        error = (reached - goal).square().mean()
+        if not distance_weight:
+            return error, {}
+        far = distance(reached, origin, used.to(origin.device)).mean()
+        return error + distance_weight * far, {"distance": far}
 
     optimizer = torch.optim.Adam(actor.net.parameters(), lr=learning_rate)
     options = {**options, "lr_scheduler": "linear"}

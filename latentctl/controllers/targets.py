@@ -29,7 +29,7 @@ def target_context(z: Tensor, y: Tensor | None, names: Sequence[str]) -> Tensor 
 
 
 def free_some(labels: Tensor | None, step: Step, share: float) -> Tensor | None:
-    """Labels as targets: in a `share` of the rows a random part is freed, in a third of them all."""
+    """Labels as targets, in a `share` of the rows partly freed, in a third of these wholly."""
     if labels is None:
         return None
     partly = step.uniform(1, purpose="partly free") < share
