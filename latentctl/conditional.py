@@ -153,7 +153,8 @@ class Conditional:
         asked = asked_targets(self.names, count, y, where, attributes).to(self.decoder.device)
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
         held = torch.zeros_like(asked, dtype=torch.bool)
-        return self._move(z, asked, held, where, strength, seed, start)
+        # what the critic is content with already may still be nothing that the data knows
+        return self._move(z, asked, held, where, strength, seed, start, spare_satisfied=False)
 
     def edit(
         self,
@@ -188,7 +189,7 @@ class Conditional:
         asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        return self._move(z, asked, held, where, strength, seed, 0)
+        return self._move(z, asked, held, where, strength, seed, 0, spare_satisfied=True)
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
@@ -211,6 +212,8 @@ class Conditional:
         strength: float,
         seed: int,
         start: int,
+        *,
+        spare_satisfied: bool,
     ) -> Outcome:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
@@ -220,7 +223,9 @@ class Conditional:
         where = where or self._only
         before = self._probability(z)
         y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
-        todo = ~self._satisfied(z, before, asked, where)
+        todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        if spare_satisfied:
+            todo = ~self._satisfied(z, before, asked, where)
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         moved = z
         if strength != 0 and bool(todo.any()):

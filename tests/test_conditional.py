@@ -317,3 +317,11 @@ print(sorted(m for m in new if m not in light and not m.startswith("_")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_sample_of_the_prior_is_moved_even_where_the_critic_is_content(decoder, critic, actor):
+    faces = latentctl.condition(decoder, critic, actor, threshold=0.6)
+    out = faces.sample(60, Smiling=True)
+    content = critic.probability(out.start)[:, 0] >= 0.6
+    assert content.any() and not content.all()
+    assert bool((out.z != out.start).flatten(1).any(1).all()) and out.evaluations.min() == 1
