@@ -1,4 +1,4 @@
-"""The Markdown tables of several seeds of `benchmarks/faces.py`: mean, and the range in brackets."""
+"""The Markdown tables of several seeds of `benchmarks/faces.py`: the mean, with the range."""
 
 from __future__ import annotations
 

