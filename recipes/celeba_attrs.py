@@ -130,17 +130,20 @@ def train(
 ) -> Trained:
     """The critics and the controllers, on cached latents; the decoder is not called."""
     seconds: dict[str, float] = {}
+    if flags.preset not in SIZES:
+        raise latentctl.errors.UnknownNameError("preset", flags.preset, SIZES)
     width, depth = SIZES[flags.preset]
 
+    paper = flags.preset == "paper"
     started = time.monotonic()
     attributes = AttributeCritic.fit(
         latents,
         max_train_steps=flags.critic_train_steps,
+        **({"width": 2048, "depth": 4, "learning_rate": 1e-4} if paper else {}),
         **run.fit_options(accelerator, "attributes"),
     )
     seconds["attribute critic"] = time.monotonic() - started
 
-    paper = flags.preset == "paper"
     parts = accelerator.num_processes * run.gradient_accumulation_steps
     batch_size = flags.train_batch_size * parts
     teacher = None
@@ -165,6 +168,7 @@ def train(
         "learning_rate": 1e-4 if paper else flags.learning_rate,
         "actor_learning_rate": 1e-4 if paper else flags.actor_learning_rate,
         "critic_turns": 10 if paper else 2,
+        **({"free_share": 0.0, "ema": None} if paper else {}),
     }
     started = time.monotonic()
     realism_actor = Actor.fit(
