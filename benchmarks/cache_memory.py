@@ -39,8 +39,8 @@ class Generated:
         self.samples = samples
 
     def __iter__(self) -> Iterator[Tensor]:
-        for start in range(0, self.samples, 1000):
-            count = min(1000, self.samples - start)
+        for start in range(0, self.samples, 256):
+            count = min(256, self.samples - start)
             yield from noise(start, count, SHAPE, seed=0, uniform=True)
 
 
@@ -74,15 +74,18 @@ def encode(path: Path, options: argparse.Namespace) -> None:
     sized = {"batch_size": 256, "shard_size": options.shard_size, "progress": False}
     # whatever is loaded at first use is loaded here: a set of one batch
     encode_dataset(decoder, Generated(256), path / "warm", **sized)
-    before = peak()
+    before, mapped = peak(), memory("RssFile")
     started = time.perf_counter()
     latents = encode_dataset(decoder, Generated(options.samples), path / "cache", **sized)
     seconds = time.perf_counter() - started
     two = 2 * options.shard_size * (8 * options.latent_size + 8) / MIB
     whole = options.samples * (8 * options.latent_size + 8) / MIB
+    mapped = memory("RssFile") - mapped
     print(
         f"encode  {len(latents)} samples in {seconds:.1f} s: peak {peak() - before:.1f} MiB above "
-        f"the start ({before:.0f} MiB); two shards are {two:.1f} MiB, the cache {whole:.0f} MiB"
+        f"the start ({before:.0f} MiB), {mapped:.1f} MiB of it pages of the {len(latents._shards)} "
+        f"shards as they are opened at the end; two shards are {two:.1f} MiB, the cache "
+        f"{whole:.0f} MiB"
     )
 
 
