@@ -151,7 +151,7 @@ def ascending(latents: Latents, options: Any) -> str:
     return (
         f"Ascent flips `{latents.names[changed]}` and holds the rest: evaluations per sample "
         f"{dropped.evaluations.median()} in the median, {dropped.evaluations.max()} at most; "
-        f"largest difference of the two results {apart:.1e} (largest move of a coordinate {moved:.2f})."
+        f"largest difference of the two results {apart:.1e} (largest move {moved:.2f})."
     )
 
 
