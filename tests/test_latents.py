@@ -765,7 +765,7 @@ def test_reading_is_memory_mapped(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-import latentctl.latents as module
+import latentctl.latents.cache as module
 from latentctl.latents.shards import open_shard, read_manifest
 
 def resident():
