@@ -75,6 +75,8 @@ class ControlFlags:
     """Steps of the flow matching that teaches the actors; 0 for none."""
     lessons: int = 600
     """Steps in which an actor imitates it."""
+    head_start: int = 150
+    """Steps of the realism critic alone before a taught actor plays."""
     max_train_steps: int = 450
     """Steps of the actor's game, critic and actor together."""
     realism_train_steps: int = 240
@@ -164,6 +166,7 @@ def train(
         "depth": depth,
         "teacher": teacher,
         "lessons": flags.lessons,
+        "head_start": flags.head_start,
         "batch_size": batch_size,
         "learning_rate": 1e-4 if paper else flags.learning_rate,
         "actor_learning_rate": 1e-4 if paper else flags.actor_learning_rate,

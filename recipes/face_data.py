@@ -7,7 +7,15 @@ procedural set of `procedural_faces`, which needs neither network nor files. The
 
 from __future__ import annotations
 
-__all__ = ["PAPER_ATTRIBUTES", "DataFlags", "Faces", "load_faces"]
+__all__ = [
+    "PAPER_ATTRIBUTES",
+    "DataFlags",
+    "Faces",
+    "SourceFlags",
+    "as_face",
+    "load_faces",
+    "read_images",
+]
 
 import logging
 from dataclasses import dataclass
@@ -40,7 +48,7 @@ DRAWN = {"train": 8000, "validation": 500, "test": 1000}
 
 
 @dataclass
-class DataFlags:
+class SourceFlags:
     """Where the faces come from."""
 
     train_data_dir: str | None = None
@@ -53,14 +61,22 @@ class DataFlags:
     """Where downloads go."""
     image_column: str = "image"
     """The column that holds the images."""
+    center_crop: int = 148
+    """Side of the square cut from the middle of images that are not square."""
+
+
+@dataclass
+class DataFlags(SourceFlags):
+    """Where the faces come from, and which of them are used."""
+
     attributes: tuple[str, ...] = PAPER_ATTRIBUTES
     """The label columns."""
     resolution: int = 64
     """Height and width of the images that the decoder sees."""
-    center_crop: int = 148
-    """Side of the square cut from the middle of images that are not square."""
     max_train_samples: int | None = None
     """Use only so many training images."""
+    max_test_samples: int | None = None
+    """Use only the first so many images of the validation and of the test split."""
 
 
 class Faces(Dataset[tuple[Tensor, Tensor]]):
@@ -122,38 +138,85 @@ def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
     if flags.max_train_samples is not None and flags.max_train_samples < len(splits["train"]):
         rows = permutation(len(splits["train"]), seed=seed, epoch=0, purpose="max_train_samples")
         splits["train"] = splits["train"].select(rows[: flags.max_train_samples].tolist())
+    for name in ("validation", "test"):
+        if flags.max_test_samples is not None and flags.max_test_samples < len(splits[name]):
+            splits[name] = splits[name].select(range(flags.max_test_samples))
     return {name: _decoded(split, flags) for name, split in splits.items()}
 
 
+def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
+    """A PIL image as bytes `(3, resolution, resolution)`.
+
+    It is turned upright; of one that is not square, the square of side `center_crop` (or less,
+    where it is smaller) in its middle is used.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    width, height = image.size
+    if width != height:
+        side = min(center_crop, width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_images(
+    folder: Path, count: int, resolution: int, center_crop: int, *, skip_bad: bool = False
+) -> tuple[Tensor, list[str]]:
+    """The first `count` images of a folder as bytes `(N, 3, h, w)`, and their file names.
+
+    Raises:
+        InputError: If there is no image, or one cannot be read and is not to be skipped.
+    """
+    from PIL import Image
+
+    if not folder.is_dir():
+        raise InputError(f"--images {folder} is not a folder.")
+    suffixes = Image.registered_extensions()
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    images: dict[str, Tensor] = {}
+    for path in paths:
+        if len(images) == count:
+            break
+        try:
+            with Image.open(path) as image:
+                images[path.name] = as_face(image, resolution, center_crop)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if not skip_bad:
+                raise InputError(
+                    f"{path} cannot be read as an image: {error}. Repair or remove it, or pass "
+                    f"--on_bad_sample skip to go on without it."
+                ) from error
+            logger.warning("Skipped %s: %s", path, error)
+    if not images:
+        raise InputError(f"{folder} holds no image that can be read ({len(paths)} image files).")
+    logger.warning("Faces: %d of the %d image files in %s.", len(images), len(paths), folder)
+    return torch.stack(list(images.values())), list(images)
+
+
 def _drawn(split: str, count: int, flags: DataFlags, seed: int) -> Faces:
-    if split == "train" and flags.max_train_samples is not None:
-        count = min(count, flags.max_train_samples)
+    limit = flags.max_train_samples if split == "train" else flags.max_test_samples
+    count = count if limit is None else min(count, limit)
     faces = ProceduralFaces.split(split, count, seed, flags.resolution, flags.attributes)
     return Faces(*faces.tensors(), tuple(flags.attributes))
 
 
 def _decoded(split: Any, flags: DataFlags) -> Faces:
     """A `datasets` split as tensors."""
-    import numpy as np
-    from PIL import Image
-
     for name in flags.attributes:
         if name not in split.column_names:
             raise UnknownNameError("label column", name, split.column_names)
     if flags.image_column not in split.column_names:
         raise UnknownNameError("image column", flags.image_column, split.column_names)
-    labels = torch.tensor(np.stack([split[name] for name in flags.attributes], 1)).float()
+    columns = [torch.tensor(list(split[name])).float() for name in flags.attributes]
+    labels = torch.stack(columns, 1) if columns else torch.empty(len(split), 0)
     if bool((labels < 0).any()):  # some copies of CelebA say -1 and 1
         labels = (labels + 1) / 2
     images = torch.empty(len(split), 3, flags.resolution, flags.resolution, dtype=torch.uint8)
     for row, image in enumerate(split[flags.image_column]):
-        image = image.convert("RGB")
-        width, height = image.size
-        if width != height:
-            side = min(flags.center_crop, width, height)
-            left, top = (width - side) // 2, (height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
-        if image.size != (flags.resolution, flags.resolution):
-            image = image.resize((flags.resolution, flags.resolution), Image.Resampling.LANCZOS)
-        images[row] = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+        images[row] = as_face(image, flags.resolution, flags.center_crop)
     return Faces(images, labels, tuple(flags.attributes))

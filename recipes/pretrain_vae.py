@@ -1,7 +1,7 @@
 """Train the reference VAE on faces: `accelerate launch recipes/pretrain_vae.py`.
 
 The result in `--output_dir` is a folder that `latentctl.load("conv-vae", ...)` reads, with
-`metrics.jsonl`, `config.json` and a picture of reconstructions and prior samples.
+`flags.json`, `training/metrics.jsonl`, and a picture of reconstructions and prior samples.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from figures import critic_contours, face_sheet, loss_curves
@@ -166,7 +166,11 @@ class Report:
         )
 
     def settings(self, values: Mapping[str, object]) -> None:
-        """Show names and exact values, folded away."""
+        """Show names and exact values, folded away; groups of values are opened out."""
+
+        def single(group: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+            for name, value in group.items():
+                yield from single(value) if isinstance(value, Mapping) else [(name, value)]
 
         def exact(value: object) -> str:
             if isinstance(value, (list, tuple)):
@@ -176,7 +180,7 @@ class Report:
         rows = "".join(
             f"<tr><td><code>{html.escape(name)}</code></td>"
             f"<td>{html.escape(exact(value))}</td></tr>"
-            for name, value in values.items()
+            for name, value in single(values)
         )
         self._add(f"<details><summary>Settings</summary><table>{rows}</table></details>")
 

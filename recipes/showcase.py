@@ -92,7 +92,7 @@ def write_report(
         f"the reconstructions. Reconstructions show the very people that they are compared with; "
         f"reconstructions of other people show what a perfect sampler would get.",
     )
-    report.table(list(SAMPLE_COLUMNS.values()), cells(rows, SAMPLE_COLUMNS))
+    report.table(*table(rows, SAMPLE_COLUMNS))
 
     report.section(
         "Edits of held-out faces",
@@ -103,12 +103,12 @@ def write_report(
         f"is held.",
     )
     edits, sheet = edit_rows(trained, latents, test, judges, flags.num_edits)
-    report.table(list(EDIT_COLUMNS.values()), cells(edits, EDIT_COLUMNS))
+    report.table(*table(edits, EDIT_COLUMNS))
     pictures.add(
         "edits.png",
         sheet,
         "Held-out faces: the reconstruction, then one flip a column. "
-        "A frame says that the critic calls the edit satisfied.",
+        "A green frame: the critic calls the edit satisfied. A red one: it does not.",
     )
 
     report.section(
@@ -193,9 +193,9 @@ class Pictures:
         }
         if trained.realism_actor.realism is not None:
             scores = {"P(real)": trained.realism_actor.realism, **scores}
-        for title, score in scores.items():
+        for number, (title, score) in enumerate(scores.items()):
             image = critic_contours(score, center, (used[0], used[1]), points=points, title=title)
-            self.add(f"contour_{len(list(self.folder.glob('contour_*')))}.png", image, title)
+            self.add(f"contour_{number}.png", image, title)
 
     def curves(self) -> None:
         everything = []
@@ -357,5 +357,9 @@ def decode(decoder: latentctl.Decoder, z: Tensor) -> Tensor:
     return torch.cat([decoder.decode(part).cpu() for part in z.split(128)]).clamp(0, 1)
 
 
-def cells(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[list[object]]:
-    return [[row.get(key) for key in columns] for row in rows]
+def table(
+    rows: list[dict[str, Any]], columns: dict[str, str]
+) -> tuple[list[str], list[list[object]]]:
+    """Headings and cells, without columns in which nothing was measured."""
+    keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
+    return [columns[key] for key in keys], [[row.get(key) for key in keys] for row in rows]

@@ -154,13 +154,14 @@ class Actor(Controller):
         chosen = {key: options.pop(key) for key in list(options) if key in PLAYER_OPTIONS}
         where = None if output_dir is None else Path(output_dir)
         options = {"progress": False, **options}
-        if teacher is not None:
+        if teacher is not None and lessons:
             imitate(
                 actor,
                 teacher,
                 latents,
                 prior=prior,
                 distance_weight=distance_weight,
+                pairs=min(PAIRS, lessons * batch_size),
                 max_train_steps=lessons,
                 batch_size=batch_size,
                 seed=seed,
@@ -194,6 +195,7 @@ class Actor(Controller):
 
 
 TEACHING_BATCH = 1000
+PAIRS = 20_000  # moves that a teacher is asked for, or fewer where the lessons are few
 PLAYER_OPTIONS = frozenset(
     {"actor_learning_rate", "critic_turns", "actor_turns", "ema", "prior_share", "free_share"}
 )
@@ -304,7 +306,7 @@ def imitate(
     *,
     prior: Prior | None = None,
     distance_weight: float = 0.0,
-    pairs: int = 20_000,
+    pairs: int = PAIRS,
     learning_rate: float = 1e-3,
     free_share: float = 0.25,
     seed: int = 0,
