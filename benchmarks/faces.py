@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from face_base import data_folder, load_face_vae
 from judge import load_judge
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 from evaluation import Judges, sample_row
 from face_data import DataFlags, Faces, load_faces
 from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
-from showcase import SAMPLE_COLUMNS, cost, decode, edit_rows, encode, sample_rows
+from showcase import cost, decode, edit_rows, encode, reference_rows
 
 import latentctl
-from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Transport
+from latentctl import Actor, Ascent, AttributeCritic, Controller, FlowMatching, Transport
 
 
 @dataclass
@@ -43,11 +44,13 @@ class Flags:
     paper_train_steps: int = 22
     """Steps at the paper's sizes; it plays for 200,000, which takes days on two cores."""
     num_edits: int = 100
+    update: bool = False
+    """Only measure realism alone and the distance penalty again, into an existing file."""
 
 
 @dataclass
-class Controllers:
-    """What `showcase.sample_rows` and `edit_rows` measure."""
+class Trained:
+    """What `showcase.edit_rows` measures."""
 
     attributes: AttributeCritic
     realism_actor: Actor
@@ -85,96 +88,118 @@ def main(flags: Flags) -> None:
         "attribute critic",
         lambda: AttributeCritic.fit(latents, max_train_steps=1000, seed=flags.seed),
     )
-    teacher = timed(
-        "flow matching",
+    unlabelled = latents.select([])
+    unconditional = timed(
+        "flow matching of realism alone",
         lambda: FlowMatching.fit(
-            latents, max_train_steps=flags.teacher_train_steps, seed=flags.seed
+            unlabelled, max_train_steps=flags.teacher_train_steps, seed=flags.seed
         ),
     )
-    taught: dict[str, Any] = {
-        "teacher": teacher,
+    gentle: dict[str, Any] = {
         "lessons": flags.lessons,
         "critic_turns": 2,
         "actor_learning_rate": 3e-5,
         "seed": flags.seed,
     }
-    conditional: dict[str, Any] = {
-        **taught,
-        "attributes": attributes,
-        "attribute_weight": 0.3,
-        "max_train_steps": flags.max_train_steps,
-    }
     realism_actor = timed(
         "realism actor",
-        lambda: Actor.fit(latents.select([]), max_train_steps=flags.realism_train_steps, **taught),
+        lambda: Actor.fit(
+            unlabelled,
+            teacher=unconditional,
+            max_train_steps=flags.realism_train_steps,
+            **{**gentle, "critic_turns": 5},
+        ),
     )
-    actor = timed("actor", lambda: Actor.fit(latents, **conditional))
     near = timed(
         "actor, distance 0.1",
         lambda: Actor.fit(
             latents,
-            distance_weight=0.1,
-            **{**conditional, "attribute_weight": 1.0, "actor_learning_rate": 1e-4},
-        ),
-    )
-    small = timed("small actor", lambda: Actor.fit(latents, width=256, depth=3, **conditional))
-    alone = timed(
-        "actor, no teacher",
-        lambda: Actor.fit(
-            latents,
             attributes=attributes,
-            attribute_weight=0.3,
+            attribute_weight=10.0,
+            distance_weight=0.1,
             max_train_steps=flags.max_train_steps,
+            critic_turns=2,
             seed=flags.seed,
         ),
     )
-    paper = timed(
-        "the paper's preset",
-        lambda: Actor.fit(
-            latents,
-            width=2048,
-            learning_rate=1e-4,
-            critic_turns=10,
-            free_share=0.0,
-            ema=None,
-            max_train_steps=flags.paper_train_steps,
-            batch_size=128,
-            seed=flags.seed,
-        ),
-    )
+    others: dict[str, Controller] = {"conditional: Actor, distance 0.1": near}
+    if not flags.update:
+        teacher = timed(
+            "flow matching",
+            lambda: FlowMatching.fit(
+                latents, max_train_steps=flags.teacher_train_steps, seed=flags.seed
+            ),
+        )
+        conditional: dict[str, Any] = {
+            **gentle,
+            "teacher": teacher,
+            "attributes": attributes,
+            "attribute_weight": 0.3,
+            "max_train_steps": flags.max_train_steps,
+        }
+        actor = timed("actor", lambda: Actor.fit(latents, **conditional))
+        small = timed("small actor", lambda: Actor.fit(latents, width=256, depth=3, **conditional))
+        alone = timed(
+            "actor, no teacher",
+            lambda: Actor.fit(
+                latents,
+                attributes=attributes,
+                attribute_weight=0.3,
+                max_train_steps=flags.max_train_steps,
+                seed=flags.seed,
+            ),
+        )
+        paper = timed(
+            "the paper's preset",
+            lambda: Actor.fit(
+                latents,
+                width=2048,
+                learning_rate=1e-4,
+                critic_turns=10,
+                free_share=0.0,
+                ema=None,
+                max_train_steps=flags.paper_train_steps,
+                batch_size=128,
+                seed=flags.seed,
+            ),
+        )
+        steps = f"{flags.paper_train_steps} of 200,000 steps"
+        others = {
+            "conditional: Actor": actor,
+            "conditional: FlowMatching, 8 steps": teacher,
+            **others,
+            "conditional: Actor, small (256 x 3)": small,
+            "conditional: Actor, no teacher": alone,
+            f"conditional: Actor, paper's preset, {steps}": paper,
+            "conditional: Ascent, realism 0.05, 100 steps": Ascent(attributes, actor.realism),
+            "conditional: Transport (ODE), 25 steps": Transport(attributes),
+        }
 
     mean = encode(decoder, test)
     real, reconstructed = judges(test.pixels()), judges(decode(decoder, mean))
-    chosen = Controllers(attributes, realism_actor, latentctl.condition(decoder, attributes, actor))
-    rows = sample_rows(chosen, latents, test, judges, real, reconstructed, mean)
-    used = latents.posterior_std()
     z = decoder.prior.sample(len(test), seed=3)
+    used = latents.posterior_std()
+    rows = []
 
-    def weighted(moved: torch.Tensor) -> float:
-        """The paper's shift: mean square in units of the posterior's spread."""
-        return ((moved - z) / used).square().mean().item()
-
-    others = {
-        "conditional: FlowMatching, 8 steps": teacher,
-        "conditional: Actor, distance 0.1": near,
-        "conditional: Actor, small (256 x 3)": small,
-        "conditional: Actor, no teacher": alone,
-        f"conditional: Actor, paper's preset, {flags.paper_train_steps} of 200,000 steps": paper,
-        "conditional: Ascent, realism 0.05, 100 steps": Ascent(attributes, actor.realism),
-        "conditional: Transport (ODE), 25 steps": Transport(attributes),
-    }
-    for name, controller in others.items():
+    def measure(name: str, controller: Controller, targets: Tensor | None) -> None:
         started = time.monotonic()
-        out = latentctl.condition(decoder, attributes, controller).sample(
-            len(test), y=test.labels, seed=3
-        )
-        spent = cost(z, out.z, started)
-        row = sample_row(name, judges(out.x), test.labels, real, reconstructed, **spent)
-        rows.append({**row, "weighted_shift": weighted(out.z)})
-    for row in rows:
-        if row["name"] == "conditional: Actor":
-            moved = chosen.conditional.sample(len(test), y=test.labels, seed=3).z
-            row["weighted_shift"] = weighted(moved)
+        moved = controller(z, targets)
+        x = decode(decoder, moved)
+        # the paper's shift: mean square in units of the posterior's spread
+        weighted = ((moved - z) / used).square().mean().item()
+        spent = {**cost(z, moved, started), "weighted_shift": weighted}
+        rows.append(sample_row(name, judges(x), targets, real, reconstructed, **spent))
+
+    measure("realism alone: FlowMatching, 8 steps", unconditional, None)
+    measure("realism alone: Actor", realism_actor, None)
+    for name, controller in others.items():
+        measure(name, controller, test.labels)
+    file = flags.output_dir / f"faces-{flags.seed}.json"
+    if flags.update:
+        update(file, rows, seconds)
+        return
+    rows = reference_rows(decoder, latents, test, judges, real, reconstructed, mean) + rows
+    chosen = Trained(attributes, realism_actor, latentctl.condition(decoder, attributes, actor))
     edits, _ = edit_rows(chosen, latents, test, judges, flags.num_edits)
     same = already_satisfied(chosen.conditional, test)
     if decoder.fingerprint() != fingerprint:
@@ -186,7 +211,6 @@ def main(flags: Flags) -> None:
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     result = {
         "seed": flags.seed,
-        "columns": SAMPLE_COLUMNS,
         "samples": rows,
         "edits": edits,
         "already_satisfied_identical": same,
@@ -194,7 +218,24 @@ def main(flags: Flags) -> None:
         "wall_seconds": time.monotonic() - began,
     }
     flags.output_dir.mkdir(parents=True, exist_ok=True)
-    (flags.output_dir / f"faces-{flags.seed}.json").write_text(json.dumps(result, indent=2))
+    file.write_text(json.dumps(result, indent=2))
+
+
+def update(file: Path, rows: list[dict[str, Any]], seconds: dict[str, float]) -> None:
+    """Puts new rows in the place of old ones of the same name, or of the same beginning."""
+    result = json.loads(file.read_text())
+    kept = [
+        row
+        for row in result["samples"]
+        if not any(
+            row["name"].split(":")[0] == "realism alone" or row["name"] == new["name"]
+            for new in rows
+        )
+    ]
+    place = next(i for i, row in enumerate(kept) if row["name"].startswith("conditional"))
+    result["samples"] = kept[:place] + rows[:2] + kept[place:] + rows[2:]
+    result["cpu_seconds"] |= seconds
+    file.write_text(json.dumps(result, indent=2))
 
 
 def already_satisfied(conditional: latentctl.Conditional, test: Faces) -> float:

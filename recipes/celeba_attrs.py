@@ -71,8 +71,10 @@ class ControlFlags:
     """actor, flow-matching, ascent or transport: what conditional samples are made with."""
     preset: str = "default"
     """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher, no attribute critic)."""
-    teacher_train_steps: int = 800
-    """Steps of the flow matching that teaches the actors; 0 for none."""
+    teacher_train_steps: int = 700
+    """Steps of the flow matching that teaches the actor; 0 for none."""
+    realism_teacher_train_steps: int = 500
+    """Steps of the one that teaches the actor of realism alone; 0 for none."""
     lessons: int = 600
     """Steps in which an actor imitates it."""
     head_start: int = 150
@@ -148,23 +150,25 @@ def train(
 
     parts = accelerator.num_processes * run.gradient_accumulation_steps
     batch_size = flags.train_batch_size * parts
-    teacher = None
-    if flags.teacher_train_steps and not paper:
+
+    def taught(part: str, data: Latents, steps: int) -> FlowMatching | None:
+        if steps == 0 or paper:
+            return None
         started = time.monotonic()
-        teacher = FlowMatching.fit(
-            latents,
+        flow = FlowMatching.fit(
+            data,
             prior=decoder.prior,
-            max_train_steps=flags.teacher_train_steps,
+            max_train_steps=steps,
             batch_size=batch_size,
-            **run.fit_options(accelerator, "teacher"),
+            **run.fit_options(accelerator, part),
         )
-        seconds["teacher"] = time.monotonic() - started
+        seconds[part.replace("_", " ")] = time.monotonic() - started
+        return flow
 
     game: dict[str, Any] = {
         "prior": decoder.prior,
         "width": width,
         "depth": depth,
-        "teacher": teacher,
         "lessons": flags.lessons,
         "head_start": flags.head_start,
         "batch_size": batch_size,
@@ -173,18 +177,23 @@ def train(
         "critic_turns": 10 if paper else 2,
         **({"free_share": 0.0, "ema": None} if paper else {}),
     }
+    unlabelled = latents.select([])
+    teacher = taught("realism_teacher", unlabelled, flags.realism_teacher_train_steps)
     started = time.monotonic()
     realism_actor = Actor.fit(
-        latents.select([]),
+        unlabelled,
+        teacher=teacher,
         max_train_steps=flags.realism_train_steps,
         **game,
         **run.fit_options(accelerator, "realism"),
     )
     seconds["realism alone"] = time.monotonic() - started
 
+    teacher = taught("teacher", latents, flags.teacher_train_steps)
     started = time.monotonic()
     actor = Actor.fit(
         latents,
+        teacher=teacher,
         attributes=attributes,
         attribute_weight=0.0 if paper else flags.attribute_weight,
         distance_weight=flags.distance_weight,

@@ -53,26 +53,27 @@ class Judged:
 
     features: Tensor
     probability: Tensor
-    embedding: Tensor
+    embedding: Tensor | None
     found: Tensor | None
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The judges, called on images `(B, 3, h, w)` in [0, 1]."""
+    """The judges, called on images `(B, 3, h, w)` in [0, 1]; who it is, only where it is asked."""
 
     attributes: PixelClassifier
     embedder: Callable[[Tensor], Tensor] | None = None
     detector: FaceDetector | None = None
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Judged:
+    def __call__(self, x: Tensor, *, identity: bool = False) -> Judged:
         parts = x.clamp(0, 1).cpu().split(128)
         features = torch.cat([self.attributes.features(part) for part in parts])
         probability = torch.cat([self.attributes.probability(part) for part in parts])
-        if self.embedder is None:  # a poor man's identity, and the report says so
+        embedding = None
+        if identity and self.embedder is None:  # a poor man's identity, and the report says so
             embedding = features
-        else:
+        elif identity and self.embedder is not None:
             embedding = torch.cat([self.embedder(part) for part in parts])
         found = None
         if self.detector is not None:
@@ -154,11 +155,14 @@ def edit_row(
 ) -> dict[str, Any]:
     """A row of the table of edits: `requested (B, K)` has NaN where nothing was asked."""
     scores = edit_scores(before.probability, after.probability, requested)
+    kept = None
+    if before.embedding is not None and after.embedding is not None:
+        kept = identity(before.embedding, after.embedding).mean().item()
     return {
         "name": name,
         "success": scores.success,
         "leakage": scores.leakage,
-        "identity": identity(before.embedding, after.embedding).mean().item(),
+        "identity": kept,
         "faces": None if after.found is None else after.found.float().mean().item(),
         **more,
     }

@@ -100,11 +100,11 @@ class VAEFlags:
     """Weight of the KL divergence."""
     variational: bool = True
     """False for a plain autoencoder."""
-    vae_train_steps: int = 1600
+    vae_train_steps: int = 1300
     """Optimizer steps."""
-    vae_batch_size: int = 64
+    vae_batch_size: int = 32
     """Images in a step of one process."""
-    vae_learning_rate: float = 1e-3
+    vae_learning_rate: float = 2e-3
     """Peak learning rate."""
 
 

@@ -199,7 +199,15 @@ class Pictures:
 
     def curves(self) -> None:
         everything = []
-        parts = ("vae", "attributes", "teacher", "realism/game", "actor/lessons", "actor/game")
+        parts = (
+            "vae",
+            "attributes",
+            "realism_teacher",
+            "realism/game",
+            "teacher",
+            "actor/lessons",
+            "actor/game",
+        )
         for part in parts:
             path = self.folder / part / "metrics.jsonl"
             if not path.exists():
@@ -212,6 +220,33 @@ class Pictures:
         (self.folder / "metrics.jsonl").write_text(lines)
 
 
+def reference_rows(
+    decoder: latentctl.Decoder,
+    latents: Latents,
+    test: Faces,
+    judges: Judges,
+    real: Judged,
+    reconstructed: Judged,
+    mean: Tensor,
+) -> list[dict[str, Any]]:
+    """What samples are to be held against; as many of each as held-out faces."""
+    count = len(test)
+
+    def row(name: str, z: Tensor, targets: Tensor | None = None) -> dict[str, Any]:
+        return sample_row(name, judges(decode(decoder, z)), targets, real, reconstructed)
+
+    scores = multilabel_scores(real.probability, test.labels)
+    others = latents[torch.randperm(len(latents), generator=latentctl.generator(0))[:count]]
+    matched = Gaussian.fit(latents).sample(count, seed=3).to(decoder.device)
+    return [
+        {"name": "real held-out faces", "accuracy": scores.accuracy, "f1": scores.f1},
+        row("their reconstructions", mean, test.labels),
+        row("reconstructions of other people", others.mean.to(decoder.device), others.labels),
+        row("the prior", decoder.prior.sample(count, seed=3).to(decoder.device)),
+        row("a Gaussian with the data's moments", matched),
+    ]
+
+
 def sample_rows(
     trained: Trained,
     latents: Latents,
@@ -221,32 +256,21 @@ def sample_rows(
     reconstructed: Judged,
     mean: Tensor,
 ) -> list[dict[str, Any]]:
-    """Reference rows, and a row for each way to sample; as many samples as held-out faces."""
+    """The references, and a row for each way to sample."""
     conditional = trained.conditional
     decoder, count = conditional.decoder, len(test)
+    rows = reference_rows(decoder, latents, test, judges, real, reconstructed, mean)
     z = conditional.prior.sample(count, seed=3).to(decoder.device)
-
-    def row(name: str, x: Tensor, targets: Tensor | None = None, **more: Any) -> dict[str, Any]:
-        return sample_row(name, judges(x), targets, real, reconstructed, **more)
-
-    scores = multilabel_scores(real.probability, test.labels)
-    rows: list[dict[str, Any]] = [
-        {"name": "real held-out faces", "accuracy": scores.accuracy, "f1": scores.f1},
-        row("their reconstructions", decode(decoder, mean), test.labels),
-    ]
-    others = latents[torch.randperm(len(latents), generator=latentctl.generator(0))[:count]]
-    rows.append(row("reconstructions of other people", decode(decoder, others.mean), others.labels))
-    rows.append(row("the prior", decode(decoder, z)))
-    matched = Gaussian.fit(latents).sample(count, seed=3).to(decoder.device)
-    rows.append(row("a Gaussian with the data's moments", decode(decoder, matched)))
     started = time.monotonic()
     moved = trained.realism_actor(z)
     x = decode(decoder, moved)
-    rows.append(row("realism alone", x, **cost(z, moved, started)))
+    spent = cost(z, moved, started)
+    rows.append(sample_row("realism alone", judges(x), None, real, reconstructed, **spent))
     started = time.monotonic()
     out = conditional.sample(count, y=test.labels, seed=3)
-    name = type(conditional.controller).__name__
-    rows.append(row(f"conditional: {name}", out.x, test.labels, **cost(z, out.z, started)))
+    spent = cost(z, out.z, started)
+    name = f"conditional: {type(conditional.controller).__name__}"
+    rows.append(sample_row(name, judges(out.x), test.labels, real, reconstructed, **spent))
     return rows
 
 
@@ -258,7 +282,7 @@ def edit_rows(
     decoder, names = conditional.decoder, conditional.names
     x = test.pixels(slice(count)).to(decoder.device)
     z = encode(decoder, test)[: len(x)]
-    before = judges(decode(decoder, z))
+    before = judges(decode(decoder, z), identity=True)
     stays = torch.full((len(x), len(names)), torch.nan)
     requests = []
     for column in range(len(names)):
@@ -268,8 +292,8 @@ def edit_rows(
     requested = torch.cat(requests)
     repeated = Judged(
         *(
-            None if t is None else t.repeat(len(names), *[1] * (t.ndim - 1))
-            for t in dataclasses.astuple(before)
+            None if part is None else part.repeat(len(names), *[1] * (part.ndim - 1))
+            for part in dataclasses.astuple(before)
         )
     )
     rows = []
@@ -284,7 +308,7 @@ def edit_rows(
             edit_row(
                 f"attribute vector x{strength:g}",
                 repeated,
-                judges(images),
+                judges(images, identity=True),
                 requested,
                 evaluations=0,
                 satisfied=None,
@@ -301,7 +325,7 @@ def edit_rows(
         edit_row(
             "gradient ascent, others held",
             repeated,
-            judges(outcome.x),
+            judges(outcome.x, identity=True),
             requested,
             evaluations=outcome.evaluations.float().mean().item(),
             satisfied=outcome.satisfied.float().mean().item(),

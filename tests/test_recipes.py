@@ -29,7 +29,7 @@ LITTLE = "--max_train_samples 256 --max_test_samples 48 --attributes " + " ".joi
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
 GAME += " --realism_train_steps 6 --judge_train_seconds 3 --num_edits 4"
-TAUGHT = "--teacher_train_steps 6 --lessons 4 --head_start 2"
+TAUGHT = "--teacher_train_steps 6 --realism_teacher_train_steps 6 --lessons 4 --head_start 2"
 LEFT = ("report.html", "config.json", "metrics.jsonl", "results.json", "pack/manifest.json")
 PICTURES = ("faces.png", "overview.png", "samples.png", "walk.png", "edits.png")
 NO_BASE = {"pretrained_model_name_or_path": None}
@@ -209,7 +209,15 @@ def test_a_foreign_decoder_on_real_faces(tmp_path):
     faces = ["--train_data_dir", Path(data, "celeba64").resolve()]
     model = ["--decoder", f"{ROOT / 'benchmarks' / 'face_base.py'}:load_face_vae"]
     flags = (faces, model, "--max_train_samples 300 --max_test_samples 48 --output_dir out", GAME)
-    log = done(run("celeba_attrs.py", *flags, "--teacher_train_steps 0", cwd=tmp_path, launch=True))
+    log = done(
+        run(
+            "celeba_attrs.py",
+            *flags,
+            "--teacher_train_steps 0 --realism_teacher_train_steps 0",
+            cwd=tmp_path,
+            launch=True,
+        )
+    )
     assert "the local folder" in log and "procedural" not in log
     folder = tmp_path / "out"
     assert not (folder / "base").exists() and is_page(folder / "report.html")
