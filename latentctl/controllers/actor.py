@@ -22,7 +22,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Actor", "imitate", "players"]
+__all__ = ["Actor", "players"]
 
 from collections.abc import Sequence
 from functools import partial
@@ -32,7 +32,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.attributes import cross_entropy
@@ -44,6 +43,7 @@ from ..priors import Gaussian, Prior
 from ..random import generator, seeded
 from .ascent import distance
 from .base import THRESHOLD, Controller, Move
+from .imitation import PAIRS, imitate
 from .targets import free_some, origins, target_context
 
 
@@ -194,8 +194,6 @@ class Actor(Controller):
         return actor.eval()
 
 
-TEACHING_BATCH = 1000
-PAIRS = 20_000  # moves that a teacher is asked for, or fewer where the lessons are few
 PLAYER_OPTIONS = frozenset(
     {"actor_learning_rate", "critic_turns", "actor_turns", "ema", "prior_share", "free_share"}
 )
@@ -297,56 +295,3 @@ def players(
             ema=ema,
         ),
     ]
-
-
-def imitate(
-    actor: Actor,
-    teacher: Controller,
-    latents: Latents,
-    *,
-    prior: Prior | None = None,
-    distance_weight: float = 0.0,
-    pairs: int = PAIRS,
-    learning_rate: float = 1e-3,
-    free_share: float = 0.25,
-    seed: int = 0,
-    **options: Any,
-) -> None:
-    """Trains the actor to make a teacher's moves in one pass, by least squares.
-
-    Arguments:
-        actor: The actor.
-        teacher: Any controller; it is asked once, for `pairs` moves.
-        latents: Where targets come from.
-        prior: Where moves start, N(0, I) by default.
-        distance_weight: Weight of the distance penalty, which shortens the moves.
-        pairs: Number of moves to learn from.
-        learning_rate: Peak of Adam's learning rate.
-        free_share: Share of rows whose targets are partly freed.
-        seed: Decides every random number.
-        options: Further arguments of `latentctl.fit.fit`.
-    """
-    start = prior if prior is not None else Gaussian(latents.latent_shape)
-    used = latents.posterior_std()
-    z, y, moved = [], [], []
-    for first in range(0, pairs, TEACHING_BATCH):
-        place = Step(seed, first, first, min(TEACHING_BATCH, pairs - first), pairs)
-        z.append(start.sample(place.count, seed=~seed, start=first))
-        rows = place.integers(len(latents), purpose="lesson")
-        asked = free_some(latents[rows].labels, place, free_share) if actor.names else None
-        y.append(z[-1].new_empty(len(rows), 0) if asked is None else asked)
-        moved.append(teacher(z[-1], asked))
-    pupils = TensorDataset(torch.cat(z), torch.cat(y), torch.cat(moved))
-
-    def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        origin, asked, goal = batch
-        reached = actor(origin, asked if actor.names else None)
-        error = (reached - goal).square().mean()
-        if not distance_weight:
-            return error, {}
-        far = distance(reached, origin, used.to(origin.device)).mean()
-        return error + distance_weight * far, {"distance": far}
-
-    optimizer = torch.optim.Adam(actor.net.parameters(), lr=learning_rate)
-    options = {**options, "lr_scheduler": "linear"}
-    fit(Player("pupil", actor, loss, optimizer), pupils, seed=seed, **options)
