@@ -23,10 +23,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
-from evaluation import Judges, sample_row
+from evaluation import Judges, cost, decode, encode, sample_row
 from face_data import DataFlags, Faces, load_faces
 from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
-from showcase import cost, decode, edit_rows, encode, reference_rows
+from showcase import edit_rows, reference_rows
 
 import latentctl
 from latentctl import Actor, Ascent, AttributeCritic, Controller, FlowMatching, Transport

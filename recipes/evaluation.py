@@ -8,9 +8,20 @@ features of the attribute judge.
 
 from __future__ import annotations
 
-__all__ = ["JudgeFlags", "Judged", "Judges", "edit_row", "load_judges", "sample_row"]
+__all__ = [
+    "JudgeFlags",
+    "Judged",
+    "Judges",
+    "cost",
+    "decode",
+    "edit_row",
+    "encode",
+    "load_judges",
+    "sample_row",
+]
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +32,7 @@ from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
 from latentctl_adapters.pixel_classifier import PixelClassifier
 from torch import Tensor
 
+import latentctl
 from latentctl.metrics import (
     density_coverage,
     edit_scores,
@@ -166,3 +178,23 @@ def edit_row(
         "faces": None if after.found is None else after.found.float().mean().item(),
         **more,
     }
+
+
+def cost(z: Tensor, moved: Tensor, started: float) -> dict[str, float]:
+    """Columns of a row: the mean shift of the latents, and the time of each."""
+    seconds = time.monotonic() - started
+    shift = (moved - z).flatten(1).square().mean(1).sqrt().mean().item()
+    return {"shift": shift, "milliseconds": 1000 * seconds / len(z)}
+
+
+@torch.no_grad()
+def encode(decoder: latentctl.Decoder, faces: Faces) -> Tensor:
+    """Posterior means of faces, `(N, *latent_shape)`."""
+    parts = faces.pixels().split(128)
+    return torch.cat([decoder.encode(part.to(decoder.device)).mean for part in parts])
+
+
+@torch.no_grad()
+def decode(decoder: latentctl.Decoder, z: Tensor) -> Tensor:
+    """Images in [0, 1] of latents, in parts."""
+    return torch.cat([decoder.decode(part).cpu() for part in z.split(128)]).clamp(0, 1)
