@@ -14,6 +14,8 @@ __all__ = [
     "Decoder",
     "FlowMatching",
     "Gaussian",
+    "GaussianMixture",
+    "LatentFlow",
     "Latents",
     "Outcome",
     "Posterior",
@@ -34,6 +36,6 @@ from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder, Posterior
 from .latents import Latents, encode_dataset
-from .priors import Gaussian
+from .priors import Gaussian, GaussianMixture, LatentFlow
 from .random import generator
 from .registry import available, load, wrap

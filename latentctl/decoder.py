@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import AdapterError, InputError, ShapeError
-from .priors import Gaussian, Prior
+from .priors import Gaussian, LatentFlow, Prior
 
+CHECKED = 32  # samples on which a flow must come back to where it started
 RANGE_TOLERANCE = 0.05  # resampled or jittered images overshoot by a little
 
 
@@ -147,6 +148,55 @@ class Decoder(nn.Module):
         posterior = self._encode(self.model, x.to(self.device))
         std = None if posterior.std is None else posterior.std.float()
         return Posterior(posterior.mean.float(), std)
+
+    def through(self, flow: LatentFlow) -> Decoder:
+        r"""The same samples, with base noise as the latent.
+
+        .. math:: x = g(f^{-1}(e)), \quad e \sim \mathcal{N}(0, I)
+
+        Here N(0, I) is where the data are, so that critics, controllers and edits work as on a
+        VAE. Encoding gives the noise of the posterior's mean; its std, which the flow would bend,
+        is left out.
+
+        Arguments:
+            flow: A flow over this decoder's latents. It is frozen like the model.
+
+        Raises:
+            ShapeError: If the flow is over latents of another shape.
+            NonFiniteError: If the flow does not come back to where it started.
+
+        Example:
+            >>> from latentctl import LatentFlow
+            >>> model = nn.Linear(2, 3)
+            >>> decoder = Decoder(model, lambda m, z: m(z), latent_shape=(2,), sample_shape=(3,),
+            ...                   value_range=None)
+            >>> decoder.through(LatentFlow((2,), width=8)).decode(torch.zeros(1, 2)).shape
+            torch.Size([1, 3])
+        """
+        if tuple(flow.latent_shape) != self.latent_shape:
+            raise ShapeError(
+                f"{self.name} decodes latents {self.latent_shape}, the flow is over "
+                f"{tuple(flow.latent_shape)}. Fit it on latents of this decoder."
+            )
+        flow = copy.deepcopy(flow).to(self.device)  # .to() would move the caller's own
+        flow.check_invertible(flow.sample(CHECKED))
+        before, after, dtype = self._encode, self._decode, self.dtype
+        pair = nn.ModuleDict({"model": self.model, "flow": flow})
+
+        def encode(pair: Any, x: Tensor) -> Posterior:
+            z = before(pair["model"], x).mean  # type: ignore[misc]
+            return Posterior(pair["flow"].to_base(z.float()))
+
+        return Decoder(
+            pair,
+            lambda pair, e: after(pair["model"], pair["flow"].from_base(e.float()).to(dtype)),
+            None if before is None else encode,
+            latent_shape=self.latent_shape,
+            sample_shape=self.sample_shape,
+            value_range=self.value_range,
+            differentiable=self.differentiable,
+            name=f"{self.name} through a {flow.kind} flow",
+        )
 
     def check_latent(self, z: Tensor) -> None:
         """Raises a `ShapeError` unless `z` is `(B, *latent_shape)`."""

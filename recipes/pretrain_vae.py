@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,17 @@ class RunFlags:
     """Where the tracker writes, inside output_dir."""
     max_bad_steps: int = 3
     """Steps in a row that may be not finite before the run stops."""
+    num_threads: int | None = None
+    """CPU threads of a process; the cores by default, where accelerate launch would give one."""
 
     def accelerator(self, project: str) -> Accelerator:
         """The accelerator of this run."""
         from accelerate import Accelerator
 
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(
+            self.num_threads or max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        )
         accelerator = Accelerator(
             mixed_precision=self.mixed_precision,
             log_with=self.report_to,

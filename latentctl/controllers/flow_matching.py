@@ -1,14 +1,9 @@
 r"""Conditional flow matching: a move learned by regression, where the actor's game takes long.
 
-A velocity field is regressed on the straight lines between a sample :math:`z_0` of the prior and
-an encoding :math:`z_1` of data with attributes :math:`y`,
-
-.. math::
-    L = \mathbb{E}\, \| v(z_t, t, y) - (z_1 - z_0) \|^2, \quad z_t = (1 - t) z_0 + t z_1
-
-and the move follows :math:`\dot z = v(z, t, y)` from :math:`t = 0` to 1, here by Heun's method.
-There is no adversary, so it trains steadily; it costs two evaluations for each step. It is also a
-good teacher of an `Actor`, which then makes the same move in one.
+A velocity field is regressed on the straight lines between samples of the prior and encodings of
+data with attributes :math:`y`; the move follows it from :math:`t = 0` to 1 (`priors.matching` has
+the equations). There is no adversary, so it trains steadily; it costs two evaluations for each
+step. It is also a good teacher of an `Actor`, which then makes the same move in one.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
@@ -29,8 +24,9 @@ from ..critics import Critic
 from ..errors import InputError
 from ..fit import Player, Step, fit
 from ..latents import Latents
-from ..nets import Velocity
 from ..priors import Gaussian, Prior
+from ..priors.matching import Matching
+from ..priors.whitening import Whitening
 from ..random import seeded
 from .base import THRESHOLD, Controller, Move
 from .targets import free_some, origins, target_context
@@ -62,8 +58,6 @@ class FlowMatching(Controller):
         steps: int = 8,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise InputError(f"FlowMatching takes at least one step, it was given {steps}.")
         self.latent_shape, self.names, self.steps = tuple(latent_shape), tuple(names), steps
         self.config = {
             "latent_shape": list(latent_shape),
@@ -72,7 +66,9 @@ class FlowMatching(Controller):
             "depth": depth,
             "steps": steps,
         }
-        self.net = Velocity(latent_shape, context=2 * len(names), width=width, depth=depth)
+        self.net = Matching(
+            latent_shape, context=2 * len(names), width=width, depth=depth, steps=steps
+        )
 
     @torch.no_grad()
     def move(
@@ -91,13 +87,9 @@ class FlowMatching(Controller):
                 "later. Use controllers.Ascent for `where`."
             )
         context = target_context(z, y, self.names)
-        size = 1 / self.steps
-        for step in range(self.steps):
-            now = torch.full((len(z), 1), step * size, device=z.device)
-            before = self.net(z, now, context)
-            after = self.net(z + size * before, now + size, context)
-            z = z + size * (before + after) / 2
-        return Move(z, torch.full((len(z),), 2 * self.steps, device=z.device))
+        return Move(
+            self.net.from_base(z, context), torch.full((len(z),), 2 * self.steps, device=z.device)
+        )
 
     @classmethod
     def fit(
@@ -120,15 +112,14 @@ class FlowMatching(Controller):
         start = prior if prior is not None else Gaussian(latents.latent_shape)
         with seeded(seed, "flow matching"):
             flow = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
+        flow.net.white = Whitening.fit(latents)
 
         def loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
             origin = origins(start, step)
             goal = batch.sample(step.normal(*flow.latent_shape))
             time = step.uniform(1, purpose="time")
             y = free_some(batch.labels, step, free_share) if names else None
-            here = torch.lerp(origin, goal, time.view(-1, *[1] * (goal.ndim - 1)))
-            velocity = flow.net(here, time, target_context(here, y, names))
-            return (velocity - (goal - origin)).square().mean(), {}
+            return flow.net.loss(origin, goal, time, target_context(goal, y, names)), {}
 
         optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
         options = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Gaussian", "Prior"]
+__all__ = ["Gaussian", "GaussianMixture", "LatentFlow", "Prior"]
 
+from .flow import LatentFlow
 from .gaussian import Gaussian, Prior
+from .mixture import GaussianMixture
