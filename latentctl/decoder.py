@@ -15,6 +15,7 @@ __all__ = ["Decoder", "Posterior", "frozen_view"]
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,7 @@ class Decoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Floating dtype of the weights."""
-        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.float32)
+        return _dtype(self.model)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
@@ -180,16 +181,20 @@ class Decoder(nn.Module):
             )
         flow = copy.deepcopy(flow).to(self.device)  # .to() would move the caller's own
         flow.check_invertible(flow.sample(CHECKED))
-        before, after, dtype = self._encode, self._decode, self.dtype
+        before, after = self._encode, self._decode
         pair = nn.ModuleDict({"model": self.model, "flow": flow})
 
         def encode(pair: Any, x: Tensor) -> Posterior:
             z = before(pair["model"], x).mean  # type: ignore[misc]
-            return Posterior(pair["flow"].to_base(z.float()))
+            return Posterior(pair["flow"].to_base(z.to(_dtype(pair["flow"]))))
+
+        def decode(pair: Any, e: Tensor) -> Tensor:
+            z = pair["flow"].from_base(e.to(_dtype(pair["flow"])))
+            return after(pair["model"], z.to(_dtype(pair["model"])))
 
         return Decoder(
             pair,
-            lambda pair, e: after(pair["model"], pair["flow"].from_base(e.float()).to(dtype)),
+            decode,
             None if before is None else encode,
             latent_shape=self.latent_shape,
             sample_shape=self.sample_shape,
@@ -247,6 +252,11 @@ class Decoder(nn.Module):
             f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
             f"values in {self.value_range}"
         )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 def frozen_view(model: nn.Module) -> nn.Module:

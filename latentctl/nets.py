@@ -206,7 +206,8 @@ class Velocity(nn.Module):
         self.outer = nn.ModuleList(self._layer(width, width) for _ in range(depth))
         self.leave = self._layer(width, latent_shape[0])
         for layer in (*self.outer, self.leave):
-            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.get_parameter("weight"))
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def _layer(self, features: int, outputs: int) -> nn.Module:
         if self.spatial:

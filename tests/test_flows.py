@@ -13,7 +13,7 @@ from latentctl.random import generator
 from latentctl.testing import check_decoder
 
 KINDS = ("coupling", "spline", "matching")
-SMALL = {"width": 32, "max_train_steps": 150, "batch_size": 128}
+SMALL = {"width": 32, "blocks": 2, "max_train_steps": 80, "batch_size": 128}
 
 
 def moons(count, seed=0):
@@ -27,7 +27,7 @@ def moons(count, seed=0):
 @pytest.fixture(scope="module", params=KINDS)
 def flow(request):
     return LatentFlow.fit(
-        moons(2000), request.param, width=64, max_train_steps=600, learning_rate=3e-3
+        moons(2000), request.param, width=64, blocks=2, max_train_steps=300, learning_rate=5e-3
     )
 
 
@@ -39,7 +39,7 @@ def test_a_flow_is_ahead_of_a_gaussian_on_held_out_data(flow):
 
 
 def test_a_density_integrates_to_one(flow):
-    axis = torch.linspace(-9, 9, 181)
+    axis = torch.linspace(-8, 8, 161)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         density = torch.cat([flow.log_prob(part) for part in grid.split(4096)]).exp()
@@ -79,9 +79,10 @@ def test_gradients_reach_the_base_noise(flow):
 def test_grids_cost_no_parameters_by_their_size(kind, spatial_latents):
     small, large = (LatentFlow((4, s, s), kind, width=8) for s in (4, 16))
     assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in large.parameters())
-    flow = LatentFlow.fit(spatial_latents, kind, width=8, max_train_steps=20, batch_size=32)
-    z = spatial_latents[:20].mean
-    assert flow.log_prob(z).shape == (20,)
+    flow = LatentFlow.fit(
+        spatial_latents, kind, width=8, steps=2, max_train_steps=20, batch_size=32
+    )
+    assert flow.log_prob(spatial_latents[:2].mean).shape == (2,)
     assert flow.sample(6).shape == (6, 4, 8, 8)
 
 
@@ -96,8 +97,10 @@ def test_an_untrained_matching_flow_is_the_gaussian_with_the_moments_of_the_data
     latents = Latents(torch.randn(3000, 3) @ torch.tensor([[3.0, 0, 0], [1, 0.01, 0], [0, 0, 1]]))
     flow = LatentFlow((3,), "matching", width=8, steps=2)
     flow.map.white = Whitening.fit(latents)
-    assert torch.allclose(flow.sample(50_000).T.cov(), latents.mean.T.cov(), rtol=0.05, atol=0.02)
     covariance = latents.mean.T.cov(correction=0)
+    found = flow.sample(50_000).T.cov()
+    scale = covariance.diagonal().sqrt()
+    assert ((found - covariance) / torch.outer(scale, scale)).abs().max() < 0.03
     expected = torch.distributions.MultivariateNormal(latents.mean.mean(0), covariance)
     z = latents.mean[:5]
     assert torch.allclose(flow.log_prob(z), expected.log_prob(z), rtol=1e-3, atol=1e-2)
@@ -149,11 +152,13 @@ class TestThrough:
         flow = LatentFlow.fit(latents, "coupling", **SMALL)
         through = decoder.through(flow)
         base = Latents(flow.to_base(latents.mean).detach(), None, latents.labels, latents.names)
-        critic = latentctl.AttributeCritic.fit(base, width=32, max_train_steps=300)
+        critic = latentctl.AttributeCritic.fit(
+            base, width=32, max_train_steps=600, learning_rate=3e-3
+        )
         conditional = latentctl.condition(through, critic)
         out = conditional.sample(16, Smiling=True, seed=0)
         assert out.satisfied.float().mean() > 0.9
-        edited = conditional.edit(out.x[:4], Smiling=False)
+        edited = conditional.edit(out.x[:4], Smiling=False, hold=False)
         assert edited.satisfied.all()
 
     def test_it_refuses_a_flow_of_another_shape(self, decoder):

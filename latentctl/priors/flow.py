@@ -97,6 +97,8 @@ class LatentFlow(nn.Module):
     def to_base(self, z: Tensor) -> Tensor:
         """Base noise of latents, both `(B, *latent_shape)`.
 
+        Differentiable, but for `matching`, whose inverse is searched.
+
         Raises:
             ShapeError: If `z` has another shape.
             NonFiniteError: If the inverse of a `matching` flow is not found.

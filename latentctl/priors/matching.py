@@ -38,7 +38,7 @@ from __future__ import annotations
 
 __all__ = ["Matching"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,11 @@ from ..errors import InputError, NonFiniteError
 from ..nets import Velocity
 from .whitening import Whitening
 
-ROUNDS = 200  # of the search for an inverse
-CLOSE = 2e-6  # change in a round at which it ends
-CHUNK = 32  # latents whose Jacobian is taken at once
+ROUNDS = 40  # of the search for an inverse, by either method
+CLOSE = 2e-6  # error at which it ends, where no number is larger than one
+FAR_CLOSE = 2e-5
+LONGEST = 0.5  # step of Newton's method, in the same units
+CHUNK = 2**20  # numbers in the Jacobians that are taken at once
 
 
 class Matching(nn.Module):
@@ -107,8 +109,9 @@ class Matching(nn.Module):
             u = u + self._increment(u, step, context)
         return self.white.rotate_back(u * self.white.std) + self.white.mean
 
+    @torch.no_grad()
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Noise of latents; the determinant is left out, for it costs much more."""
+        """Noise of latents, without a gradient, and without the determinant, which costs more."""
         u = self.white.rotate(z - self.white.mean) / self.white.std
         for step in reversed(range(self.steps)):
             u = self._step_back(u, step)
@@ -116,17 +119,14 @@ class Matching(nn.Module):
 
     def log_det(self, e: Tensor) -> Tensor:
         """Log-determinant `(B,)` of `to_base` at the latents of noise `e (B, *latent_shape)`."""
-        total = [self._log_det(self.white.rotate(part)) for part in e.split(CHUNK)]
+        rows = max(1, CHUNK // max(1, e[:1].numel()) ** 2)
+        total = [self._log_det(self.white.rotate(part)) for part in e.split(rows)]
         return torch.cat(total) if total else e.new_zeros(0)
 
     def _log_det(self, u: Tensor) -> Tensor:
         total, size = self.white.log_det.expand(len(u)), u[0].numel()
         for step in range(self.steps):
-
-            def row_step(row: Tensor, step: int = step) -> Tensor:
-                return row + self._increment(row[None], step)[0]
-
-            jacobian = torch.func.vmap(torch.func.jacfwd(row_step))(u)
+            jacobian = torch.func.vmap(torch.func.jacfwd(self._row_step(step)))(u)
             total = total - torch.linalg.slogdet(jacobian.reshape(-1, size, size)).logabsdet
             u = u + self._increment(u, step)
         result: Tensor = total
@@ -148,19 +148,42 @@ class Matching(nn.Module):
         after: Tensor = self.net(u + turn * before, end, context)
         return turn * (before + after) / 2
 
+    def _row_step(self, step: int) -> Callable[[Tensor], Tensor]:
+        return lambda row: row + self._increment(row[None], step)[0]
+
     def _step_back(self, goal: Tensor, step: int) -> Tensor:
-        """The point that a step takes to `goal`, by a fixed-point iteration."""
-        z, damping = goal - self._increment(goal, step), 1.0
-        last = torch.inf
+        """The points that a step takes to `goal`: by fixed-point rounds, the last ones by Newton's.
+
+        A step is a small change almost everywhere, and then a round divides the error by a factor;
+        far from the data it may not be.
+        """
+        u = goal - self._increment(goal, step)
+        size = goal.flatten(1).abs().amax(1).clamp_min(1)
         for _ in range(ROUNDS):
-            error = z + self._increment(z, step) - goal
-            size = error.abs().max().item() if error.numel() else 0.0
-            if size <= CLOSE * max(1.0, goal.abs().max().item() if goal.numel() else 0.0):
-                return z
-            damping = max(damping / 2, 0.1) if size > last else damping
-            z, last = z - damping * error, size
+            error = u + self._increment(u, step) - goal
+            if bool((error.flatten(1).abs().amax(1) <= CLOSE * size).all()):
+                return u
+            u = u - error
+        far = ~(error.flatten(1).abs().amax(1) <= CLOSE * size)
+        u = torch.where(far.view(-1, *[1] * (u.ndim - 1)), goal, u)
+        for _ in range(ROUNDS):
+            rows = far.nonzero().flatten()
+            here, asked = u[rows], goal[rows]
+            error = here + self._increment(here, step) - asked
+            missed = error.flatten(1).abs().amax(1)
+            far[rows] = ~(missed <= FAR_CLOSE * size[rows])
+            if not bool(far.any()):
+                return u
+            jacobian = torch.func.vmap(torch.func.jacfwd(self._row_step(step)))(here)
+            count = error[0].numel()
+            matrix = jacobian.reshape(-1, count, count)
+            move = torch.linalg.solve_ex(matrix, error.flatten(1)).result  # a singular one: inf
+            length = move.abs().amax(1, keepdim=True)
+            move = move * (LONGEST * size[rows, None] / length).clamp_max(1)
+            u = u.index_put((rows,), here - move.view_as(here))
         raise NonFiniteError(
-            f"Step {step + 1} of {self.steps} of a matching flow was not inverted: after {ROUNDS} "
-            f"rounds it is still off by {last:.2g}. Take more `steps`, or train with a smaller "
-            f"learning rate."
+            f"Step {step + 1} of {self.steps} of a matching flow was not inverted for "
+            f"{int(far.sum())} of {len(goal)} latents; an error of {float(missed.max()):.2g} is "
+            f"left. They may lie far from the data that it was trained on; otherwise take more "
+            f"`steps`, or train with a smaller learning rate."
         )
