@@ -5,7 +5,7 @@ r"""The prior that a VAE was trained with, and the Gaussian that matches the dat
 
 from __future__ import annotations
 
-__all__ = ["Gaussian", "Prior"]
+__all__ = ["Flow", "Gaussian", "Prior"]
 
 import math
 from collections.abc import Sequence
@@ -19,6 +19,15 @@ from ..random import noise
 
 if TYPE_CHECKING:
     from ..latents import Latents
+
+
+class Flow(Protocol):
+    """A prior that is an invertible map of white noise."""
+
+    def sample(self, count: int, *, seed: int = 0, start: int = 0) -> Tensor: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...
+    def to_base(self, z: Tensor) -> Tensor: ...
+    def from_base(self, e: Tensor) -> Tensor: ...
 
 
 class Prior(Protocol):
@@ -81,6 +90,14 @@ class Gaussian(nn.Module):
         """Samples `start ... start + count - 1`, `(count, *latent_shape)`."""
         eps = noise(start, count, self.latent_shape, seed=seed, purpose="prior")
         return self.mean + self.std * eps.to(self.mean.device)
+
+    def to_base(self, z: Tensor) -> Tensor:
+        """White noise of latents, both `(B, *latent_shape)`."""
+        return (z - self.mean) / self.std
+
+    def from_base(self, e: Tensor) -> Tensor:
+        """Latents of white noise, both `(B, *latent_shape)`."""
+        return self.mean + self.std * e
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of `z (B, *latent_shape)` in nats, `(B,)`."""

@@ -102,11 +102,35 @@ class Matching(nn.Module):
         error: Tensor = known + (variance / spread).sqrt() * rest - (goal - origin)
         return error.square().mean()
 
-    def from_base(self, e: Tensor, context: Tensor | None = None) -> Tensor:
-        """Latents of noise, both `(B, *latent_shape)`."""
+    def from_base(
+        self,
+        e: Tensor,
+        context: Tensor | None = None,
+        *,
+        free: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Latents of noise, both `(B, *latent_shape)`.
+
+        Arguments:
+            e: Noise, `(B, *latent_shape)`.
+            context: What the network is told.
+            free: What it is told where nothing is asked, for `guidance`.
+            guidance: Multiplies the difference that the context makes; 1 leaves it as it is.
+        """
+        field: Callable[..., Tensor] = self.net
+        if free is not None and guidance != 1:
+
+            def field(u: Tensor, time: Tensor, told: Tensor) -> Tensor:
+                both = torch.cat([told, free])
+                asked, plain = self.net(
+                    u.repeat(2, *[1] * (u.ndim - 1)), time.repeat(2, 1), both
+                ).chunk(2)
+                return torch.lerp(plain, asked, guidance)
+
         u = self.white.rotate(e)
         for step in range(self.steps):
-            u = u + self._increment(u, step, context)
+            u = u + self._increment(u, step, context, field)
         return self.white.rotate_back(u * self.white.std) + self.white.mean
 
     @torch.no_grad()
@@ -138,14 +162,21 @@ class Matching(nn.Module):
     def _relative_std(self) -> Tensor:
         return self.white.std / self._scale()
 
-    def _increment(self, u: Tensor, step: int, context: Tensor | None = None) -> Tensor:
+    def _increment(
+        self,
+        u: Tensor,
+        step: int,
+        context: Tensor | None = None,
+        field: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        field = self.net if field is None else field
         start, end = (u.new_full((len(u), 1), k / self.steps) for k in (step, step + 1))
         std = self._relative_std()
         turn: Tensor = torch.atan2(end[0] * std, 1 - end[0]) - torch.atan2(
             start[0] * std, 1 - start[0]
         )
-        before: Tensor = self.net(u, start, context)
-        after: Tensor = self.net(u + turn * before, end, context)
+        before = field(u, start, context)
+        after = field(u + turn * before, end, context)
         return turn * (before + after) / 2
 
     def _row_step(self, step: int) -> Callable[[Tensor], Tensor]:

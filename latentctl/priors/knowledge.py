@@ -1,0 +1,371 @@
+r"""TzK: conditional flow priors, one knowledge at a time, added to a model that stays as it is.
+
+Knowledge `i` of a latent is its presence :math:`\kappa_i \in \{0, 1\}` and, where it is present, a
+characteristic :math:`C_i` of few dimensions. It is read by an encoder, written by a decoder,
+
+.. math::
+    p_\mathrm{enc} = p(z) \, p(\kappa \mid z) \, p(C \mid z), \quad
+    p_\mathrm{dec} = p(\kappa) \, p(C) \, p(z \mid C)
+
+and both are trained as one model, :math:`\log M = \frac12 (\log p_\mathrm{enc} +
+\log p_\mathrm{dec})`, with a multiplier on their disagreement:
+
+.. math:: \max \, \mathbb{E}\,\log M - \lambda \, \mathbb{E}
+    \Big[ \log \frac{p_\mathrm{enc}}{p_\mathrm{dec}} \Big]_+
+
+The expectation over :math:`\kappa` is exact: a label where there is one, else the discriminator's
+own :math:`p(\kappa \mid z)`, which is frozen there. A missing :math:`C` is drawn from
+:math:`p(C \mid z)`, a missing :math:`z` from :math:`p(z \mid C)`. Knowledge types are independent
+given the latent, so one is added without touching another.
+
+Three things follow from the base :math:`p(z)` being frozen here, where the paper trains it along.
+The discriminator has no weight in common with the rest, so it is trained first, by itself, and
+calibrated. Absence has no density of its own: :math:`p(z \mid \kappa = 0) \propto p(z) \,
+p(\kappa = 0 \mid z)`. And the disagreement counts on one side only, for where the decoder claims
+more than the encoder, what shows is that the frozen prior is a worse density of these latents than
+the knowledge; taking that as a fault would make the knowledge worse.
+
+References:
+    | TzK Flow - Conditional Generative Model (Livne & Fleet, 2018)
+    | https://arxiv.org/abs/1811.01837
+"""
+
+from __future__ import annotations
+
+__all__ = ["Knowledge"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..critics.attributes import AttributeCritic, check_classes
+from ..critics.base import Critic
+from ..errors import InputError
+from ..fit import Player, Step, fit
+from ..latents import Latents
+from ..random import generator, noise, permutation, seeded
+from .characteristic import Characteristic, bound, normal
+from .gaussian import Flow
+
+SAMPLES = 32  # of C, in a likelihood
+HELD_OUT = 0.1  # share of the latents for calibration and for the choice of the step
+CHECK = 25  # steps between two looks at the held-out latents
+BATCH = 1024
+
+
+class Knowledge(Critic):
+    """One thing that is known of latents: a `Critic` of its presence and a `Prior` of its latents.
+
+    Arguments:
+        name: What it is called.
+        prior: The frozen flow that it stands on.
+        latent_shape: Shape of one latent.
+        characteristics: Dimensions of C.
+        sizes: `hidden`, `width` and `blocks` of the density, `critic_width` of the discriminator.
+
+    Example:
+        >>> from latentctl import Gaussian
+        >>> smiling = Knowledge("Smiling", Gaussian((8,)), (8,), width=16, critic_width=16)
+        >>> z = smiling.sample(3, seed=0)
+        >>> smiling(z).shape, smiling.log_prob(z).shape  # log-odds; nats
+        (torch.Size([3]), torch.Size([3]))
+    """
+
+    calibration: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        prior: Flow,
+        latent_shape: Sequence[int],
+        *,
+        characteristics: int = 2,
+        hidden: int = 70,
+        width: int = 128,
+        blocks: int = 2,
+        critic_width: int = 256,
+    ) -> None:
+        super().__init__()
+        if characteristics < 1:
+            raise InputError(f"A characteristic has at least one dimension, not {characteristics}.")
+        self.name, self.prior = name, prior
+        self.latent_shape = tuple(latent_shape)
+        self.config = {
+            "name": name,
+            "latent_shape": list(latent_shape),
+            "characteristics": characteristics,
+            "hidden": hidden,
+            "width": width,
+            "blocks": blocks,
+            "critic_width": critic_width,
+        }
+        self.presence = AttributeCritic(latent_shape, [name], width=critic_width, dropout=0.3)
+        self.density = Characteristic(
+            latent_shape, characteristics, hidden=hidden, width=width, blocks=blocks
+        )
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.eval()
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        return frozenset({self.name})
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Calibrated log-odds `(B,)` of presence in `z (B, *latent_shape)`."""
+        slope, offset = self.calibration
+        odds: Tensor = self.presence(z)[:, 0] * slope + offset
+        return odds
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, seed: int = 0, start: int = 0, c: Tensor | None = None
+    ) -> Tensor:
+        """Latents with the knowledge, `(count, *latent_shape)`.
+
+        Arguments:
+            count: Number of samples.
+            seed: Names the sequence.
+            start: Its first sample.
+            c: Characteristics `(count, C)` or `(1, C)`; drawn from N(0, I) if not given.
+        """
+        home = self.calibration.device
+        if c is None:
+            c = noise(start, count, (self.density.size,), seed=seed, purpose="characteristic")
+        eps = noise(start, count, self.latent_shape, seed=seed, purpose="prior").to(home)
+        return self.prior.from_base(self.density.decode(c.to(home).expand(count, -1), eps))
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor, *, samples: int = SAMPLES, seed: int = 0) -> Tensor:
+        """`log p(z | present)` in nats, `(B,)`: a lower bound that tightens with `samples` of C."""
+        e = self.prior.to_base(z)
+        eps = noise(0, samples, (self.density.size,), seed=seed, purpose="bound").to(z.device)
+        gain = bound(self.density, e, eps[:, None].expand(-1, len(z), -1)) - normal(e.flatten(1))
+        return self.prior.log_prob(z) + gain
+
+    def conditional_log_prob(self, z: Tensor, c: Tensor) -> Tensor:
+        """`log p(z | C)` in nats, `(B,)`; exact."""
+        e = self.prior.to_base(z)
+        return self.prior.log_prob(z) + self.density.log_prob(e, c) - normal(e.flatten(1))
+
+    @torch.no_grad()
+    def characteristic(self, z: Tensor) -> Tensor:
+        """The mean of `p(C | z)`, `(B, C)`."""
+        return self.density.infer(self.prior.to_base(z))[0]
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        prior: Flow,
+        latents: Latents,
+        *,
+        characteristic: Sequence[str] = (),
+        characteristics: int = 2,
+        hidden: int = 70,
+        width: int = 128,
+        blocks: int = 2,
+        critic_width: int = 256,
+        critic_steps: int = 400,
+        max_train_steps: int = 300,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        consistency: float = 1.0,
+        dream: float = 0.1,
+        seed: int = 0,
+        **options: Any,
+    ) -> Knowledge:
+        """A new knowledge over a frozen prior, from the label `name` of latents.
+
+        Arguments:
+            name: The label: 1 present, 0 absent, NaN unknown; a fraction counts as it stands.
+            prior: The frozen flow.
+            latents: Encodings of data with that label.
+            characteristic: Labels that give C itself; then C has one dimension for each, and NaN
+                is drawn from `p(C | z)`. None for a C that is found.
+            characteristics: Dimensions of a C that is found.
+            hidden: Units of each layer from C to mean and std.
+            width: Units of each layer of couplings and inference.
+            blocks: Blocks of two couplings.
+            critic_width: Units of each layer of the discriminator.
+            critic_steps: Steps of the discriminator.
+            max_train_steps: Steps of the density. The best of these on held-out latents is kept.
+            batch_size: Latents in a step.
+            learning_rate: Of both.
+            consistency: The multiplier of the disagreement.
+            dream: Weight of the missing `z`: how well C is found again in samples made from it.
+            seed: Decides every random number.
+            options: Further arguments of `latentctl.fit.fit`.
+
+        Raises:
+            InputError: If the label has one class only, or `latents` are too few.
+            UnknownNameError: If there is no such label.
+        """
+        chosen = latents.select([name])
+        check_classes(chosen)
+        if len(latents) < 50:
+            raise InputError(
+                f"A knowledge is learned from at least 50 latents, these are {len(latents)}: some "
+                f"are held out for its calibration. Encode more data."
+            )
+        sizes = {"hidden": hidden, "width": width, "blocks": blocks, "critic_width": critic_width}
+        with seeded(seed, f"knowledge {name}"):
+            new = cls(
+                name,
+                prior,
+                latents.latent_shape,
+                characteristics=len(characteristic) or characteristics,
+                **sizes,
+            )
+        order = permutation(len(latents), seed=seed, epoch=0, purpose="held out")
+        held_out, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
+        options = {"progress": False, **options}
+        known = ~torch.isnan(chosen.column(name))
+        new.presence = AttributeCritic.fit(
+            chosen[train[known[train]]],
+            width=critic_width,
+            max_train_steps=critic_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            **options,
+        )
+        new._calibrate(chosen[held_out[known[held_out]]], seed)
+        if max_train_steps:
+            given = latents.select(list(characteristic)).labels if characteristic else None
+            new._fit_density(
+                chosen,
+                given,
+                train,
+                held_out,
+                consistency=consistency,
+                dream=dream,
+                max_train_steps=max_train_steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+                **options,
+            )
+        return new.eval()
+
+    def _calibrate(self, held_out: Latents, seed: int) -> None:
+        """Slope and offset of the log-odds, by cross-entropy on held-out latents (Platt)."""
+        labels = held_out.labels
+        if labels is None or not 0 < float(labels.round().sum()) < len(labels):
+            return  # one class only: nothing to calibrate by
+        z = held_out.sample(_noise(held_out, seed))
+        with torch.no_grad():
+            odds = self.presence(z)[:, 0]
+        scale = self.calibration.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([scale], max_iter=50, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = (
+                torch.nn.functional.binary_cross_entropy_with_logits(
+                    odds * scale[0] + scale[1], labels[:, 0]
+                )
+                + 1e-3 * (scale[0] - 1).square()
+            )
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        if bool(torch.isfinite(scale).all()) and float(scale.detach()[0]) > 0:
+            self.calibration.copy_(scale.detach())
+
+    def _fit_density(
+        self,
+        latents: Latents,
+        given: Tensor | None,
+        train: Tensor,
+        held_out: Tensor,
+        *,
+        consistency: float,
+        dream: float,
+        seed: int,
+        learning_rate: float,
+        **options: Any,
+    ) -> None:
+        """Trains `p(z | C)` and `p(C | z)`; the discriminator is frozen."""
+        density, size = self.density, math.prod(self.latent_shape)
+        e, odds, share, prior_odds = self._prepare(latents, seed)
+        if given is None:
+            given = torch.full((len(latents), density.size), torch.nan)
+        rows = torch.cat([share[:, None], odds[:, None], given], dim=1)
+        parts = [part[share[part] > 0.01] for part in (train, held_out)]
+        learn, check = (Latents(e[part], None, None) for part in parts)
+        data = torch.utils.data.TensorDataset(learn.mean, rows[parts[0]])
+
+        def terms(e: Tensor, row: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            weight, odds, c = row[:, 0], row[:, 1], row[:, 2:]
+            drawn, _ = density.inferred(e, eps)
+            c = torch.where(torch.isnan(c), drawn, c)
+            inferred = density.inference_log_prob(c, e)
+            made = normal(c) + density.log_prob(e, c)
+            apart = normal(e.flatten(1)) + torch.nn.functional.logsigmoid(odds) + inferred
+            apart = apart - prior_odds - made
+            return weight, inferred + made, apart
+
+        def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+            noise, row = batch
+            weight, both, apart = terms(noise, row, step.normal(density.size, purpose="C"))
+            value = (weight * (-0.5 * both + consistency * apart.relu())).mean()
+            if dream:
+                c = step.normal(density.size, purpose="dreamed C")
+                with torch.no_grad():
+                    dreamed = density.decode(c, step.normal(*self.latent_shape, purpose="dream"))
+                value = value - dream * density.inference_log_prob(c, dreamed).mean()
+            return value / size, {"disagreement": apart.mean()}
+
+        best = (math.inf, {k: v.clone() for k, v in density.state_dict().items()})
+
+        def look(step: int) -> None:
+            nonlocal best
+            if step % CHECK or not len(check):
+                return
+            score = -float(self._bound(check.mean, seed).mean())
+            if score < best[0]:
+                best = score, {k: v.clone() for k, v in density.state_dict().items()}
+
+        look(0)
+        optimizer = torch.optim.AdamW(density.parameters(), lr=learning_rate, weight_decay=1e-2)
+        fit(
+            Player("density", density, loss, optimizer),
+            data,
+            seed=seed,
+            lr_scheduler="cosine",
+            max_grad_norm=10.0 * math.sqrt(size),
+            on_step=look,
+            **options,
+        )
+        if len(check):
+            density.load_state_dict(best[1])
+
+    @torch.no_grad()
+    def _prepare(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Base noise, log-odds and share of presence of each row, and `log p(present)`."""
+        z = latents.sample(_noise(latents, seed))
+        e = torch.cat([self.prior.to_base(part) for part in z.split(BATCH)])
+        odds = torch.cat([self(part) for part in z.split(BATCH)])
+        label = (
+            latents.labels[:, 0] if latents.labels is not None else torch.full_like(odds, torch.nan)
+        )
+        share = torch.where(torch.isnan(label), odds.sigmoid(), label)
+        return e, odds, share, math.log(max(float(share.mean()), 1e-6))
+
+    @torch.no_grad()
+    def _bound(self, e: Tensor, seed: int) -> Tensor:
+        eps = noise(0, 8, (self.density.size,), seed=seed, purpose="held-out bound")
+        eps = eps[:, None].to(e.device)
+        return torch.cat(
+            [bound(self.density, part, eps.expand(-1, len(part), -1)) for part in e.split(BATCH)]
+        )
+
+
+def _noise(latents: Latents, seed: int) -> Tensor:
+    shape = (len(latents), *latents.latent_shape)
+    eps = torch.randn(shape, generator=generator(seed, purpose="knowledge"))
+    return eps.to(latents.mean.device)
