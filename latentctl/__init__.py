@@ -15,6 +15,8 @@ __all__ = [
     "FlowMatching",
     "Gaussian",
     "GaussianMixture",
+    "Knowledge",
+    "KnowledgeBase",
     "LatentFlow",
     "Latents",
     "Outcome",
@@ -37,5 +39,7 @@ from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder, Posterior
 from .latents import Latents, encode_dataset
 from .priors import Gaussian, GaussianMixture, LatentFlow
+from .priors.knowledge import Knowledge
+from .priors.knowledge_base import KnowledgeBase
 from .random import generator
 from .registry import available, load, wrap

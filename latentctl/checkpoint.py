@@ -22,6 +22,7 @@ __all__ = [
     "verify_folder",
 ]
 
+import hashlib
 import logging
 import os
 import re
@@ -186,6 +187,16 @@ def restore_optimizer(
     if left:
         raise CheckpointError(f"Unexpected tensors in the optimizer state: {sorted(left)}.")
     optimizer.load_state_dict(state)
+
+
+def fingerprint(module: nn.Module, salt: str = "") -> str:
+    """SHA-256 over `salt` and the names, shapes and bytes of all weights and buffers."""
+    digest = hashlib.sha256(salt.encode())
+    for key, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 __all__ = ["Decoder", "Posterior", "frozen_view"]
 
 import copy
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import fingerprint
 from .errors import AdapterError, InputError, ShapeError
 from .priors import Gaussian, LatentFlow, Prior
 
@@ -239,12 +239,7 @@ class Decoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and bytes of all weights and buffers."""
-        digest = hashlib.sha256(f"{self.latent_shape}{self.sample_shape}".encode())
-        for key, value in sorted(self.model.state_dict().items()):
-            value = value.detach().cpu().contiguous()
-            digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return fingerprint(self.model, f"{self.latent_shape}{self.sample_shape}")
 
     def extra_repr(self) -> str:
         encoder = "encoder and decoder" if self.can_encode else "decoder only"

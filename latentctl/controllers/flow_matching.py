@@ -100,9 +100,10 @@ class FlowMatching(Controller):
                 "later. Use controllers.Ascent for `where`."
             )
         context = target_context(z, y, self.names)
-        return Move(
-            self.net.from_base(z, context), torch.full((len(z),), 2 * self.steps, device=z.device)
-        )
+        free = target_context(z, None, self.names)
+        moved = self.net.from_base(z, context, free=free, guidance=self.guidance)
+        each = 2 * self.steps * (1 if self.guidance == 1 else 2)
+        return Move(moved, torch.full((len(z),), each, device=z.device))
 
     @classmethod
     def fit(

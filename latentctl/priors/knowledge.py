@@ -75,6 +75,7 @@ class Knowledge(Critic):
     """
 
     calibration: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -107,6 +108,8 @@ class Knowledge(Critic):
             latent_shape, characteristics, hidden=hidden, width=width, blocks=blocks
         )
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        # a characteristic that is given has units of its own; inside, it is N(0, I)
+        self.register_buffer("unit", torch.tensor([[0.0], [1.0]]).repeat(1, characteristics))
         self.eval()
 
     @property
@@ -129,11 +132,14 @@ class Knowledge(Critic):
             count: Number of samples.
             seed: Names the sequence.
             start: Its first sample.
-            c: Characteristics `(count, C)` or `(1, C)`; drawn from N(0, I) if not given.
+            c: Characteristics `(count, C)` or `(1, C)`, in the units of the labels that gave them;
+                drawn from N(0, I) if not given.
         """
         home = self.calibration.device
         if c is None:
             c = noise(start, count, (self.density.size,), seed=seed, purpose="characteristic")
+        else:
+            c = (c.to(home) - self.unit[0]) / self.unit[1]
         eps = noise(start, count, self.latent_shape, seed=seed, purpose="prior").to(home)
         return self.prior.from_base(self.density.decode(c.to(home).expand(count, -1), eps))
 
@@ -147,13 +153,14 @@ class Knowledge(Critic):
 
     def conditional_log_prob(self, z: Tensor, c: Tensor) -> Tensor:
         """`log p(z | C)` in nats, `(B,)`; exact."""
-        e = self.prior.to_base(z)
+        e, c = self.prior.to_base(z), (c - self.unit[0]) / self.unit[1]
         return self.prior.log_prob(z) + self.density.log_prob(e, c) - normal(e.flatten(1))
 
     @torch.no_grad()
     def characteristic(self, z: Tensor) -> Tensor:
         """The mean of `p(C | z)`, `(B, C)`."""
-        return self.density.infer(self.prior.to_base(z))[0]
+        mean, _ = self.density.infer(self.prior.to_base(z))
+        return self.unit[0] + self.unit[1] * mean
 
     @classmethod
     def fit(
@@ -235,6 +242,8 @@ class Knowledge(Critic):
         new._calibrate(chosen[held_out[known[held_out]]], seed)
         if max_train_steps:
             given = latents.select(list(characteristic)).labels if characteristic else None
+            if given is not None:
+                given = new._standardise(given, characteristic)
             new._fit_density(
                 chosen,
                 given,
@@ -275,6 +284,19 @@ class Knowledge(Critic):
         optimizer.step(closure)
         if bool(torch.isfinite(scale).all()) and float(scale.detach()[0]) > 0:
             self.calibration.copy_(scale.detach())
+
+    def _standardise(self, given: Tensor, names: Sequence[str]) -> Tensor:
+        known = ~torch.isnan(given)
+        mean = given.nan_to_num().sum(0) / known.sum(0)
+        std = ((given - mean).nan_to_num().square().sum(0) / known.sum(0)).sqrt()
+        if not bool((std > 0).all()):
+            flat = [name for name, value in zip(names, std.tolist(), strict=True) if not value > 0]
+            raise InputError(
+                f"The characteristic {', '.join(flat)} is the same in all samples, or unknown in "
+                f"all. Leave it out."
+            )
+        self.unit.copy_(torch.stack([mean, std]))
+        return (given - mean) / std
 
     def _fit_density(
         self,

@@ -122,10 +122,8 @@ class Matching(nn.Module):
         if free is not None and guidance != 1:
 
             def field(u: Tensor, time: Tensor, told: Tensor) -> Tensor:
-                both = torch.cat([told, free])
-                asked, plain = self.net(
-                    u.repeat(2, *[1] * (u.ndim - 1)), time.repeat(2, 1), both
-                ).chunk(2)
+                twice = torch.cat([u, u]), torch.cat([time, time]), torch.cat([told, free])
+                asked, plain = self.net(*twice).chunk(2)
                 return torch.lerp(plain, asked, guidance)
 
         u = self.white.rotate(e)
