@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Bench", "compare_priors", "decode", "encodings", "reconstruct", "table", "timed"]
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ class Bench:
         return frechet_distance(self.judge(x), self.real)
 
     def measure(self, name: str, x: Tensor, seconds: float = 0.0, **more: Any) -> None:
-        """A row of the table, and a picture of the first 64 images."""
+        """A row of the table, written at once, and a picture of the first 64 images."""
         fake = self.judge(x)
         few, near = fake[:NEIGHBOURS_OF], self.real[:NEIGHBOURS_OF]
         quality, cover = precision_recall(near, few), density_coverage(near, few)
@@ -61,6 +62,7 @@ class Bench:
         word = "".join(c if c.isalnum() else "_" for c in name)
         picture = self.folder / f"{self.name}-{word}.png"
         picture.write_bytes(png(grid(x[:64])))
+        (self.folder / f"{self.name}.json").write_text(json.dumps(self.rows, indent=2))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
