@@ -18,6 +18,7 @@ from latentctl import Latents
 from latentctl.metrics import density_coverage, frechet_distance, precision_recall
 from latentctl.picture import grid, png
 from latentctl.priors import Gaussian, GaussianMixture, LatentFlow
+from latentctl.priors.whitening import Whitening
 from latentctl.random import generator
 
 NEIGHBOURS_OF = 5000  # samples, at most
@@ -114,7 +115,7 @@ def compare_priors(
         pythae: Sampler of pythae -> steps of training.
     """
     plain = reconstruct(decoder, x[:256])
-    test = encodings(decoder, x)
+    test, white = encodings(decoder, x), Whitening.fit(train)
     kinds: dict[str, Callable[[], Any]] = {
         "Gaussian, independent": lambda: Gaussian.fit(train),
         "Gaussian, full covariance": lambda: GaussianMixture.fit(train, 1, seed=seed),
@@ -138,7 +139,8 @@ def compare_priors(
             more["change_of_reconstructions"] = difference.abs().max().item()
             more["round_trip"] = prior.check_invertible(test[:256].mean)
         z, drawing = timed(lambda p=prior: p.sample(count, seed=seed + 1))
-        bench.measure(name, decode(decoder, z), seconds, sampling_seconds=drawing, **more)
+        more |= {"sampling_seconds": drawing, "variance": white(z).var(0).mean().item()}
+        bench.measure(name, decode(decoder, z), seconds, **more)
 
     drawn = train.sample(torch.randn(train.mean.shape, generator=generator(seed, purpose="pythae")))
     for name, steps in pythae.items():
@@ -149,7 +151,8 @@ def compare_priors(
                 name, drawn, count, train_steps=steps, seed=seed
             )
         )
-        bench.measure(f"pythae {name}", decode(decoder, z), seconds)
+        spread = white(z).var(0).mean().item()
+        bench.measure(f"pythae {name}", decode(decoder, z), seconds, variance=spread)
 
 
 @torch.no_grad()
@@ -164,8 +167,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, with the share of the prior's excess that is left."""
     found = {row["name"]: row["frechet"] for row in rows}
     floor, prior = rows[0]["frechet"], found.get("the prior")
-    columns = ("frechet", "precision", "recall", "density", "coverage", "nats_per_dimension")
-    titles = ("", "Frechet", "excess", *columns[1:5], "NLL", "own floor", "fit, s")
+    columns = ("frechet", "precision", "recall", "density", "coverage")
+    columns += ("nats_per_dimension", "variance")
+    titles = ("", "Frechet", "excess", *columns[1:5], "NLL", "variance", "own floor", "fit, s")
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
         cells = ["" if row.get(c) is None else f"{row[c]:.3f}" for c in columns]
