@@ -134,7 +134,7 @@ def test_a_characteristic_may_be_given(latents, prior):
     values = latents.mean[:, 4:5].sigmoid()
     both = latents.with_labels(torch.cat([latents.labels, values], 1), [*latents.names, "tilt"])
     knowledge = Knowledge.fit(
-        "Smiling", prior, both, characteristic=["tilt"], **{**QUICK, "max_train_steps": 200}
+        "Smiling", prior, both, characteristic=["tilt"], **{**QUICK, "max_train_steps": 200, "learning_rate": 3e-3}
     )
     found = knowledge.characteristic(latents.mean)[:, 0]
     assert torch.corrcoef(torch.stack([found, values[:, 0]]))[0, 1] > 0.8

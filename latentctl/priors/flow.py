@@ -52,6 +52,8 @@ class LatentFlow(nn.Module):
         depth: Layers of a coupling's network, or residual blocks of the velocity's.
         blocks: Blocks of two couplings.
         steps: Steps of Heun's method, for `matching`.
+        guidance: For `matching`, the factor on what is learned beyond the data's Gaussian. 1 for
+            the best density; 2 makes better samples of a flow that was trained for minutes.
 
     Example:
         >>> flow = LatentFlow((8,), width=16)
@@ -71,6 +73,7 @@ class LatentFlow(nn.Module):
         depth: int = 2,
         blocks: int = 4,
         steps: int = 8,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -83,10 +86,13 @@ class LatentFlow(nn.Module):
             "depth": depth,
             "blocks": blocks,
             "steps": steps,
+            "guidance": guidance,
         }
         self.map: Any
         if kind == "matching":
-            self.map = Matching(latent_shape, width=width, depth=depth, steps=steps)
+            self.map = Matching(
+                latent_shape, width=width, depth=depth, steps=steps, guidance=guidance
+            )
         else:
             from .couplings import Couplings  # zuko takes its time to import
 
@@ -173,6 +179,7 @@ class LatentFlow(nn.Module):
         depth: int | None = None,
         blocks: int = 4,
         steps: int = 8,
+        guidance: float = 1.0,
         max_train_steps: int = 1500,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
@@ -188,6 +195,7 @@ class LatentFlow(nn.Module):
             depth: Layers or residual blocks; 2 of a coupling, 4 of `matching` by default.
             blocks: Blocks of two couplings.
             steps: Steps of Heun's method.
+            guidance: The factor for `matching`; it plays no part in training.
             max_train_steps: Steps of training.
             batch_size: Latents in a step.
             learning_rate: Peak of Adam's learning rate; it falls to zero.
@@ -203,7 +211,7 @@ class LatentFlow(nn.Module):
         depth = depth or (4 if kind == "matching" else 2)
         sizes = {"width": width, "depth": depth, "blocks": blocks, "steps": steps}
         with seeded(seed, "latent flow"):
-            flow = cls(latents.latent_shape, kind, **sizes)
+            flow = cls(latents.latent_shape, kind, guidance=guidance, **sizes)
         flow.map.white = Whitening.fit(latents)
         optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
         options = {

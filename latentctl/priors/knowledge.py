@@ -54,6 +54,7 @@ SAMPLES = 32  # of C, in a likelihood
 HELD_OUT = 0.1  # share of the latents for calibration and for the choice of the step
 CHECK = 25  # steps between two looks at the held-out latents
 BATCH = 1024
+PRESENT = 0.01  # rows of a smaller share are left out of the density
 
 
 class Knowledge(Critic):
@@ -176,10 +177,10 @@ class Knowledge(Critic):
         blocks: int = 2,
         critic_width: int = 256,
         critic_steps: int = 400,
-        max_train_steps: int = 300,
+        max_train_steps: int = 200,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
-        consistency: float = 1.0,
+        consistency: float = 10.0,
         dream: float = 0.1,
         seed: int = 0,
         **options: Any,
@@ -201,7 +202,8 @@ class Knowledge(Critic):
             max_train_steps: Steps of the density. The best of these on held-out latents is kept.
             batch_size: Latents in a step.
             learning_rate: Of both.
-            consistency: The multiplier of the disagreement.
+            consistency: The multiplier of the disagreement. Much below 10, a C that says more than
+                the data support is not held back, and the density suffers.
             dream: Weight of the missing `z`: how well C is found again in samples made from it.
             seed: Decides every random number.
             options: Further arguments of `latentctl.fit.fit`.
@@ -316,18 +318,21 @@ class Knowledge(Critic):
         e, odds, share, prior_odds = self._prepare(latents, seed)
         if given is None:
             given = torch.full((len(latents), density.size), torch.nan)
-        rows = torch.cat([share[:, None], odds[:, None], given], dim=1)
-        parts = [part[share[part] > 0.01] for part in (train, held_out)]
+        rows = torch.cat([share[:, None], odds[:, None], given.to(share)], dim=1)
+        parts = [part[share[part] > PRESENT] for part in (train, held_out)]
         learn, check = (Latents(e[part], None, None) for part in parts)
         data = torch.utils.data.TensorDataset(learn.mean, rows[parts[0]])
 
         def terms(e: Tensor, row: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             weight, odds, c = row[:, 0], row[:, 1], row[:, 2:]
             drawn, _ = density.inferred(e, eps)
-            c = torch.where(torch.isnan(c), drawn, c)
+            missing = torch.isnan(c)
+            c = torch.where(missing, drawn, c)
             inferred = density.inference_log_prob(c, e)
             made = normal(c) + density.log_prob(e, c)
-            apart = normal(e.flatten(1)) + torch.nn.functional.logsigmoid(odds) + inferred
+            # a C that is given is the truth: to infer it well is no disagreement
+            claimed = torch.where(missing.any(1), inferred, inferred.detach())
+            apart = normal(e.flatten(1)) + torch.nn.functional.logsigmoid(odds) + claimed
             apart = apart - prior_odds - made
             return weight, inferred + made, apart
 
@@ -369,13 +374,15 @@ class Knowledge(Critic):
     @torch.no_grad()
     def _prepare(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
         """Base noise, log-odds and share of presence of each row, and `log p(present)`."""
-        z = latents.sample(_noise(latents, seed))
-        e = torch.cat([self.prior.to_base(part) for part in z.split(BATCH)])
+        z = latents.mean if latents.std is None else latents.sample(_noise(latents, seed))
         odds = torch.cat([self(part) for part in z.split(BATCH)])
         label = (
             latents.labels[:, 0] if latents.labels is not None else torch.full_like(odds, torch.nan)
         )
         share = torch.where(torch.isnan(label), odds.sigmoid(), label)
+        e = torch.zeros_like(z)  # and stays so where the knowledge is absent, which is not learned
+        for rows in (share > PRESENT).nonzero()[:, 0].split(BATCH):
+            e[rows] = self.prior.to_base(z[rows])
         return e, odds, share, math.log(max(float(share.mean()), 1e-6))
 
     @torch.no_grad()

@@ -17,6 +17,9 @@ and what it leaves unexplained has the variance :math:`\lambda / V_t`. So the ne
 :math:`\bar v + \sqrt{\lambda / V_t} \, F(u_t, t, y)`. Before its first step this is the Gaussian
 with the data's moments; training is only for what is not Gaussian.
 
+What the network adds may be stretched by a factor, as in guidance: :math:`\bar v` is then the plain
+model that the samples are led away from, and where training was short this makes up for much of it.
+
 The same change of variables makes the path short. With the angle :math:`\theta_t = \arctan(t
 \sqrt\lambda / (1 - t))`, which runs from 0 to :math:`\pi / 2` in every direction,
 
@@ -63,6 +66,7 @@ class Matching(nn.Module):
         width: Units of each layer.
         depth: Number of residual blocks.
         steps: Steps of Heun's method, two evaluations each.
+        guidance: Factor on what the network adds to the Gaussian; 1 is what was learned.
 
     Example:
         >>> flow = Matching((2,), width=16, steps=4)
@@ -80,13 +84,14 @@ class Matching(nn.Module):
         width: int = 512,
         depth: int = 4,
         steps: int = 8,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__()
         if steps < 1:
             raise InputError(f"Flow matching takes at least one step, it was given {steps}.")
         self.net = Velocity(latent_shape, context=context, width=width, depth=depth)
         self.white = Whitening(latent_shape)
-        self.steps = steps
+        self.steps, self.guidance = steps, guidance
 
     def loss(
         self, noise: Tensor, data: Tensor, time: Tensor, context: Tensor | None = None
@@ -116,9 +121,9 @@ class Matching(nn.Module):
             e: Noise, `(B, *latent_shape)`.
             context: What the network is told.
             free: What it is told where nothing is asked, for `guidance`.
-            guidance: Multiplies the difference that the context makes; 1 leaves it as it is.
+            guidance: Factor on the difference that the context makes, if `free` is given.
         """
-        field: Callable[..., Tensor] = self.net
+        field: Callable[..., Tensor] = self._guided
         if free is not None and guidance != 1:
 
             def field(u: Tensor, time: Tensor, told: Tensor) -> Tensor:
@@ -154,6 +159,10 @@ class Matching(nn.Module):
         result: Tensor = total
         return result
 
+    def _guided(self, u: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+        added: Tensor = self.net(u, time, context)
+        return added if self.guidance == 1 else self.guidance * added
+
     def _scale(self) -> Tensor:
         return self.white.std.square().mean().sqrt()
 
@@ -167,7 +176,7 @@ class Matching(nn.Module):
         context: Tensor | None = None,
         field: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        field = self.net if field is None else field
+        field = self._guided if field is None else field
         start, end = (u.new_full((len(u), 1), k / self.steps) for k in (step, step + 1))
         std = self._relative_std()
         turn: Tensor = torch.atan2(end[0] * std, 1 - end[0]) - torch.atan2(
