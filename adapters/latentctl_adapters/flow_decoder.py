@@ -155,7 +155,8 @@ class PixelFlow(Pretrained):
             places = (level + (mass - below[level]) / share[level]).to(y.dtype)
         else:
             places = 256 * (y + 0.5)
-        return ((places - 0.5) / 255).clamp(0, 1)
+        x: Tensor = ((places - 0.5) / 255).clamp(0, 1)
+        return x
 
     def decode(self, e: Tensor) -> Tensor:
         """Images `(N, C, S, S)` in [0, 1] of base noise `e (N, *latent_shape)`."""
