@@ -40,7 +40,10 @@ class Flags:
     teacher_train_steps: int = 2500
     lessons: int = 2000
     max_train_steps: int = 900
-    realism_train_steps: int = 600
+    """Steps of the game of actors without a teacher."""
+    actor_train_steps: int = 150
+    """Steps of a taught actor's game after its lessons; much longer, it raises accuracy and costs realism."""
+    realism_train_steps: int = 0
     paper_train_steps: int = 22
     """Steps at the paper's sizes; it plays for 200,000, which takes days on two cores."""
     num_edits: int = 100
@@ -107,7 +110,7 @@ def main(flags: Flags) -> None:
             unlabelled,
             teacher=unconditional,
             max_train_steps=flags.realism_train_steps,
-            **{**gentle, "critic_turns": 5},
+            **{**gentle, "critic_turns": 5, "head_start": 0},
         ),
     )
     near = timed(
@@ -115,7 +118,7 @@ def main(flags: Flags) -> None:
         lambda: Actor.fit(
             latents,
             attributes=attributes,
-            attribute_weight=10.0,
+            attribute_weight=30.0,
             distance_weight=0.1,
             max_train_steps=flags.max_train_steps,
             critic_turns=2,
@@ -135,7 +138,7 @@ def main(flags: Flags) -> None:
             "teacher": teacher,
             "attributes": attributes,
             "attribute_weight": 0.3,
-            "max_train_steps": flags.max_train_steps,
+            "max_train_steps": flags.actor_train_steps,
         }
         actor = timed("actor", lambda: Actor.fit(latents, **conditional))
         small = timed("small actor", lambda: Actor.fit(latents, width=256, depth=3, **conditional))

@@ -107,7 +107,7 @@ class VAEFlags:
     """Weight of the KL divergence."""
     variational: bool = True
     """False for a plain autoencoder."""
-    vae_train_steps: int = 1900
+    vae_train_steps: int = 1300
     """Optimizer steps."""
     vae_batch_size: int = 32
     """Images in a step of one process."""
