@@ -42,7 +42,7 @@ class Flags:
     max_train_steps: int = 900
     """Steps of the game of actors without a teacher."""
     actor_train_steps: int = 150
-    """Steps of a taught actor's game after its lessons; much longer, it raises accuracy and costs realism."""
+    """Steps of a taught actor's game after its lessons; more raise accuracy and cost realism."""
     realism_train_steps: int = 0
     paper_train_steps: int = 22
     """Steps at the paper's sizes; it plays for 200,000, which takes days on two cores."""
