@@ -22,6 +22,7 @@ from latentctl.priors.whitening import Whitening
 from latentctl.random import generator
 
 NEIGHBOURS_OF = 5000  # samples, at most
+GUIDANCE = 2.0  # of a second row of a matching flow, trained once
 SCORED = 20000  # numbers in the latents whose density is taken, which of a matching flow is slow
 
 
@@ -129,8 +130,8 @@ def compare_priors(
             for kind, size in sizes.items()
         },
     }
-    for name, fit in kinds.items():
-        prior, seconds = timed(fit)
+
+    def measure(name: str, prior: Any, seconds: float) -> None:
         more: dict[str, Any] = {
             "nats_per_dimension": nats(prior, test),
             "nats_per_dimension_of_training": nats(prior, train),
@@ -140,9 +141,17 @@ def compare_priors(
             difference = reconstruct(through, x[:256]) - plain
             more["change_of_reconstructions"] = difference.abs().max().item()
             more["round_trip"] = prior.check_invertible(test[:256].mean)
-        z, drawing = timed(lambda p=prior: p.sample(count, seed=seed + 1))
+        z, drawing = timed(lambda: prior.sample(count, seed=seed + 1))
         more |= {"sampling_seconds": drawing, "variance": white(z).var(0).mean().item()}
         bench.measure(name, decode(decoder, z), seconds, **more)
+
+    for name, fit in kinds.items():
+        prior, seconds = timed(fit)
+        measure(name, prior, seconds)
+        if isinstance(prior, LatentFlow) and prior.kind == "matching":
+            guided = LatentFlow(**{**prior.config, "guidance": GUIDANCE})
+            guided.load_state_dict(prior.state_dict())
+            measure(f"{name}, guidance {GUIDANCE:g}", guided.eval(), seconds)
 
     drawn = train.sample(torch.randn(train.mean.shape, generator=generator(seed, purpose="pythae")))
     for name, steps in pythae.items():
