@@ -13,19 +13,25 @@ __all__ = ["Conditional", "Outcome", "condition"]
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
 from .controllers.base import THRESHOLD, scaled
-from .critics import AttributeCritic, Critic, RealismCritic
+from .critics import Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
 from .errors import InputError, ShapeError
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .priors import Prior
+from .priors.knowledge import Knowledge
+from .priors.knowledge_base import KnowledgeBase
 from .request import Value, asked_targets, held_targets
+
+if TYPE_CHECKING:
+    from .latents import Latents
 
 BATCH = 64  # samples decoded at once
 SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
@@ -33,7 +39,7 @@ SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of 
 
 def condition(
     decoder: Decoder,
-    critic: AttributeCritic | Critic,
+    critic: NamedCritics | Critic,
     controller: Controller | None = None,
     *,
     realism: RealismCritic | None = None,
@@ -44,7 +50,7 @@ def condition(
 
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
-        critic: An `AttributeCritic`, or any single `Critic`.
+        critic: An `AttributeCritic`, a `KnowledgeBase`, or any single `Critic`.
         controller: How latents move; gradient ascent on the critics if not given.
         realism: The critic of realism for the default controller; a controller given here brings
             its own.
@@ -59,7 +65,7 @@ def condition(
     Example:
         >>> import latentctl
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
-        >>> critic = AttributeCritic((4,), ["Smiling", "Male"], width=16)
+        >>> critic = latentctl.AttributeCritic((4,), ["Smiling", "Male"], width=16)
         >>> faces = condition(decoder, critic)
         >>> faces.sample(3, Smiling=True).probability.shape
         torch.Size([3, 2])
@@ -75,7 +81,7 @@ class Conditional:
     def __init__(
         self,
         decoder: Decoder,
-        critic: AttributeCritic | Critic,
+        critic: NamedCritics | Critic,
         controller: Controller | None = None,
         *,
         realism: RealismCritic | None = None,
@@ -86,7 +92,7 @@ class Conditional:
             raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
         self.decoder = decoder
         self.critic = critic.to(decoder.device).eval()
-        self.attributes = critic if isinstance(critic, AttributeCritic) else None
+        self.attributes = critic if isinstance(critic, NamedCritics) else None
         self.names = self.attributes.names if self.attributes is not None else ()
         self._only = critic if isinstance(critic, Critic) else None
         if controller is None:
@@ -108,7 +114,7 @@ class Conditional:
         self.threshold = threshold
 
     def _check_fit(self, part: object) -> None:
-        if not isinstance(part, AttributeCritic | RealismCritic | Actor | FlowMatching):
+        if not isinstance(part, NamedCritics | RealismCritic | Actor | FlowMatching):
             return
         kind = type(part).__name__
         if part.latent_shape != self.decoder.latent_shape:
@@ -262,6 +268,35 @@ class Conditional:
         if where is not None:
             satisfied &= where.probability(z) >= self.threshold
         return satisfied
+
+    def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
+        """Learns one more attribute, in seconds; what the others say stays as it is, bit for bit.
+
+        From now on `edit` holds the new one too, unless it is asked otherwise (`hold=[...]`).
+
+        Arguments:
+            name: The attribute, a label of `latents`.
+            latents: Encodings of data with that label.
+            options: As in `Knowledge.fit`.
+
+        Raises:
+            InputError: If the critic is not a `KnowledgeBase`, or the controller is a network that
+                was trained for the older attributes.
+        """
+        if not isinstance(self.critic, KnowledgeBase):
+            raise InputError(
+                f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
+                f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
+            )
+        if isinstance(self.controller, Actor | FlowMatching):
+            raise InputError(
+                f"The {type(self.controller).__name__} was trained for "
+                f"{', '.join(self.names)}. Use the default controller, which climbs any critic."
+            )
+        new = self.critic.add(name, latents, **options)
+        self.critic.to(self.decoder.device)
+        self.names = self.critic.names
+        return new
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Saves what was learned as a pack: a folder without the decoder's weights.

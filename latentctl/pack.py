@@ -13,7 +13,7 @@ from typing import Any
 
 from .checkpoint import load_strict
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
-from .critics import AttributeCritic, Critic, RealismCritic
+from .critics import AttributeCritic, Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
 from .errors import CheckpointError, FingerprintError, InputError
 from .folder import load_folder, save_folder
@@ -31,7 +31,7 @@ PARTS = {"decoder", "threshold", "controller", "config"}
 def save_pack(
     path: str | Path,
     decoder: Decoder,
-    critic: AttributeCritic | Critic,
+    critic: NamedCritics | Critic,
     controller: Controller,
     *,
     realism: RealismCritic | None,

@@ -13,7 +13,7 @@ import latentctl.critics.attributes as attributes_module
 import latentctl.critics.base as base_module
 import latentctl.critics.realism as realism_module
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
-from latentctl.critics.attributes import cross_entropy
+from latentctl.critics.named import cross_entropy
 from latentctl.critics.realism import gradient_penalty
 from latentctl.errors import LawError, ShapeError
 from latentctl.fit import Step

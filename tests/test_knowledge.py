@@ -134,7 +134,11 @@ def test_a_characteristic_may_be_given(latents, prior):
     values = latents.mean[:, 4:5].sigmoid()
     both = latents.with_labels(torch.cat([latents.labels, values], 1), [*latents.names, "tilt"])
     knowledge = Knowledge.fit(
-        "Smiling", prior, both, characteristic=["tilt"], **{**QUICK, "max_train_steps": 200, "learning_rate": 3e-3}
+        "Smiling",
+        prior,
+        both,
+        characteristic=["tilt"],
+        **{**QUICK, "max_train_steps": 200, "learning_rate": 3e-3},
     )
     found = knowledge.characteristic(latents.mean)[:, 0]
     assert torch.corrcoef(torch.stack([found, values[:, 0]]))[0, 1] > 0.8
@@ -217,3 +221,25 @@ class TestBadInput:
         base = KnowledgeBase(Gaussian((8,)), (8,))
         base.add("Male", latents, **{**QUICK, "max_train_steps": 0})
         assert torch.isfinite(base["Male"].log_prob(latents.mean[:4])).all()
+
+
+class TestGrowing:
+    def test_a_conditional_learns_one_more(self, decoder, latents, prior):
+        base = KnowledgeBase(prior, (8,))
+        base.add("Smiling", latents, **QUICK)
+        faces = latentctl.condition(decoder, base)
+        before = faces.sample(6, Smiling=True, seed=1)
+        assert before.satisfied.float().mean() > 0.8
+        faces.add("Male", latents, **QUICK)
+        after = faces.sample(6, Smiling=True, seed=1)
+        assert torch.equal(before.x, after.x)
+        assert torch.equal(before.probability[:, 0], after.probability[:, 0])
+        both = faces.sample(6, Smiling=True, Male=False, seed=1)
+        assert both.names == ("Smiling", "Male")
+        assert both.satisfied.float().mean() > 0.8
+        edited = faces.edit(both.x, Male=True)
+        assert edited.satisfied.float().mean() > 0.5
+
+    def test_a_critic_that_was_fitted_at_once_does_not_grow(self, decoder, critic, latents):
+        with pytest.raises(InputError, match="KnowledgeBase"):
+            latentctl.condition(decoder, critic).add("Bangs", latents)

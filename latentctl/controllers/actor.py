@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..critics import AttributeCritic, Critic, RealismCritic
-from ..critics.attributes import cross_entropy
+from ..critics.named import cross_entropy
 from ..errors import InputError
 from ..fit import Player, Step, fit
 from ..latents import Latents

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics import AttributeCritic, Critic, RealismCritic
-from ..critics.attributes import cross_entropy
+from ..critics import Critic, NamedCritics, RealismCritic
+from ..critics.named import cross_entropy
 from ..errors import InputError
 from ..random import noise
 from .base import THRESHOLD, Controller, Move, require_finite
@@ -53,6 +53,7 @@ class Ascent(Controller):
         drop_finished: Whether finished samples leave the batch; if not, they only stand still.
 
     Example:
+        >>> from latentctl import AttributeCritic
         >>> critic = AttributeCritic((8,), ["Smiling"], width=16)
         >>> ascent = Ascent(critic, steps=5)
         >>> z, y = torch.zeros(3, 8), torch.ones(1, 1)
@@ -62,7 +63,7 @@ class Ascent(Controller):
 
     def __init__(
         self,
-        attributes: AttributeCritic | None = None,
+        attributes: NamedCritics | None = None,
         realism: RealismCritic | None = None,
         *,
         steps: int = 100,

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics import AttributeCritic, Critic, RealismCritic
-from ..critics.attributes import cross_entropy
+from ..critics import Critic, NamedCritics, RealismCritic
+from ..critics.named import cross_entropy
 from ..errors import InputError
 from .base import THRESHOLD, Controller, Move, require_finite
 from .targets import round_targets
@@ -41,6 +41,7 @@ class Transport(Controller):
         hold_weight: Weight of fractional targets, which are values to keep.
 
     Example:
+        >>> from latentctl import AttributeCritic
         >>> critic = AttributeCritic((8,), ["Smiling"], width=16)
         >>> Transport(critic, steps=4)(torch.zeros(3, 8), torch.ones(1, 1)).shape
         torch.Size([3, 8])
@@ -48,7 +49,7 @@ class Transport(Controller):
 
     def __init__(
         self,
-        attributes: AttributeCritic | None = None,
+        attributes: NamedCritics | None = None,
         realism: RealismCritic | None = None,
         *,
         steps: int = 25,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["AttributeCritic", "Critic", "RealismCritic"]
+__all__ = ["AttributeCritic", "Critic", "NamedCritics", "RealismCritic"]
 
 from .attributes import AttributeCritic
 from .base import Critic
+from .named import NamedCritics
 from .realism import RealismCritic

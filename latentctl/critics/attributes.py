@@ -10,24 +10,23 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["AttributeCritic", "cross_entropy"]
+__all__ = ["AttributeCritic"]
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import InputError, ShapeError, UnknownNameError
+from ..errors import InputError
 from ..fit import Player, Step, fit
 from ..latents import Latents
 from ..nets import Scorer
 from ..random import seeded
-from .base import Critic, log_odds
+from .named import NamedCritics, cross_entropy
 
 
-class AttributeCritic(nn.Module):
+class AttributeCritic(NamedCritics):
     r"""Log-odds `(B, K)` of named attributes, one network with `K` heads.
 
     Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
@@ -49,9 +48,6 @@ class AttributeCritic(nn.Module):
         >>> torch.allclose(both(z), same(z))
         True
     """
-
-    posterior_std: Tensor
-    """Mean posterior standard deviation of the latents it was fitted on, `(*latent_shape)`."""
 
     def __init__(
         self,
@@ -79,35 +75,6 @@ class AttributeCritic(nn.Module):
         """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
         logits: Tensor = self.net(z)
         return logits
-
-    def probability(self, z: Tensor) -> Tensor:
-        """Probabilities `(B, K)`."""
-        return torch.sigmoid(self(z))
-
-    def index(self, name: str) -> int:
-        """Column of an attribute; `UnknownNameError` with the nearest names otherwise."""
-        if name not in self.names:
-            raise UnknownNameError("attribute", name, self.names)
-        return self.names.index(name)
-
-    def __getitem__(self, name: str) -> Critic:
-        """The critic of one attribute."""
-        self.index(name)
-        return _Head(self, name)
-
-    def match(self, y: Tensor) -> Critic:
-        r"""The critic of a whole target `y (B, K)` or `(1, K)`, NaN = free.
-
-        .. math:: \log P = \sum_k y_k \log p_k + (1 - y_k) \log (1 - p_k)
-
-        For targets 0 and 1 this is the conjunction; a target between them is a value to keep.
-        """
-        if y.ndim != 2 or y.shape[1] != len(self.names):
-            raise ShapeError(
-                f"A target has a column for each of the {len(self.names)} attributes, this one "
-                f"is {tuple(y.shape)}."
-            )
-        return _Match(self, y)
 
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats per known label, on one sample of each posterior."""
@@ -159,46 +126,6 @@ class AttributeCritic(nn.Module):
             **options,
         )
         return critic.eval()
-
-
-class _Head(Critic):
-    """One attribute of an `AttributeCritic`."""
-
-    def __init__(self, critic: AttributeCritic, name: str) -> None:
-        super().__init__()
-        self.critic, self.name = critic, name
-
-    @property
-    def attributes(self) -> frozenset[str]:
-        return frozenset({self.name})
-
-    def forward(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.critic(z)
-        return logits[:, self.critic.index(self.name)]
-
-
-class _Match(Critic):
-    """A whole target of an `AttributeCritic`."""
-
-    def __init__(self, critic: AttributeCritic, y: Tensor) -> None:
-        super().__init__()
-        self.critic, self.y = critic, y
-
-    @property
-    def attributes(self) -> frozenset[str]:
-        asked = (~torch.isnan(self.y)).any(0)
-        return frozenset(n for n, a in zip(self.critic.names, asked, strict=True) if a)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return log_odds(-cross_entropy(self.critic(z), self.y).sum(1))
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy in nats of each target, `(B, K)`; 0 where the target is free."""
-    known = ~torch.isnan(y)
-    target = torch.where(known, y, torch.zeros_like(y)).expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return torch.where(known, entropy, torch.zeros_like(entropy))
 
 
 def check_classes(latents: Latents) -> None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import fingerprint, load_strict
+from ..critics import NamedCritics
 from ..errors import CheckpointError, FingerprintError, InputError, UnknownNameError
 from ..folder import load_folder, save_folder
 from ..latents import Latents
@@ -38,7 +39,7 @@ BOUND_SAMPLES = 8  # of C, for the density of a candidate
 BATCH = 2048
 
 
-class KnowledgeBase(nn.Module):
+class KnowledgeBase(NamedCritics):
     """Knowledge types by name, over one frozen prior. Adding one changes no older answer.
 
     Arguments:
@@ -70,11 +71,8 @@ class KnowledgeBase(nn.Module):
         self.prior: Any = prior
         self.latent_shape = tuple(latent_shape)
         self.known = nn.ModuleList()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names, in the order in which they were added."""
-        return tuple(k.name for k in self)
+        self.names = ()
+        self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     def __iter__(self) -> Iterator[Knowledge]:
         return iter(self.known)  # type: ignore[arg-type]
@@ -106,14 +104,21 @@ class KnowledgeBase(nn.Module):
                 f"take the old one out with `remove`."
             )
         new = Knowledge.fit(name, self.prior, latents, **options)
-        self.known.append(new)
+        self._append(new)
         return new
 
     def remove(self, name: str) -> Knowledge:
         """Takes a knowledge out, and returns it."""
         gone = self[name]
         self.known = nn.ModuleList(k for k in self if k is not gone)
+        self.names = tuple(k.name for k in self)
         return gone
+
+    def _append(self, new: Knowledge) -> None:
+        if not self.names:
+            self.posterior_std.copy_(new.presence.posterior_std)
+        self.known.append(new)
+        self.names = (*self.names, new.name)
 
     def forward(self, z: Tensor) -> Tensor:
         """Calibrated log-odds `(B, K)` of each knowledge in `z (B, *latent_shape)`."""
@@ -224,5 +229,5 @@ class KnowledgeBase(nn.Module):
             own = {key: value for key, value in knowledge.state_dict().items() if "prior." in key}
             saved = tensors.get(f"knowledge-{number}", {})
             load_strict(knowledge, {**own, **saved}, f"knowledge {config['name']!r}")
-            base.known.append(knowledge.eval())
+            base._append(knowledge.eval())
         return base
