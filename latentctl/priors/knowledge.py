@@ -170,6 +170,7 @@ class Knowledge(Critic):
         prior: Flow,
         latents: Latents,
         *,
+        held_out: Latents | None = None,
         characteristic: Sequence[str] = (),
         characteristics: int = 2,
         hidden: int = 70,
@@ -191,6 +192,9 @@ class Knowledge(Critic):
             name: The label: 1 present, 0 absent, NaN unknown; a fraction counts as it stands.
             prior: The frozen flow.
             latents: Encodings of data with that label.
+            held_out: Other latents with that label, for the calibration and for the choice of the
+                step; a tenth of `latents` if not given. Give them where `latents` hold several
+                views of one sample, such as mirror images: a tenth of these is not held out.
             characteristic: Labels that give C itself; then C has one dimension for each, and NaN
                 is drawn from `p(C | z)`. None for a C that is found.
             characteristics: Dimensions of a C that is found.
@@ -212,8 +216,7 @@ class Knowledge(Critic):
             InputError: If the label has one class only, or `latents` are too few.
             UnknownNameError: If there is no such label.
         """
-        chosen = latents.select([name])
-        check_classes(chosen)
+        check_classes(latents.select([name]))
         if len(latents) < 50:
             raise InputError(
                 f"A knowledge is learned from at least 50 latents, these are {len(latents)}: some "
@@ -228,12 +231,14 @@ class Knowledge(Critic):
                 characteristics=len(characteristic) or characteristics,
                 **sizes,
             )
-        order = permutation(len(latents), seed=seed, epoch=0, purpose="held out")
-        held_out, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
+        if held_out is None:
+            order = permutation(len(latents), seed=seed, epoch=0, purpose="held out")
+            some, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
+            latents, held_out = latents[train], latents[some]
+        learn, check = latents.select([name]), held_out.select([name])
         options = {"progress": False, **options}
-        known = ~torch.isnan(chosen.column(name))
         new.presence = AttributeCritic.fit(
-            chosen[train[known[train]]],
+            learn[~torch.isnan(learn.column(name))],
             width=critic_width,
             max_train_steps=critic_steps,
             batch_size=batch_size,
@@ -241,16 +246,15 @@ class Knowledge(Critic):
             seed=seed,
             **options,
         )
-        new._calibrate(chosen[held_out[known[held_out]]], seed)
+        new._calibrate(check[~torch.isnan(check.column(name))], seed)
         if max_train_steps:
             given = latents.select(list(characteristic)).labels if characteristic else None
             if given is not None:
                 given = new._standardise(given, characteristic)
             new._fit_density(
-                chosen,
+                learn,
+                check,
                 given,
-                train,
-                held_out,
                 consistency=consistency,
                 dream=dream,
                 max_train_steps=max_train_steps,
@@ -302,10 +306,9 @@ class Knowledge(Critic):
 
     def _fit_density(
         self,
-        latents: Latents,
+        learn: Latents,
+        check: Latents,
         given: Tensor | None,
-        train: Tensor,
-        held_out: Tensor,
         *,
         consistency: float,
         dream: float,
@@ -315,13 +318,15 @@ class Knowledge(Critic):
     ) -> None:
         """Trains `p(z | C)` and `p(C | z)`; the discriminator is frozen."""
         density, size = self.density, math.prod(self.latent_shape)
-        e, odds, share, prior_odds = self._prepare(latents, seed)
+        e, odds, share = self._prepare(learn, seed)
+        prior_odds = math.log(max(float(share.mean()), 1e-6))
         if given is None:
-            given = torch.full((len(latents), density.size), torch.nan)
+            given = torch.full((len(learn), density.size), torch.nan)
         rows = torch.cat([share[:, None], odds[:, None], given.to(share)], dim=1)
-        parts = [part[share[part] > PRESENT] for part in (train, held_out)]
-        learn, check = (Latents(e[part], None, None) for part in parts)
-        data = torch.utils.data.TensorDataset(learn.mean, rows[parts[0]])
+        present = share > PRESENT
+        data = torch.utils.data.TensorDataset(e[present], rows[present])
+        seen, _, share = self._prepare(check, seed)
+        seen = seen[share > PRESENT]
 
         def terms(e: Tensor, row: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             weight, odds, c = row[:, 0], row[:, 1], row[:, 2:]
@@ -351,9 +356,9 @@ class Knowledge(Critic):
 
         def look(step: int) -> None:
             nonlocal best
-            if step % CHECK or not len(check):
+            if step % CHECK or not len(seen):
                 return
-            score = -float(self._bound(check.mean, seed).mean())
+            score = -float(self._bound(seen, seed).mean())
             if score < best[0]:
                 best = score, {k: v.clone() for k, v in density.state_dict().items()}
 
@@ -368,22 +373,20 @@ class Knowledge(Critic):
             on_step=look,
             **options,
         )
-        if len(check):
+        if len(seen):
             density.load_state_dict(best[1])
 
     @torch.no_grad()
-    def _prepare(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Base noise, log-odds and share of presence of each row, and `log p(present)`."""
+    def _prepare(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Base noise, log-odds and share of presence of each row."""
         z = latents.mean if latents.std is None else latents.sample(_noise(latents, seed))
         odds = torch.cat([self(part) for part in z.split(BATCH)])
-        label = (
-            latents.labels[:, 0] if latents.labels is not None else torch.full_like(odds, torch.nan)
-        )
+        label = latents.column(self.name)
         share = torch.where(torch.isnan(label), odds.sigmoid(), label)
         e = torch.zeros_like(z)  # and stays so where the knowledge is absent, which is not learned
         for rows in (share > PRESENT).nonzero()[:, 0].split(BATCH):
             e[rows] = self.prior.to_base(z[rows])
-        return e, odds, share, math.log(max(float(share.mean()), 1e-6))
+        return e, odds, share
 
     @torch.no_grad()
     def _bound(self, e: Tensor, seed: int) -> Tensor:
