@@ -71,9 +71,9 @@ class ControlFlags:
     """actor, flow-matching, ascent or transport: what conditional samples are made with."""
     preset: str = "default"
     """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher, no attribute critic)."""
-    teacher_train_steps: int = 600
+    teacher_train_steps: int = 500
     """Steps of the flow matching that teaches the actor; 0 for none."""
-    realism_teacher_train_steps: int = 400
+    realism_teacher_train_steps: int = 300
     """Steps of the one that teaches the actor of realism alone; 0 for none."""
     lessons: int = 500
     """Steps in which an actor imitates it."""
@@ -83,7 +83,7 @@ class ControlFlags:
     """Steps of the actor's game, critic and actor together."""
     realism_train_steps: int = 0
     """Steps of the game of realism alone."""
-    critic_train_steps: int = 800
+    critic_train_steps: int = 600
     """Steps of the attribute critic."""
     train_batch_size: int = 256
     """Latents in a step of one process."""

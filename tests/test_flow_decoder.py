@@ -119,12 +119,12 @@ def test_seen_images_are_likelier_than_others(model):
 
 
 def test_knowledge_stands_on_it():
-    x, down = bars(600)
+    x, down = bars(2000)
     model = PixelFlow.fit(x, **{**QUICK, "patch": 8}, max_train_steps=150)
     z = model.dequantise(x, uniform(*x.shape))
     data = Latents(z, None, down[:, None], ["down"])
     base = KnowledgeBase(model.flow, model.latent_shape)
-    sizes = {"width": 32, "critic_width": 32, "critic_steps": 150, "max_train_steps": 150}
+    sizes = {"width": 32, "critic_width": 32, "critic_steps": 300, "max_train_steps": 150}
     knowledge = base.add("down", data, **sizes)
     new, is_down = bars(200, purpose="new")
     v = uniform(*new.shape, purpose="v")

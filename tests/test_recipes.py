@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 sys.path.insert(0, str(RECIPES))
 NAMES = ("Black_Hair", "Male", "Smiling")
-LITTLE = "--max_train_samples 256 --max_test_samples 48 --attributes " + " ".join(NAMES)
+LITTLE = "--num_threads 1 --max_train_samples 256 --max_test_samples 48"
+LITTLE += " --attributes " + " ".join(NAMES)
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
 GAME += " --realism_train_steps 6 --judge_train_seconds 3 --num_edits 4"

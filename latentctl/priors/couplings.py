@@ -56,6 +56,7 @@ class Couplings(nn.Module):
         width: Units of each layer of a coupling's network.
         depth: Number of its layers.
         blocks: Number of blocks, two couplings each.
+        dropout: Share of units dropped while training.
 
     Example:
         >>> couplings = Couplings((4, 8, 8), spline=True, width=8, blocks=1)
@@ -73,6 +74,7 @@ class Couplings(nn.Module):
         width: int = 256,
         depth: int = 2,
         blocks: int = 4,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
@@ -80,7 +82,7 @@ class Couplings(nn.Module):
         layers: list[nn.Module] = []
         for block in range(blocks):
             half = _half(self.latent_shape, block)
-            layers += [_Coupling(mask, spline, width, depth) for mask in (half, ~half)]
+            layers += [_Coupling(mask, spline, width, depth, dropout) for mask in (half, ~half)]
         self.transform = LazyComposedTransform(*layers)
 
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +102,7 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor, spline: bool, width: int, depth: int) -> None:
+    def __init__(self, mask: Tensor, spline: bool, width: int, depth: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
         self.shapes = [(BINS,), (BINS,), (BINS - 1,)] if spline else [(), ()]
@@ -110,7 +112,7 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
             else partial(MonotonicAffineTransform, slope=math.exp(-CLAMP))
         )
         self.numbers = sum(math.prod(shape) for shape in self.shapes)
-        self.trunk = Trunk(tuple(mask.shape), width=width, depth=depth)
+        self.trunk = Trunk(tuple(mask.shape), width=width, depth=depth, dropout=dropout)
         outputs = mask.shape[0] * self.numbers
         self.head = nn.Conv2d(width, outputs, 1) if mask.ndim == 3 else nn.Linear(width, outputs)
         nn.init.zeros_(self.head.weight)  # it starts as (nearly) the identity
