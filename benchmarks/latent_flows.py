@@ -42,16 +42,16 @@ import latentctl
 from latentctl.errors import InputError
 from latentctl.random import generator, permutation
 
-SIZES: dict[str, dict[str, dict[str, int]]] = {  # 60 to 90 seconds of one core each
+SIZES: dict[str, dict[str, dict[str, int]]] = {  # one to three minutes of one core each
     "small images": {
         "coupling": {"width": 256, "max_train_steps": 1500},
         "spline": {"width": 256, "max_train_steps": 1000},
         "matching": {"width": 512, "max_train_steps": 1300},
     },
     "faces": {
-        "coupling": {"width": 256, "max_train_steps": 1000},
+        "coupling": {"width": 256, "max_train_steps": 800},
         "spline": {"width": 128, "blocks": 2, "max_train_steps": 400},
-        "matching": {"width": 512, "max_train_steps": 1500},
+        "matching": {"width": 512, "max_train_steps": 2500},
     },
 }
 
