@@ -1,0 +1,208 @@
+r"""cGML as in the paper: an encoder, a generator and an updater learn one-to-many prediction.
+
+For a pair :math:`(x, y)` and a start :math:`z_0`, descent through the generator finds the latent of
+*its* answer, and then the three networks learn from the path,
+
+.. math::
+    h = H(x), \qquad z_{p+1} = \text{descent step on } |G(h, z_p) - y|_1 \quad (p = 0 ... M - 1), \\
+    \min_Z \; L_Z(h, z_p, z_{p+1}), \qquad
+    \min_{H, G} \; |G(h, z_M) - y|_1 + \lambda_G |G(h + \epsilon', z_M + \epsilon) - G(h, z_M)|_1.
+
+No two answers are ever averaged: each has its place in the latent space. To predict, the updater
+walks there from a start, without :math:`y`; other starts give other answers. There is no adversary.
+
+The paper updates :math:`Z` after every step of a batch; here it learns from the whole path at once,
+which is the same gradients in one large batch.
+
+References:
+    | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
+    | https://arxiv.org/abs/2010.03132
+"""
+
+from __future__ import annotations
+
+__all__ = ["OneToMany"]
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .controllers.descent import descend, start_points
+from .controllers.updater import Updater
+from .errors import InputError
+from .fit import Player, Step, fit
+
+
+class OneToMany(nn.Module):
+    """Several answers to one input.
+
+    Arguments:
+        encoder: `H`, from inputs `(B, ...)` to features `(B, K)`, or to a tuple of these and of
+            more that the generator takes (the skips of a U-Net).
+        generator: `G(h, z)`, from what the encoder gives and latents to outputs `(B, ...)`.
+        updater: `Z`, over `K` features.
+        squared: Whether the descent is on the squared error, which comes to rest at its optimum,
+            instead of the absolute one.
+        descent: Arguments of `descend`: `learning_rate`, `steps`, `momentum`, `adam`, `anneal`.
+
+    Raises:
+        InputError: If `descent` has no step to make.
+
+    Example:
+        >>> encoder = nn.Linear(1, 4)
+        >>> updater = Updater((1,), context=4, width=8, steps=5, domain="ball")
+        >>> generator = lambda h, z: torch.cat([h[:, :1] * z, h[:, 1:3] * z], dim=1)
+        >>> model = OneToMany(encoder, generator, updater)
+        >>> model.predict(torch.zeros(2, 1), count=6).shape  # six answers to each
+        torch.Size([2, 6, 3])
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        generator: Any,
+        updater: Updater,
+        *,
+        squared: bool = False,
+        **descent: Any,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.generator, self.updater = encoder, generator, updater
+        self.squared = squared
+        self.descent = {"steps": 20, "learning_rate": 0.1, "adam": True, "momentum": 0.5, **descent}
+        self.descent["domain"] = updater.domain
+        if self.descent["steps"] < 1:
+            raise InputError(f"The descent needs M >= 1 steps, it has {self.descent['steps']}.")
+
+    @torch.no_grad()
+    def predict(
+        self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
+    ) -> Tensor:
+        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start.
+
+        Arguments:
+            x: Inputs.
+            count: Answers to each.
+            steps: Evaluations of the updater; its own number by default.
+            seed: Of the starts.
+        """
+        z, h = self.find(x, count, steps=steps, seed=seed)
+        y: Tensor = self.generator(h, z)
+        answers: Tensor = y.unflatten(0, (len(x), count))
+        return answers
+
+    @torch.no_grad()
+    def find(
+        self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
+    ) -> tuple[Tensor, Any]:
+        """The latents of the answers, `(B * count, *latent_shape)`, and `h` of each."""
+        h = _rows(self.encoder(x), torch.arange(len(x), device=x.device).repeat_interleave(count))
+        z = start_points(
+            len(x) * count, self.updater.latent_shape, self.updater.domain, seed=~seed
+        ).to(x.device)
+        path, _ = self.updater.walk(_features(h), z, steps=steps)
+        return path[-1], h
+
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        step: Step,
+        *,
+        lipschitz: float = 1e-3,
+        generator_lipschitz: float = 1e-2,
+        generator_noise: float = 0.1,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of all three networks on a batch, summed: they share no gradient.
+
+        Arguments:
+            x: Inputs `(B, ...)`; B is `step.count`.
+            y: One answer to each, `(B, ...)`.
+            step: Where the training is.
+            lipschitz: The weight of the noise term of `Z`.
+            generator_lipschitz: The weight of the noise term of `G`, per unit of noise.
+            generator_noise: Its standard deviation.
+        """
+        h = self.encoder(x)
+        still = _rows(h, slice(None), detach=True)
+        shape, domain = self.updater.latent_shape, self.updater.domain
+        first = step.index * step.total + step.start
+        z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
+        path = descend(lambda z: self._cost(self.generator(still, z), y), z, **self.descent)
+        finite = torch.isfinite(path).flatten(2).all(2).all(0)
+        steps = len(path) - 1
+        lessons = Step(
+            step.seed, step.index, step.start * steps, len(x) * steps, step.total * steps, x.device
+        )
+        features = _features(still).repeat(steps, *[1] * (_features(still).ndim - 1))
+        origin, goal = path[:-1].flatten(0, 1), path[1:].flatten(0, 1)
+        imitation, logs = self.updater.loss(features, origin, goal, lessons, lipschitz=lipschitz)
+        drawn = self.generator(h, path[-1])
+        error = _error(drawn, y)[finite].mean()
+        rough = generator_noise * step.normal(*shape, purpose="beside z of G")
+        jump = F.l1_loss(self.generator(h, path[-1] + rough), drawn) / generator_noise
+        total = imitation + error + generator_lipschitz * jump
+        return total, {"updater": imitation, "error": error, "jump": jump, **logs}
+
+    def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
+        return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        max_train_steps: int = 5000,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        ema: float | None = 0.99,
+        seed: int = 0,
+        loss: dict[str, float] | None = None,
+        **options: Any,
+    ) -> OneToMany:
+        """Trains the three networks together on a data set of pairs `(x, y)`.
+
+        Arguments:
+            data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
+            max_train_steps: Steps of training, each with a whole descent.
+            batch_size: Pairs in a step.
+            learning_rate: Peak of Adam's learning rate; it falls to zero.
+            ema: Decay of the average of the weights, which is what is kept.
+            seed: Decides every random number.
+            loss: Further arguments of `loss`.
+            options: Further arguments of `latentctl.fit.fit`.
+        """
+
+        def whole(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+            x, y = batch
+            return self.loss(x, y, step, **(loss or {}))
+
+        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        options = {"progress": False, "lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
+        history = fit(
+            Player("cgml", self, whole, optimizer, ema=ema),
+            data,
+            max_train_steps=max_train_steps,
+            batch_size=batch_size,
+            seed=seed,
+            **options,
+        )
+        if "cgml" in history.averaged:
+            self.load_state_dict(history.averaged["cgml"].state_dict())
+        return self.eval()
+
+
+def _features(h: Any) -> Tensor:
+    features: Tensor = h[0] if isinstance(h, tuple) else h
+    return features
+
+
+def _rows(h: Any, rows: Any, *, detach: bool = False) -> Any:
+    if isinstance(h, tuple):
+        return tuple(_rows(part, rows, detach=detach) for part in h)
+    return h[rows].detach() if detach else h[rows]
+
+
+def _error(drawn: Tensor, y: Tensor) -> Tensor:
+    return (drawn - y).flatten(1).abs().mean(1)
