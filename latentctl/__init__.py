@@ -23,6 +23,7 @@ __all__ = [
     "Posterior",
     "RealismCritic",
     "Transport",
+    "Updater",
     "available",
     "condition",
     "encode_dataset",
@@ -34,7 +35,7 @@ __all__ = [
 
 from . import errors
 from .conditional import Conditional, Outcome, condition
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
 from .critics import AttributeCritic, Critic, RealismCritic
 from .decoder import Decoder, Posterior
 from .latents import Latents, encode_dataset

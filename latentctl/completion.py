@@ -55,6 +55,9 @@ class Completion:
     error: Tensor
     """Root mean square error of the visible part, `(B, count)`, in the units of the samples."""
 
+    cost: Tensor
+    """The cost `c(z; z_0)`, `(B, count)`."""
+
     diversity: Tensor
     """Standard deviation over the completions, mean of the hidden part, `(B,)`."""
 
@@ -140,6 +143,7 @@ def complete(
         z = updater.walk(h, z, steps=steps, cost=cost if updater.informed else None)[0][-1]
     with torch.no_grad():
         drawn = torch.cat([decoder.decode(part) for part in z.split(64)])
+        value = cost(z).unflatten(0, (len(x), count))
     drawn, z = (part.unflatten(0, (len(x), count)) for part in (drawn, z))
     shown = mask[:, None].expand_as(drawn)
     error = torch.where(shown, drawn - x[:, None], 0.0).flatten(2).square().sum(2)
@@ -151,6 +155,7 @@ def complete(
         x=drawn[rows, order],
         z=z[rows, order],
         error=error[rows, order],
+        cost=value[rows, order],
         diversity=spread / (~mask).flatten(1).sum(1),
         evaluations=steps,
     )

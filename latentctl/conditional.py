@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
+from .completion import Completion, complete
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
 from .controllers.base import THRESHOLD, scaled
 from .critics import Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
@@ -114,7 +115,7 @@ class Conditional:
         self.threshold = threshold
 
     def _check_fit(self, part: object) -> None:
-        if not isinstance(part, NamedCritics | RealismCritic | Actor | FlowMatching):
+        if not isinstance(part, NamedCritics | RealismCritic | Actor | FlowMatching | Updater):
             return
         kind = type(part).__name__
         if part.latent_shape != self.decoder.latent_shape:
@@ -203,6 +204,37 @@ class Conditional:
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
         return self._probability(z)
 
+    def complete(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        count: int = 4,
+        updater: Updater | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Completion:
+        """Several completions of partly seen inputs, as `latentctl.completion.complete` says.
+
+        Arguments:
+            x: Inputs, `(B, *sample_shape)`; what is hidden may be anything.
+            mask: 1 or True where `x` is seen, `(B, *sample_shape)` or what broadcasts to it.
+            count: Completions of each, from starts of this conditional's prior.
+            updater: From `latentctl.completion.completer`; by default Adam on the latent.
+            steps: Evaluations of the updater, or steps of Adam.
+            seed: Of the starts.
+        """
+        return complete(
+            self.decoder,
+            x,
+            mask,
+            count=count,
+            updater=updater,
+            prior=self.prior,
+            steps=steps,
+            seed=seed,
+        )
+
     def _probability(self, z: Tensor) -> Tensor:
         if self.attributes is not None:
             return self.attributes.probability(z)
@@ -224,7 +256,7 @@ class Conditional:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
         # a network was trained for the critic; any other controller is told of it
-        trained = isinstance(self.controller, Actor | FlowMatching)
+        trained = isinstance(self.controller, Actor | FlowMatching | Updater)
         goal = where if trained else where or self._only
         where = where or self._only
         before = self._probability(z)
@@ -288,7 +320,7 @@ class Conditional:
                 f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
                 f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
             )
-        if isinstance(self.controller, Actor | FlowMatching):
+        if isinstance(self.controller, Actor | FlowMatching | Updater):
             raise InputError(
                 f"The {type(self.controller).__name__} was trained for "
                 f"{', '.join(self.names)}. Use the default controller, which climbs any critic."

@@ -11,8 +11,10 @@ __all__ = ["load_pack", "save_pack"]
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from .checkpoint import load_strict
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport
+from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
 from .critics import AttributeCritic, Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
 from .errors import CheckpointError, FingerprintError, InputError
@@ -24,6 +26,7 @@ CONTROLLERS: dict[str, Any] = {
     "ascent": Ascent,
     "flow-matching": FlowMatching,
     "transport": Transport,
+    "updater": Updater,
 }
 PARTS = {"decoder", "threshold", "controller", "config"}
 
@@ -61,8 +64,8 @@ def save_pack(
     if realism is not None:
         tensors["realism"] = realism.state_dict()
         config["realism"] = realism.config
-    if isinstance(controller, Actor | FlowMatching):
-        tensors["controller"] = controller.net.state_dict()
+    if isinstance(controller, Actor | FlowMatching | Updater):
+        tensors["controller"] = _network(controller).state_dict()
     if isinstance(prior, Gaussian) and not own_prior:
         tensors["prior"] = prior.state_dict()
     state = {
@@ -72,6 +75,11 @@ def save_pack(
         "config": config,
     }
     return save_folder(path, tensors, state)
+
+
+def _network(controller: Actor | FlowMatching | Updater) -> nn.Module:
+    """What of a learned controller is saved; an actor's critic is saved by itself."""
+    return controller if isinstance(controller, Updater) else controller.net
 
 
 def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
@@ -105,9 +113,9 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
         prior = Gaussian(decoder.latent_shape, **tensors["prior"]).to(decoder.device)
     kind = CONTROLLERS[state["controller"]["kind"]]
     controller: Any
-    if kind in (Actor, FlowMatching):
+    if kind in (Actor, FlowMatching, Updater):
         controller = kind(**options)
-        load_strict(controller.net, tensors.get("controller", {}), "controller")
+        load_strict(_network(controller), tensors.get("controller", {}), "controller")
     else:
         controller = kind(attributes, realism, **options)
     if isinstance(controller, Actor):

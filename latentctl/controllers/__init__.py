@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Actor", "Ascent", "Controller", "FlowMatching", "Move", "Transport"]
+__all__ = ["Actor", "Ascent", "Controller", "FlowMatching", "Move", "Transport", "Updater"]
 
 from .actor import Actor
 from .ascent import Ascent
 from .base import Controller, Move
 from .flow_matching import FlowMatching
 from .transport import Transport
+from .updater import Updater

@@ -32,24 +32,23 @@ from __future__ import annotations
 
 __all__ = ["Updater"]
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
-from ..critics import Critic
-from ..errors import InputError, NonFiniteError, ShapeError
-from ..fit import Player, Step, fit
+from ..critics import Critic, NamedCritics
+from ..errors import InputError, ShapeError
+from ..fit import Step
+from ..latents import Latents
 from ..nets import Trunk, encode_targets
+from ..priors import Prior
+from ..random import seeded
 from .base import THRESHOLD, Controller, Move
 from .descent import Cost, inside
-
-Teacher: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Where latents `(B, *latent_shape)` should go, given the numbers `(B,)` of their requests."""
+from .lessons import learn, moves
 
 NOISE = 1e-3  # std of the Lipschitz term
 NEAR = 1e-12  # a direction shorter than this is none
@@ -118,9 +117,13 @@ class Updater(Controller):
         channels = latent_shape[0]
         seen = (2 * channels, *latent_shape[1:]) if informed else tuple(latent_shape)
         self.trunk = Trunk(seen, context + informed, width=width, depth=depth)
-        self.away: nn.Module = nn.Linear(width, channels)
-        if self.trunk.spatial:
-            self.away = nn.Conv2d(width, channels, 1)
+        outputs = 2 * channels if informed else channels
+        self.away = (
+            nn.Conv2d(width, outputs, 1) if self.trunk.spatial else nn.Linear(width, outputs)
+        )
+        if informed:  # it starts as gradient descent with steps of one length
+            nn.init.zeros_(self.away.get_parameter("weight"))
+            nn.init.zeros_(self.away.get_parameter("bias"))
         self.length = nn.Linear(width, 1)
         nn.init.constant_(self.length.bias, -2.0)
 
@@ -144,16 +147,21 @@ class Updater(Controller):
                 f"This updater is told what is asked as h ({len(z)}, {self.context}), it was given "
                 f"{found}."
             )
-        told, seen = [] if h is None else [h], z
-        if self.informed:
-            if gradient is None:
-                raise InputError("An informed updater is shown the cost: pass `cost`.")
-            size = _length(gradient).clamp_min(NEAR)
-            seen = torch.cat([z, gradient / _wide(size, z)], dim=1)
-            told.append(size.log()[:, None])
-        features = self.trunk(seen, torch.cat(told, dim=1) if told else None)
+        if not self.informed:
+            features = self.trunk(z, h)
+            return z + self.away(features), self._length(features)
+        if gradient is None:
+            raise InputError("An informed updater is shown the cost: pass `cost`.")
+        size = rms(gradient).clamp_min(NEAR)
+        slope = gradient / wide(size, z)
+        context = size.log()[:, None] if h is None else torch.cat([h, size.log()[:, None]], dim=1)
+        features = self.trunk(torch.cat([z, slope], dim=1), context)
+        away, scale = self.away(features).chunk(2, dim=1)
+        return z + away - slope * scale.exp(), self._length(features)
+
+    def _length(self, features: Tensor) -> Tensor:
         pooled = features.flatten(2).mean(2) if self.trunk.spatial else features
-        return z + self.away(features), F.softplus(self.length(pooled)[:, 0])
+        return F.softplus(self.length(pooled)[:, 0])
 
     @torch.no_grad()
     def walk(
@@ -178,17 +186,17 @@ class Updater(Controller):
             moved = self.stride(z, hat, length)
             if step >= steps - self.settle:
                 moved = inside(hat, self.domain)
-            z = torch.where(_wide(going, z), moved, z)
+            z = torch.where(wide(going, z), moved, z)
             path.append(z)
         return torch.stack(path), evaluations
 
     def stride(self, z: Tensor, hat: Tensor, length: Tensor) -> Tensor:
         """One step of the walk, from what `predict` gave."""
         away = hat - z
-        size = _length(away)
+        size = rms(away)
         # no direction, no move: 0 / 0 would lose the sample
         factor = torch.where(size > NEAR, length / size.clamp_min(NEAR), torch.zeros_like(size))
-        return inside(z + _wide(factor, z) * away, self.domain)
+        return inside(z + wide(factor, z) * away, self.domain)
 
     @torch.no_grad()
     def move(
@@ -249,7 +257,7 @@ class Updater(Controller):
             lipschitz: The weight `lambda`.
         """
         hat, length = self.predict(h, z, gradient)
-        far = _length(goal - z)
+        far = rms(goal - z)
         imitation = F.l1_loss(hat, goal) + F.l1_loss(length, far)
         if not lipschitz:
             return imitation, {"length": far}
@@ -262,90 +270,54 @@ class Updater(Controller):
         jump = F.l1_loss(hat2, hat) + F.l1_loss(length2, length)
         return imitation + lipschitz * jump / NOISE, {"length": far, "jump": jump / NOISE}
 
-    def learn(
-        self,
-        teacher: Teacher,
-        starts: Tensor,
-        asked: Tensor,
+    @classmethod
+    def fit(
+        cls,
+        latents: Latents,
+        teacher: Controller,
         *,
-        cost: Callable[[Tensor], Cost] | None = None,
-        rounds: int = 3,
-        max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        lipschitz: float = 0.001,
+        attributes: NamedCritics | None = None,
+        prior: Prior | None = None,
+        steps: int = 5,
+        requests: int = 8000,
+        width: int = 512,
+        depth: int = 4,
+        max_train_steps: int = 2000,
         seed: int = 0,
         **options: Any,
     ) -> Updater:
-        """Imitates a teacher's moves, first on the teacher's path, then on its own.
+        """An updater that makes a teacher's moves in a few equal strides.
+
+        The teacher is asked once for each request. A walk that has strayed is taught the way from
+        where it is to where the teacher went.
 
         Arguments:
-            teacher: Where latents should go next, given the numbers of their requests.
-            starts: Where walks start, `(N, *latent_shape)`, one for each request.
-            asked: The requests, `(N, ...)`, as the observer takes them.
-            cost: Given numbers of requests, their cost; for an informed updater.
-            rounds: How often lessons are collected; after the first on its own path.
-            max_train_steps: Steps of training, over all rounds.
-            batch_size: Moves in a step.
-            learning_rate: Peak of Adam's learning rate in each round.
-            lipschitz: Weight of the Lipschitz term.
+            latents: Encodings of data, with labels for a conditional updater.
+            teacher: A `FlowMatching`, an `Ascent` with its critics, or any other controller.
+            attributes: A critic; if given, half of the requests are edits of encodings, in which
+                one attribute is flipped and the others are kept.
+            prior: Where the other walks start, N(0, I) by default.
+            steps: Strides of a walk.
+            requests: Number of moves that the teacher makes.
+            width: Units of each layer.
+            depth: Number of layers.
+            max_train_steps: Steps of training.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.fit.fit`.
-
-        Raises:
-            NonFiniteError: If the teacher's moves are not finite anywhere. Where they are so on
-                some starts, these are left out and counted in `dropped`.
+            options: Further arguments of `lessons.learn`.
         """
-        numbers = torch.arange(len(starts))
-        lessons: list[tuple[Tensor, ...]] = []
-        self.dropped = 0
-        for turn in range(rounds):
-            z, alive = starts, torch.ones(len(starts), dtype=torch.bool)
-            for _ in range(self.steps):
-                goal = teacher(z, numbers)
-                slope = torch.zeros(len(z), 0)
-                if cost is not None:
-                    slope = gradient_of(cost(numbers), z)[1]
-                alive &= torch.isfinite(goal).flatten(1).all(1) & torch.isfinite(slope).all()
-                lessons.append((numbers[alive], z[alive], goal[alive], slope[alive]))
-                if turn:
-                    own = [self._one(asked, n, z, slope) for n in numbers.split(batch_size)]
-                    goal = torch.cat(own)
-                z = torch.where(_wide(alive, z), goal, z)
-            self.dropped = max(self.dropped, int((~alive).sum()))
-            if not bool(alive.any()):
-                raise NonFiniteError(
-                    "The teacher's moves are finite from no start. Check that the cost is finite "
-                    "there, and take a smaller learning rate."
-                )
-            data = TensorDataset(*(torch.cat(parts) for parts in zip(*lessons, strict=True)))
-            optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
-            more = {"progress": False, "lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
+        names = latents.names if latents.labels is not None else ()
+        with seeded(seed, "updater"):
+            updater = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
+        starts, asked, goals = moves(
+            teacher, latents, requests, attributes=attributes, prior=prior, seed=seed
+        )
 
-            def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-                row, z, goal, slope = batch
-                h = self.told(
-                    asked[row.cpu()].to(z.device), len(z), z.device, starts[row.cpu()].to(z.device)
-                )
-                gradient = slope if self.informed else None
-                return self.loss(h, z, goal, step, gradient=gradient, lipschitz=lipschitz)
+        def stride(z: Tensor, numbers: Tensor, place: int) -> Tensor:
+            return torch.lerp(z, goals[numbers], 1 / (steps - place))
 
-            fit(
-                Player("updater", self, loss, optimizer),
-                data,
-                max_train_steps=math.ceil(max_train_steps / rounds),
-                batch_size=batch_size,
-                seed=seed + turn,
-                **more,
-            )
-            self.eval()
-        return self
-
-    @torch.no_grad()
-    def _one(self, asked: Tensor, numbers: Tensor, z: Tensor, slope: Tensor) -> Tensor:
-        h = self.told(asked[numbers], len(numbers), z.device)
-        gradient = slope[numbers] if self.informed else None
-        return self.stride(z[numbers], *self.predict(h, z[numbers], gradient))
+        options = {"max_train_steps": max_train_steps, "seed": seed, "rounds": 2, **options}
+        learn(updater, stride, starts, asked, **options)
+        return updater
 
 
 def gradient_of(cost: Cost, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -357,10 +329,10 @@ def gradient_of(cost: Cost, z: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient.detach()
 
 
-def _length(move: Tensor) -> Tensor:
+def rms(move: Tensor) -> Tensor:
     """Root mean square of each row, `(B,)`."""
     return move.flatten(1).square().mean(1).sqrt()
 
 
-def _wide(value: Tensor, z: Tensor) -> Tensor:
+def wide(value: Tensor, z: Tensor) -> Tensor:
     return value.view(-1, *[1] * (z.ndim - 1))
