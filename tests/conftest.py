@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentctl.controllers import Actor, FlowMatching
+from latentctl.controllers import Actor, Ascent, FlowMatching, Updater
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.decoder import Decoder, Posterior
 from latentctl.fit import Player, fit
@@ -146,7 +146,7 @@ def actor(latents, critic):
 
 
 @pytest.fixture(scope="session")
-def learned(latents, actor):
+def learned(latents, critic, actor):
     """The controllers that are networks, trained."""
     flow = FlowMatching.fit(
         latents,
@@ -157,7 +157,19 @@ def learned(latents, actor):
         batch_size=128,
         learning_rate=1e-2,
     )
-    return {Actor: actor, FlowMatching: flow}
+    teacher = Ascent(critic, steps=40)
+    updater = Updater.fit(
+        latents,
+        teacher,
+        attributes=critic,
+        requests=4000,
+        threshold=0.99,
+        max_train_steps=1000,
+        width=64,
+        depth=2,
+        learning_rate=3e-3,
+    )
+    return {Actor: actor, FlowMatching: flow, Updater: updater}
 
 
 @pytest.fixture(scope="session")

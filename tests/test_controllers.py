@@ -10,7 +10,7 @@ from conftest import FAST, QUICK, Linear, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentctl.controllers import Actor, Ascent, Controller, FlowMatching, Move, Transport
+from latentctl.controllers import Actor, Ascent, Controller, FlowMatching, Move, Transport, Updater
 from latentctl.controllers.ascent import distance
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.errors import InputError, LawError, NonFiniteError
@@ -23,7 +23,7 @@ NAN = torch.nan
 SMILE = torch.tensor([[1.0, NAN, NAN]])
 NEVER = Linear(torch.zeros(8), -200.0)  # unsatisfied, and without a slope
 SMALL = {"width": 64, "depth": 2, "seed": 1}
-KINDS = (Actor, Ascent, FlowMatching, Transport)
+KINDS = (Actor, Ascent, FlowMatching, Transport, Updater)
 
 
 class Broken(Critic):
@@ -43,6 +43,7 @@ def build(kind, critic, realism, learned):
     made = {
         Actor: lambda: learned[Actor],
         FlowMatching: lambda: learned[FlowMatching],
+        Updater: lambda: learned[Updater],
         Ascent: lambda: Ascent(critic, realism, steps=10, distance_weight=0.01, noise=0.1),
         Transport: lambda: Transport(critic, realism, steps=5, realism_weight=0.1),
     }

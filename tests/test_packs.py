@@ -21,12 +21,13 @@ from latentctl import (
     Transport,
     condition,
 )
-from latentctl.controllers import Controller
+from latentctl.controllers import Controller, Updater
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import CheckpointError, FingerprintError, InputError, ShapeError
 from latentctl.folder import load_folder, save_folder
 
 KIB64 = 64 * 1024
+WITHOUT_REALISM = ("flow-matching", "updater")
 
 
 def build(kind, critic, realism, learned):
@@ -35,6 +36,7 @@ def build(kind, critic, realism, learned):
         "transport": lambda: Transport(critic, realism, steps=6, realism_weight=0.3),
         "actor": lambda: learned[Actor],
         "flow-matching": lambda: learned[FlowMatching],
+        "updater": lambda: learned[Updater],
     }[kind]()
 
 
@@ -48,7 +50,7 @@ def pack(faces, tmp_path):
     return faces.save_pretrained(tmp_path / "pack")
 
 
-@pytest.mark.parametrize("kind", ["ascent", "transport", "actor", "flow-matching"])
+@pytest.mark.parametrize("kind", ["ascent", "transport", "actor", "flow-matching", "updater"])
 def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, learned, tmp_path):
     controller = build(kind, critic, realism, learned)
     faces = condition(decoder, critic, controller, threshold=0.9)
@@ -64,7 +66,7 @@ def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, l
         for field in ("x", "z", "start", "satisfied", "probability", "shift", "evaluations"):
             assert torch.equal(getattr(one, field), getattr(other, field)), field
         assert torch.equal(one.leakage.nan_to_num(-1), other.leakage.nan_to_num(-1))
-    assert (faces.realism is None) == (kind == "flow-matching") == (again.realism is None)
+    assert (faces.realism is None) == (again.realism is None) == (kind in WITHOUT_REALISM)
     pairs = [(faces.realism, again.realism), (critic, again.critic)]
     for one, other in pairs[faces.realism is None :]:
         saved, loaded = one.state_dict(), other.state_dict()
@@ -231,7 +233,7 @@ def test_parts_that_do_not_fit_together_are_refused(decoder, critic, realism):
         condition(decoder, AttributeCritic((5,), ["Smiling"], width=8))
     with pytest.raises(ShapeError, match=r"Actor is over latents \(5,\)"):
         condition(decoder, critic, Actor((5,), critic.names, width=8))
-    for kind in (Actor, FlowMatching):
+    for kind in (Actor, FlowMatching, Updater):
         swapped = kind((8,), critic.names[::-1], width=8)
         with pytest.raises(InputError, match=rf"{kind.__name__} knows Hat, Male.*same order"):
             condition(decoder, critic, swapped)

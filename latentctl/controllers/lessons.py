@@ -28,7 +28,7 @@ from ..errors import NonFiniteError
 from ..fit import Player, Step, fit
 from ..latents import Latents
 from ..priors import Gaussian, Prior
-from .base import Controller
+from .base import THRESHOLD, Controller
 from .imitation import TEACHING_BATCH
 from .targets import free_some
 
@@ -127,6 +127,7 @@ def moves(
     attributes: NamedCritics | None = None,
     prior: Prior | None = None,
     free_share: float = 0.25,
+    threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Starts, requests and the teacher's destinations, `count` rows each.
@@ -139,6 +140,7 @@ def moves(
             attribute is flipped and the others are kept.
         prior: Where the other moves start, N(0, I) by default.
         free_share: Share of rows whose targets are partly freed.
+        threshold: Probability at which a teacher that climbs may stop.
         seed: Decides every random number.
     """
     start = prior if prior is not None else Gaussian(latents.latent_shape)
@@ -154,7 +156,7 @@ def moves(
             x = data.sample(place.normal(*latents.latent_shape, purpose="posterior"))
             z[edited], y[edited] = x[edited], _edits(attributes, x, place)[edited]
         told = None if y is None else y.to(home)
-        goal = teacher.move(z.to(home), told).z.cpu()
+        goal = teacher.move(z.to(home), told, threshold=threshold).z.cpu()
         rows.append((z, z.new_empty(len(z), 0) if y is None else y, goal))
     starts, asked, goals = (torch.cat(parts) for parts in zip(*rows, strict=True))
     return starts, asked, goals

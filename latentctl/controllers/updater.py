@@ -282,6 +282,7 @@ class Updater(Controller):
         requests: int = 8000,
         width: int = 512,
         depth: int = 4,
+        threshold: float = THRESHOLD,
         max_train_steps: int = 2000,
         seed: int = 0,
         **options: Any,
@@ -301,6 +302,8 @@ class Updater(Controller):
             requests: Number of moves that the teacher makes.
             width: Units of each layer.
             depth: Number of layers.
+            threshold: Probability at which a teacher that climbs may stop; a pupil misses by a
+                little, so a sure teacher makes a better one.
             max_train_steps: Steps of training.
             seed: Decides every random number.
             options: Further arguments of `lessons.learn`.
@@ -309,7 +312,13 @@ class Updater(Controller):
         with seeded(seed, "updater"):
             updater = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
         starts, asked, goals = moves(
-            teacher, latents, requests, attributes=attributes, prior=prior, seed=seed
+            teacher,
+            latents,
+            requests,
+            attributes=attributes,
+            prior=prior,
+            threshold=threshold,
+            seed=seed,
         )
 
         def stride(z: Tensor, numbers: Tensor, place: int) -> Tensor:

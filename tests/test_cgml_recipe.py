@@ -1,0 +1,138 @@
+"""The recipe of cGML's experiments, on the toy and on drawn digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_recipes import PNG, done, refused, run
+
+from latentctl.random import generator
+
+tyro = pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+
+import cgml_images  # noqa: E402  (test_recipes puts the recipes on the path)
+import cgml_modes  # noqa: E402
+import cgml_networks  # noqa: E402
+
+TINY = "--num_threads 1 --max_train_steps 12 --baseline_train_steps 40 --max_train_samples 200"
+TINY += " --test_inputs 40 --starts 4 --steps 3 --width 8 --train_batch_size 16"
+
+
+class Answers:
+    """Stands in for a model of the toy: its answers are multiples of one mode."""
+
+    def __init__(self, *factors):
+        self.factors = torch.tensor(factors)
+
+    def predict(self, x, count, seed):
+        factors = self.factors.repeat(count // len(self.factors))
+        return cgml_modes.curve(x)[:, None] * factors[:, None]
+
+
+def toy(*factors):
+    return cgml_modes.measure_toy(Answers(*factors), 200, 8, seed=0)["all"]
+
+
+def test_the_measure_of_the_toy_tells_modes_from_ghosts():
+    assert toy(1.0, -1.0) == {"near": 1.0, "both": 1.0, "ghosts": 0.0, "positive": 0.5}
+    assert toy(1.05, -1.15) == {"near": 0.5, "both": 0.0, "ghosts": 0.0, "positive": 0.5}
+    assert toy(1.0) == {"near": 1.0, "both": 0.0, "ghosts": 0.0, "positive": 1.0}
+    # the mean of both modes, which a regressor would give
+    assert toy(0.0)["ghosts"] == 1.0
+    assert toy(0.0)["near"] == 0.0
+
+
+def test_the_toy_learns_both_modes_in_a_few_steps():
+    flags = cgml_modes.ModelFlags(max_train_steps=250, width=48, steps=8)
+    flags.descent_learning_rate, flags.train_batch_size = 0.6, 48
+    model = cgml_modes.train_toy(flags, seed=0)
+    x = torch.tensor([[0.6], [0.9], [-0.8]])
+    answers, mode = model.predict(x, 32), cgml_modes.curve(x)[:, None]
+    plus = (answers - mode).norm(dim=2) / (2 * mode.norm(dim=2))
+    minus = (answers + mode).norm(dim=2) / (2 * mode.norm(dim=2))
+    assert (plus.amin(1) < 0.15).all()
+    assert (minus.amin(1) < 0.15).all()
+
+
+@pytest.mark.parametrize("task", cgml_images.IMAGE_TASKS)
+def test_the_answers_of_a_task_are_all_true(task):
+    digits = cgml_images.drawn_digits(400, seed=0)
+    pairs = cgml_images.pairs(task, digits, seed=0)
+    whole = digits.pixels()
+    share = pairs.taught.float().mean()
+    if task == "colour":
+        assert torch.equal(pairs.modes.amax(2)[:, 0], whole[:, 0])
+        assert torch.equal(pairs.modes.amax(2)[:, 1], whole[:, 0])
+        assert abs(share - 0.5) < 0.1
+        return
+    hidden = whole[:, :, 14:]
+    assert torch.equal(pairs.x[:, :, :14], whole[:, :, :14])
+    assert not pairs.x[:, :, 14:].any()
+    assert torch.equal(pairs.modes[:, 0], hidden)
+    if task == "mnist-bar":
+        changed = (pairs.modes[:, 1] != hidden).any(3).any(1)
+        assert changed[:, cgml_images.BAR].all()
+        assert changed.sum() == 400 * 3
+        assert abs(share - 0.3) < 0.1
+        assert torch.equal(pairs.y[pairs.taught == 1], pairs.modes[pairs.taught == 1, 1])
+
+
+def test_the_measure_of_images_tells_modes_from_ghosts():
+    modes = cgml_images.pairs("mnist-bar", cgml_images.drawn_digits(20, seed=0), seed=0).modes
+    right = cgml_images.measure(modes, modes)
+    assert right["error"] == right["ghosts"] == 0.0
+    assert right["second"] == 0.5
+    assert right["both"] == 1.0
+    half = cgml_images.measure(modes.mean(1, keepdim=True), modes)
+    assert half["ghosts"] == 1.0
+    assert half["both"] == 0.0
+    assert half["error"] > 0.05
+
+
+@pytest.mark.parametrize("kind", cgml_networks.BASELINES)
+def test_a_baseline_uses_what_it_should(kind):
+    pairs = cgml_images.pairs("mnist-bar", cgml_images.drawn_digits(64, seed=0), seed=0)
+    model = cgml_networks.Baseline(kind, pairs.x[:1], pairs.y[:1], latent_size=4, width=8)
+    answers = model.predict(pairs.x[:6], 4, seed=0)
+    assert answers.shape == (6, 4, 1, 14, 28)
+    spread = answers.std(1).mean()
+    assert (spread > 0) == (kind != "regressor")
+    if kind == "told":
+        assert torch.equal(answers[:, 0], answers[:, 2])
+        assert not torch.equal(answers[:, 0], answers[:, 1])
+
+
+def test_the_generator_uses_the_skips_and_the_latent():
+    draw = generator(0, purpose="x")
+    encoder = cgml_networks.Encoder(1, 8)
+    h = encoder(torch.rand(3, 1, 28, 28, generator=draw))
+    maker = cgml_networks.Generator(4, 1, 8)
+    z = torch.randn(3, 4, generator=draw)
+    y = maker(h, z)
+    for other in (maker((h[0], 0 * h[1], h[2]), z), maker((h[0], h[1], 0 * h[2]), z), maker(h, -z)):
+        assert (y - other).abs().mean() > 1e-4
+
+
+@pytest.mark.parametrize("task", ["mnist-bar", "colour"])
+def test_the_recipe_on_drawn_digits(task, tmp_path):
+    log = done(run("cgml_modes.py", TINY, ["--task", task], cwd=tmp_path))
+    folder = tmp_path / "outputs" / "cgml"
+    results = json.loads((folder / "results.json").read_text())
+    assert "the digits are drawn" in log
+    assert (folder / "answers.png").read_bytes().startswith(PNG)
+    assert json.loads((folder / "config.json").read_text())["task"] == task
+    for kind in ("cgml", *cgml_networks.BASELINES):
+        assert 0 < results[kind]["best"] <= results[kind]["error"] < 0.6
+    assert results["told"]["diversity"] > results["regressor"]["diversity"] == 0
+
+
+def test_the_recipe_draws_the_landscape_of_the_toy(tmp_path):
+    done(run("cgml_modes.py", TINY, "--task toy", cwd=tmp_path))
+    assert (tmp_path / "outputs/cgml/landscape.png").read_bytes().startswith(PNG)
+
+
+def test_an_unknown_task_is_named(tmp_path):
+    refused(run("cgml_modes.py", "--task mnist-bars", cwd=tmp_path), "mnist-bars", "mnist-bar")
