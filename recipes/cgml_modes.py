@@ -1,0 +1,238 @@
+r"""One-to-many prediction, as in the paper of cGML: `python recipes/cgml_modes.py --task toy`.
+
+An encoder, a generator and an updater learn together that one input has several answers.
+
+    toy           y = +-4 (x, x^2, x^3), the sign at random
+    mnist-bar     the hidden lower half of a digit, on 30 % of the targets with a white bar
+    mnist-masked  the hidden lower half of a digit
+    colour        a grey digit in one of two colours, which its class decides
+
+Digits come from `--train_data_dir` or `--dataset_name`; without either, drawn ones are in use. On
+images the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
+`--output_dir` gets `results.json`, `config.json` and a picture.
+
+References:
+    | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
+    | https://arxiv.org/abs/2010.03132
+"""
+
+from __future__ import annotations
+
+__all__ = ["Flags", "curve", "landscape", "main", "measure_toy", "train_toy"]
+
+import dataclasses
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from cgml_images import IMAGE_TASKS, run_images
+from cgml_networks import PointGenerator, point_encoder
+from image_data import ImageFlags
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from latentctl.controllers.updater import Updater
+from latentctl.errors import UnknownNameError
+from latentctl.one_to_many import OneToMany
+from latentctl.random import generator, seeded
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("toy", *IMAGE_TASKS)
+CUT = 0.05  # |x| below which the modes are hardly apart
+NEAR, GHOST = 0.05, 0.1  # of the distance between the modes
+
+
+@dataclass
+class ModelFlags:
+    """The networks and their training; what is not given depends on the task."""
+
+    latent_size: int | None = None
+    """Dimensions of z: 1 in the toy, 8 on images."""
+    domain: str | None = None
+    """Where z stays: ball or sphere; the ball by default."""
+    width: int | None = None
+    """Units of each layer of the toy, 128; channels of the first layer of images, 16."""
+    steps: int | None = None
+    """Steps M of a descent and of a walk: 20 in the toy, 10 on images."""
+    settle: int = 3
+    """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
+    descent_learning_rate: float | None = None
+    """Step size of the descent, by Adam, at its beginning: 0.35 in the toy, 0.2 on images."""
+    anneal: float = 2.0
+    """How fast it falls to zero."""
+    lipschitz: float = 1e-3
+    """Weight of the noise term of the updater."""
+    generator_lipschitz: float = 0.01
+    """Weight of the noise term of the generator."""
+    max_train_steps: int | None = None
+    """Steps of cGML: 4000 in the toy, 1500 on images."""
+    baseline_train_steps: int | None = None
+    """Steps of each of the networks that it is compared with; as many by default."""
+    train_batch_size: int = 64
+    """Pairs in a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of all networks."""
+
+
+@dataclass
+class Flags:
+    """One-to-many prediction by cGML."""
+
+    task: str = "toy"
+    """toy, mnist-bar, mnist-masked or colour."""
+    output_dir: str = "outputs/cgml"
+    """Where everything goes."""
+    seed: int = 0
+    """Decides every random number."""
+    num_threads: int | None = None
+    """CPU threads; what torch takes by default."""
+    test_inputs: int = 1000
+    """Held-out inputs of the toy; on images at most half as many."""
+    starts: int | None = None
+    """Starts of each: 64 in the toy, 20 on images."""
+    target_error: float = 0.1
+    """On images: the first step is noted at which the held-out error is no more than this."""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    data: ImageFlags = field(default_factory=lambda: ImageFlags(max_train_samples=8000))
+
+
+def curve(x: Tensor) -> Tensor:
+    """One of the two answers of the toy to `x (B, 1)`, `(B, 3)`; the other has the other sign."""
+    return 4 * torch.cat([x, x**2, x**3], dim=1)
+
+
+def uniform(count: int, seed: int, purpose: str) -> Tensor:
+    return torch.rand(count, 1, generator=generator(seed, purpose=purpose))
+
+
+def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
+    """Trains cGML on 20,000 pairs of the toy."""
+    width, steps = flags.width or 128, flags.steps or 20
+    with seeded(seed, "toy"):
+        size = flags.latent_size or 1
+        updater = Updater(
+            (size,),
+            context=16,
+            width=width,
+            depth=3,
+            steps=steps,
+            settle=flags.settle,
+            domain=flags.domain or "ball",
+        )
+        model = OneToMany(
+            point_encoder(width),
+            PointGenerator(width, latent_size=size),
+            updater,
+            steps=steps,
+            learning_rate=flags.descent_learning_rate or 0.35,
+            anneal=flags.anneal,
+        )
+    x = 2 * uniform(20_000, seed, "x") - 1
+    sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)
+    return model.fit(
+        TensorDataset(x, sign * curve(x)),
+        max_train_steps=flags.max_train_steps or 4000,
+        batch_size=flags.train_batch_size,
+        learning_rate=flags.learning_rate,
+        seed=seed,
+        loss={"lipschitz": flags.lipschitz, "generator_lipschitz": flags.generator_lipschitz},
+    )
+
+
+def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[str, Any]:
+    """Shares over held-out x, for |x| above `CUT` and for all of them.
+
+    `near` is the share of answers nearer to a mode than 5 % of the distance between the modes,
+    `ghosts` of those within 10 % of their midpoint; `both` is the share of x with both modes near
+    an answer, and `positive` the share of answers that are nearer to the positive one.
+    """
+    x = 2 * uniform(inputs, seed, "held-out x") - 1
+    answers, mode = model.predict(x, starts, seed=seed), curve(x)[:, None]
+    plus, minus = (answers - mode).norm(dim=2), (answers + mode).norm(dim=2)
+    apart = 2 * mode.norm(dim=2)
+    near = torch.minimum(plus, minus) < NEAR * apart
+    both = (near & (plus < minus)).any(1) & (near & (minus < plus)).any(1)
+    ghosts = answers.norm(dim=2) < GHOST * apart
+    far = x[:, 0].abs() > CUT
+    result: dict[str, Any] = {}
+    for name, rows in (("above the cut", far), ("all", torch.ones_like(far))):
+        result[name] = {
+            "near": near[rows].float().mean().item(),
+            "both": both[rows].float().mean().item(),
+            "ghosts": ghosts[rows].float().mean().item(),
+            "positive": (plus < minus)[rows].float().mean().item(),
+        }
+    return result
+
+
+@torch.no_grad()
+def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
+    """Draws the error to the nearest mode over x and a latent of one dimension, with walks."""
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    x, z = torch.linspace(-1, 1, 240), torch.linspace(-1, 1, 241)
+    column, place = x.repeat_interleave(len(z))[:, None], z.repeat(len(x))[:, None]
+    drawn, mode = model.generator(model.encoder(column), place), curve(column)
+    error = torch.minimum((drawn - mode).norm(dim=1), (drawn + mode).norm(dim=1))
+    error = (error / (2 * mode.norm(dim=1)).clamp_min(1e-3)).clamp(0.01, 1).view(len(x), len(z))
+    with matplotlib.style.context("default"):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        norm = LogNorm(0.01, 1)
+        picture = axes.pcolormesh(x, z, error.T, cmap="magma", norm=norm, rasterized=True)
+        figure.colorbar(picture, label="error to the nearest mode / distance between the modes")
+        for at in torch.linspace(-0.95, 0.95, walks):
+            h = model.encoder(at.view(1, 1).expand(9, 1))
+            start = torch.linspace(-0.9, 0.9, 9)[:, None]
+            steps = model.updater.walk(h, start)[0][..., 0]
+            # spread sideways along each walk, which is at one x, so that its steps can be seen
+            shift = torch.linspace(0, 0.05, len(steps))
+            for walk in steps.T:
+                axes.plot(at + shift, walk, color="deepskyblue", linewidth=0.9)
+                axes.plot(at, walk[0], ".", color="white", markersize=4)
+                axes.plot(at + shift[-1], walk[-1], ".", color="lime", markersize=5)
+        axes.set(xlabel="x", ylabel="z", title="Walks from starts (white) to answers (green)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+
+
+def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
+    model = train_toy(flags.model, flags.seed)
+    if model.updater.latent_shape == (1,):
+        landscape(model, folder / "landscape.png")
+    return measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
+
+
+def main(flags: Flags) -> dict[str, Any]:
+    logging.basicConfig(format="%(message)s")
+    if flags.task not in TASKS:
+        raise UnknownNameError("--task", flags.task, TASKS)
+    if flags.num_threads:
+        torch.set_num_threads(flags.num_threads)
+    folder, started = Path(flags.output_dir), time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    results = run_toy(flags, folder) if flags.task == "toy" else run_images(flags, folder)
+    results["seconds"] = time.monotonic() - started
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(flags), indent=2))
+    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    for name, row in results.items():
+        if isinstance(row, dict):
+            cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
+            print(f"  {name:<14} {cells}")
+    print(f"Results: {folder / 'results.json'}")
+    return results
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
