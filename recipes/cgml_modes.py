@@ -188,14 +188,16 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         norm = LogNorm(0.01, 1)
-        picture = axes.pcolormesh(x, z, error.T, cmap="magma", norm=norm, rasterized=True)
+        picture = axes.pcolormesh(
+            x.numpy(), z.numpy(), error.T.numpy(), cmap="magma", norm=norm, rasterized=True
+        )
         figure.colorbar(picture, label="error to the nearest mode / distance between the modes")
-        for at in torch.linspace(-0.95, 0.95, walks):
-            h = model.encoder(at.view(1, 1).expand(9, 1))
+        for at in torch.linspace(-0.95, 0.95, walks).tolist():
+            h = model.encoder(torch.full((9, 1), at))
             start = torch.linspace(-0.9, 0.9, 9)[:, None]
-            steps = model.updater.walk(h, start)[0][..., 0]
+            steps = model.updater.walk(h, start)[0][..., 0].numpy()
             # spread sideways along each walk, which is at one x, so that its steps can be seen
-            shift = torch.linspace(0, 0.05, len(steps))
+            shift = torch.linspace(0, 0.05, len(steps)).numpy()
             for walk in steps.T:
                 axes.plot(at + shift, walk, color="deepskyblue", linewidth=0.9)
                 axes.plot(at, walk[0], ".", color="white", markersize=4)

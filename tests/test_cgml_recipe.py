@@ -6,8 +6,9 @@ import json
 
 import pytest
 import torch
-from test_recipes import PNG, done, refused, run
+from test_recipes import PNG, done, run
 
+from latentctl.errors import UnknownNameError
 from latentctl.random import generator
 
 tyro = pytest.importorskip("tyro")
@@ -17,7 +18,7 @@ import cgml_images  # noqa: E402  (test_recipes puts the recipes on the path)
 import cgml_modes  # noqa: E402
 import cgml_networks  # noqa: E402
 
-TINY = "--num_threads 1 --max_train_steps 12 --baseline_train_steps 40 --max_train_samples 200"
+TINY = "--num_threads 1 --max_train_steps 4 --baseline_train_steps 12 --max_train_samples 200"
 TINY += " --test_inputs 40 --starts 4 --steps 3 --width 8 --train_batch_size 16"
 
 
@@ -45,16 +46,15 @@ def test_the_measure_of_the_toy_tells_modes_from_ghosts():
     assert toy(0.0)["near"] == 0.0
 
 
-def test_the_toy_learns_both_modes_in_a_few_steps():
-    flags = cgml_modes.ModelFlags(max_train_steps=250, width=48, steps=8)
-    flags.descent_learning_rate, flags.train_batch_size = 0.6, 48
+def test_the_toy_tells_the_modes_apart_after_a_few_steps():
+    flags = cgml_modes.ModelFlags(max_train_steps=200, width=48, steps=8, learning_rate=4e-3)
     model = cgml_modes.train_toy(flags, seed=0)
     x = torch.tensor([[0.6], [0.9], [-0.8]])
     answers, mode = model.predict(x, 32), cgml_modes.curve(x)[:, None]
-    plus = (answers - mode).norm(dim=2) / (2 * mode.norm(dim=2))
-    minus = (answers + mode).norm(dim=2) / (2 * mode.norm(dim=2))
-    assert (plus.amin(1) < 0.15).all()
-    assert (minus.amin(1) < 0.15).all()
+    apart = 2 * mode.norm(dim=2)
+    # the mean of both is 0.5 from each
+    assert ((answers - mode).norm(dim=2) / apart).amin(1).max() < 0.35
+    assert ((answers + mode).norm(dim=2) / apart).amin(1).max() < 0.35
 
 
 @pytest.mark.parametrize("task", cgml_images.IMAGE_TASKS)
@@ -116,23 +116,37 @@ def test_the_generator_uses_the_skips_and_the_latent():
         assert (y - other).abs().mean() > 1e-4
 
 
-@pytest.mark.parametrize("task", ["mnist-bar", "colour"])
-def test_the_recipe_on_drawn_digits(task, tmp_path):
-    log = done(run("cgml_modes.py", TINY, ["--task", task], cwd=tmp_path))
+def test_the_recipe_on_drawn_digits(tmp_path):
+    log = done(run("cgml_modes.py", TINY, "--task mnist-bar", cwd=tmp_path))
     folder = tmp_path / "outputs" / "cgml"
     results = json.loads((folder / "results.json").read_text())
     assert "the digits are drawn" in log
     assert (folder / "answers.png").read_bytes().startswith(PNG)
-    assert json.loads((folder / "config.json").read_text())["task"] == task
+    assert json.loads((folder / "config.json").read_text())["task"] == "mnist-bar"
     for kind in ("cgml", *cgml_networks.BASELINES):
-        assert 0 < results[kind]["best"] <= results[kind]["error"] < 0.6
+        assert 0 < results[kind]["best"] < results[kind]["error"] + 1e-4 < 0.6
     assert results["told"]["diversity"] > results["regressor"]["diversity"] == 0
 
 
-def test_the_recipe_draws_the_landscape_of_the_toy(tmp_path):
-    done(run("cgml_modes.py", TINY, "--task toy", cwd=tmp_path))
-    assert (tmp_path / "outputs/cgml/landscape.png").read_bytes().startswith(PNG)
+def tiny(task, folder):
+    words = [*TINY.split(), "--task", task, "--output_dir", str(folder)]
+    return tyro.cli(
+        cgml_modes.Flags, args=words, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True
+    )
+
+
+@pytest.mark.parametrize("task", ["colour", "mnist-masked"])
+def test_the_other_tasks_have_their_own_answers(task, tmp_path):
+    results = cgml_modes.main(tiny(task, tmp_path))
+    assert ("told" in results) == ("second" in results["cgml"]) == (task == "colour")
+    assert (tmp_path / "answers.png").read_bytes().startswith(PNG)
+
+
+def test_the_landscape_of_the_toy_is_drawn(tmp_path):
+    cgml_modes.main(tiny("toy", tmp_path))
+    assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
 
 
 def test_an_unknown_task_is_named(tmp_path):
-    refused(run("cgml_modes.py", "--task mnist-bars", cwd=tmp_path), "mnist-bars", "mnist-bar")
+    with pytest.raises(UnknownNameError, match=r"mnist-bars.*mnist-bar"):
+        cgml_modes.main(tiny("mnist-bars", tmp_path))
