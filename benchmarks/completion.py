@@ -40,6 +40,7 @@ class Flags:
     threads: int = 1
     train_steps: int = 1500
     """Steps of practice of each updater."""
+    batch_size: int = 64
     width: int = 256
     depth: int = 2
     images: int = 100
@@ -137,6 +138,7 @@ def main(flags: Flags) -> None:
             depth=flags.depth,
             sigma=flags.sigma,
             max_train_steps=flags.train_steps,
+            batch_size=flags.batch_size,
             seed=flags.seed,
         )
         seconds[name] = time.process_time() - began

@@ -7,6 +7,7 @@ __all__ = ["write_report"]
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from report import Report, face_sheet
 from torch import Tensor
 
 import latentctl
-from latentctl import Ascent, Gaussian, Latents
+from latentctl import Ascent, Controller, Gaussian, Latents
 from latentctl.metrics import multilabel_scores
 
 if TYPE_CHECKING:
@@ -184,9 +185,23 @@ def sample_rows(
 
 
 def edit_rows(
-    trained: Trained, latents: Latents, test: Faces, judges: Judges, count: int
+    trained: Trained,
+    latents: Latents,
+    test: Faces,
+    judges: Judges,
+    count: int,
+    editors: Mapping[str, Controller] | None = None,
 ) -> tuple[list[dict[str, Any]], bytes]:
-    """Flips every attribute of `count` faces, by ascent and by the vector that it has to beat."""
+    """Flips every attribute of `count` faces, by controllers and by the vector they have to beat.
+
+    Arguments:
+        trained: What was trained.
+        latents: Where the vector comes from.
+        test: Faces to edit.
+        judges: See the edits and never a latent.
+        count: Number of faces.
+        editors: Controllers by name; ascent, of which the sheet is drawn, if not given.
+    """
     conditional = trained.conditional
     decoder, names = conditional.decoder, conditional.names
     x = test.pixels(slice(count)).to(decoder.device)
@@ -224,23 +239,25 @@ def edit_rows(
                 **spent,
             )
         )
-    editor = latentctl.condition(
-        decoder, trained.attributes, Ascent(trained.attributes, conditional.realism)
-    )
-    started = time.monotonic()
-    outcome = editor.edit(x.repeat(len(names), 1, 1, 1), y=requested)
-    spent = cost(outcome.start, outcome.z, started)
-    rows.append(
-        edit_row(
-            "gradient ascent, others held",
-            repeated,
-            judges(outcome.x, identity=True),
-            requested,
-            evaluations=outcome.evaluations.float().mean().item(),
-            satisfied=outcome.satisfied.float().mean().item(),
-            **spent,
+    ascent = Ascent(trained.attributes, conditional.realism)
+    outcomes = []
+    for name, controller in (editors or {"gradient ascent, others held": ascent}).items():
+        editor = latentctl.condition(decoder, trained.attributes, controller)
+        started = time.monotonic()
+        outcomes.append(editor.edit(x.repeat(len(names), 1, 1, 1), y=requested))
+        outcome = outcomes[-1]
+        rows.append(
+            edit_row(
+                name,
+                repeated,
+                judges(outcome.x, identity=True),
+                requested,
+                evaluations=outcome.evaluations.float().mean().item(),
+                satisfied=outcome.satisfied.float().mean().item(),
+                **cost(outcome.start, outcome.z, started),
+            )
         )
-    )
+    outcome = outcomes[0]
     shown = min(8, len(x))
     grid = outcome.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1)
     grid = torch.cat([decode(decoder, z[:shown])[:, None], grid.cpu()], dim=1)
