@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from cgml_networks import BASELINES, Baseline, Encoder, Generator
+from cgml_networks import Baseline, Encoder, Generator
 from figures import face_sheet
 from image_data import Images, load_images
 from torch import Tensor
@@ -103,7 +103,7 @@ def pairs(task: str, images: Images, seed: int) -> Pairs:
 
 def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
     """Errors and shares of answers `(B, n, ...)` against all modes `(B, K, ...)`."""
-    first, last = modes[:, :1], modes[:, -1:]
+    answers, first, last = answers.clamp(0, 1), modes[:, :1], modes[:, -1:]
     apart = (last - first).flatten(2)
     t = ((answers - first).flatten(2) * apart).sum(2)
     t = t / apart.square().sum(2).clamp_min(1e-6)
@@ -213,7 +213,7 @@ def picture(test: Pairs, answers: dict[str, Tensor]) -> bytes:
     for name, images in {"known": test.modes[:10], **answers}.items():
         for k in range(min(images.shape[1], 4 if name == "cgml" else 2)):
             whole = test.x[: len(images)].expand(-1, images.shape[2], -1, -1).clone()
-            whole[:, :, -images.shape[3] :] = images[:, k]
+            whole[:, :, -images.shape[3] :] = images[:, k].clamp(0, 1)
             rows.append(whole.expand(-1, 3, -1, -1))
             labels.append(name)
     asked = test.x[: rows[0].shape[0]].expand(-1, 3, -1, -1)
@@ -225,7 +225,7 @@ def run_images(flags: Flags, folder: Path) -> dict[str, Any]:
     train, test = load(flags)
     results: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
-    for kind in ("cgml", *BASELINES):
+    for kind in ("cgml", *flags.baselines):
         if kind == "told" and test.modes.shape[1] == 1:
             continue  # there is nothing to be told
         watch, began = Watch(test, flags.target_error), time.monotonic()

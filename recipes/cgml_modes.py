@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from cgml_images import IMAGE_TASKS, run_images
-from cgml_networks import PointGenerator, point_encoder
+from cgml_networks import BASELINES, PointGenerator, point_encoder
 from image_data import ImageFlags
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -98,6 +98,8 @@ class Flags:
     target_error: float = 0.1
     """On images: the first step is noted at which the held-out error is no more than this."""
     model: ModelFlags = field(default_factory=ModelFlags)
+    baselines: tuple[str, ...] = BASELINES
+    """On images: which of these to train beside it."""
     data: ImageFlags = field(default_factory=lambda: ImageFlags(max_train_samples=8000))
 
 
@@ -211,7 +213,13 @@ def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
     model = train_toy(flags.model, flags.seed)
     if model.updater.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
-    return measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
+    results = {}
+    walks = {"": model.updater.settle, "without rho, ": model.updater.steps, "rho to the end, ": 0}
+    for words, settle in walks.items():
+        model.updater.settle = settle
+        found = measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
+        results |= {f"{words}{name}": row for name, row in found.items()}
+    return results
 
 
 def main(flags: Flags) -> dict[str, Any]:
@@ -229,7 +237,7 @@ def main(flags: Flags) -> dict[str, Any]:
     for name, row in results.items():
         if isinstance(row, dict):
             cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
-            print(f"  {name:<14} {cells}")
+            print(f"  {name:<30} {cells}")
     print(f"Results: {folder / 'results.json'}")
     return results
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentctl.errors import UnknownNameError
 from latentctl.fit import Player, Step, fit
 from latentctl.random import noise
 
@@ -84,7 +85,9 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """G of images: a U-Net whose skips are sums, `(h, z)` to images in [0, 1].
+    """G of images: a U-Net whose skips are sums, `(h, z)` to images.
+
+    Its output is linear: under an L1 loss a sigmoid saturates at black, before strokes are learned.
 
     Arguments:
         latent_size: Dimensions of z.
@@ -118,7 +121,7 @@ class Generator(nn.Module):
         features, fine, coarse = h
         y = self.first(torch.cat([features, z], dim=1)).unflatten(1, self.grid) + coarse
         y = F.silu(y + self.same(F.silu(y)))
-        image: Tensor = torch.sigmoid(self.last(F.silu(self.up(y) + fine)))
+        image: Tensor = self.last(F.silu(self.up(y) + fine))
         return image[:, :, -self.rows :]
 
 
@@ -136,10 +139,15 @@ class Baseline(nn.Module):
         y: One answer.
         latent_size: Dimensions of z.
         width: Of the networks.
+
+    Raises:
+        UnknownNameError: If there is no such kind.
     """
 
     def __init__(self, kind: str, x: Tensor, y: Tensor, latent_size: int, width: int) -> None:
         super().__init__()
+        if kind not in BASELINES:
+            raise UnknownNameError("baseline", kind, BASELINES)
         self.kind, self.latent_size = kind, latent_size
         self.encoder = Encoder(x.shape[1], width)
         self.generator = Generator(
