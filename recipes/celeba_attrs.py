@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from command import run
 from evaluation import JudgeFlags, load_judges
 from face_data import DataFlags, load_faces
 from loading import load_decoder
@@ -279,6 +280,4 @@ def main(flags: Flags) -> Path:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)

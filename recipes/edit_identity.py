@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from command import run
 from edit_report import receipts, write_receipts, write_report
 from face_data import DataFlags, SourceFlags, load_faces, read_images
 from loading import load_decoder
@@ -159,6 +160,4 @@ def main(flags: Flags) -> Path | None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)

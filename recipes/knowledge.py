@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from command import run
 from image_data import ImageFlags, Images, load_images
 from knowledge_report import answers, measure, pictures, same, write
 from latentctl_adapters.flow_decoder import PixelFlow
@@ -273,6 +274,4 @@ def main(flags: Flags) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)

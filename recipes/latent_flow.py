@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from command import run
 from image_data import Images, load_images
 from latent_flow_flags import AutoencoderFlags, Flags, FlowFlags, check
 from latent_flow_report import evaluate, perceptual_network, pictures, save_flow
@@ -252,6 +253,4 @@ def fit_flow(
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)

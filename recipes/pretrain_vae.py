@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from command import run
 from face_data import DataFlags, Faces, load_faces
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch import Tensor
@@ -190,6 +191,4 @@ def main(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import NAMES, Linear
@@ -192,3 +196,12 @@ def test_an_edit_without_an_encoder():
     faces = condition(decoder, AttributeCritic((4,), ["Smiling"], width=8))
     with refused(AdapterError, "without an encoder", "encode="):
         faces.edit(torch.zeros(2, 12), Smiling=True)
+
+
+def test_a_recipe_says_what_is_wrong_without_a_traceback(tmp_path):
+    recipe = Path(__file__).parents[1] / "recipes" / "celeba_attrs.py"
+    flags = ["--max_train_samples", "40", "--max_test_samples", "20", "--decoder", "no.py:load"]
+    command = [sys.executable, str(recipe), "--output_dir", str(tmp_path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "'no.py' is not a file" in done.stderr
+    assert "Traceback" not in done.stderr
