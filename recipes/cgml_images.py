@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour")
 SECOND = {"mnist-bar": 0.3, "mnist-masked": 0.0, "colour": 0.5}  # share of the second mode
+LATENT_SIZE = {"mnist-bar": 1, "mnist-masked": 8, "colour": 1}
 BAR = slice(6, 9)  # rows of the hidden half
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
 STROKES = {  # rows and columns of each segment, in units of half a digit's height
@@ -125,7 +126,7 @@ def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
 def updater_of(flags: Flags) -> Updater:
     model = flags.model
     return Updater(
-        (model.latent_size or 8,),
+        (model.latent_size or LATENT_SIZE[flags.task],),
         context=64,
         width=128,
         depth=3,
@@ -148,7 +149,7 @@ def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], N
         maker,
         updater,
         steps=updater.steps,
-        learning_rate=own.descent_learning_rate or 0.2,
+        learning_rate=own.descent_learning_rate or 0.7 / updater.latent_shape[0] ** 0.5,
         anneal=own.anneal,
     )
     return model.fit(
@@ -167,7 +168,7 @@ def train_baseline(
 ) -> Baseline:
     own = flags.model
     with seeded(flags.seed, kind):
-        model = Baseline(kind, train.x[:1], train.y[:1], own.latent_size or 8, own.width or 16)
+        model = Baseline(kind, train.x[:1], train.y[:1], own.baseline_latent_size, own.width or 16)
     return model.fit(
         TensorDataset(train.x, train.y, train.taught),
         max_train_steps=own.baseline_train_steps or own.max_train_steps or 1500,

@@ -52,7 +52,7 @@ class ModelFlags:
     """The networks and their training; what is not given depends on the task."""
 
     latent_size: int | None = None
-    """Dimensions of z: 1 in the toy, 8 on images."""
+    """Dimensions of z: 8 where part of a digit is to be completed freely, else 1."""
     domain: str | None = None
     """Where z stays: ball or sphere; the ball by default."""
     width: int | None = None
@@ -62,7 +62,8 @@ class ModelFlags:
     settle: int = 3
     """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
     descent_learning_rate: float | None = None
-    """Step size of the descent, by Adam, at its beginning: 0.35 in the toy, 0.2 on images."""
+    """Step size of the descent, by Adam, at its beginning: 0.35 in the toy; on images 0.7
+    over the root of the dimensions, so that a path can cross the ball."""
     anneal: float = 2.0
     """How fast it falls to zero."""
     lipschitz: float = 1e-3
@@ -71,6 +72,8 @@ class ModelFlags:
     """Weight of the noise term of the generator."""
     max_train_steps: int | None = None
     """Steps of cGML: 4000 in the toy, 1500 on images."""
+    baseline_latent_size: int = 8
+    """Dimensions of z of the cVAE and the cGAN."""
     baseline_train_steps: int | None = None
     """Steps of each of the networks that it is compared with; as many by default."""
     train_batch_size: int = 64
