@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .completion import Completion, complete
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
+from .controllers import Actor, Ascent, Controller, Transport, Updater
 from .controllers.base import THRESHOLD, scaled
 from .critics import Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
@@ -114,8 +114,10 @@ class Conditional:
         self.prior = prior if prior is not None else decoder.prior
         self.threshold = threshold
 
-    def _check_fit(self, part: object) -> None:
-        if not isinstance(part, NamedCritics | RealismCritic | Actor | FlowMatching | Updater):
+    def _check_fit(self, given: object) -> None:
+        part: Any = given
+        learned = isinstance(part, Controller) and part.learned
+        if not (learned or isinstance(part, NamedCritics | RealismCritic)):
             return
         kind = type(part).__name__
         if part.latent_shape != self.decoder.latent_shape:
@@ -256,7 +258,7 @@ class Conditional:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
         # a network was trained for the critic; any other controller is told of it
-        trained = isinstance(self.controller, Actor | FlowMatching | Updater)
+        trained = self.controller.learned
         goal = where if trained else where or self._only
         where = where or self._only
         before = self._probability(z)
@@ -320,7 +322,7 @@ class Conditional:
                 f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
                 f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
             )
-        if isinstance(self.controller, Actor | FlowMatching | Updater):
+        if self.controller.learned:
             raise InputError(
                 f"The {type(self.controller).__name__} was trained for "
                 f"{', '.join(self.names)}. Use the default controller, which climbs any critic."

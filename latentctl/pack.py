@@ -64,7 +64,7 @@ def save_pack(
     if realism is not None:
         tensors["realism"] = realism.state_dict()
         config["realism"] = realism.config
-    if isinstance(controller, Actor | FlowMatching | Updater):
+    if controller.learned:
         tensors["controller"] = _network(controller).state_dict()
     if isinstance(prior, Gaussian) and not own_prior:
         tensors["prior"] = prior.state_dict()
@@ -77,9 +77,10 @@ def save_pack(
     return save_folder(path, tensors, state)
 
 
-def _network(controller: Actor | FlowMatching | Updater) -> nn.Module:
+def _network(controller: Any) -> nn.Module:
     """What of a learned controller is saved; an actor's critic is saved by itself."""
-    return controller if isinstance(controller, Updater) else controller.net
+    network: nn.Module = controller if isinstance(controller, Updater) else controller.net
+    return network
 
 
 def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
         prior = Gaussian(decoder.latent_shape, **tensors["prior"]).to(decoder.device)
     kind = CONTROLLERS[state["controller"]["kind"]]
     controller: Any
-    if kind in (Actor, FlowMatching, Updater):
+    if kind.learned:
         controller = kind(**options)
         load_strict(_network(controller), tensors.get("controller", {}), "controller")
     else:

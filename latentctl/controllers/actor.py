@@ -42,7 +42,7 @@ from ..nets import GatedResidual
 from ..priors import Gaussian, Prior
 from ..random import generator, seeded
 from .ascent import distance
-from .base import THRESHOLD, Controller, Move
+from .base import THRESHOLD, Controller, Move, refuse_where
 from .imitation import PAIRS, imitate
 from .targets import free_some, origins, target_context
 
@@ -62,6 +62,7 @@ class Actor(Controller):
         torch.Size([3, 8])
     """
 
+    learned = True
     realism: RealismCritic | None
     """The critic it was trained against, set by `fit`."""
 
@@ -94,11 +95,7 @@ class Actor(Controller):
         seed: int = 0,
         index: Tensor | None = None,
     ) -> Move:
-        if where is not None:
-            raise InputError(
-                "An Actor knows the targets that it was trained for, not a critic given later. "
-                "Use controllers.Ascent for `where`."
-            )
+        refuse_where(self, where)
         moved: Tensor = self.net(z, target_context(z, y, self.names))
         return Move(moved, torch.ones(len(z), dtype=torch.long, device=z.device))
 

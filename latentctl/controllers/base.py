@@ -6,12 +6,13 @@ __all__ = ["Controller", "Move"]
 
 import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..critics import Critic
-from ..errors import NonFiniteError
+from ..errors import InputError, NonFiniteError
 
 THRESHOLD = 0.95
 
@@ -32,6 +33,10 @@ class Controller(nn.Module, abc.ABC):
 
     `strength` scales the move: 0 returns `z` bit for bit, 1 is the whole move.
     """
+
+    learned: ClassVar[bool] = False
+    """Whether it is a network that was trained for certain targets, with `latent_shape` and
+    `names`; such a one takes no critic given later."""
 
     @abc.abstractmethod
     def move(
@@ -71,6 +76,15 @@ class Controller(nn.Module, abc.ABC):
         if strength == 0:
             return z
         return scaled(z, self.move(z, y, seed=seed, index=index).z, strength)
+
+
+def refuse_where(controller: Controller, where: Critic | None) -> None:
+    """Raises an `InputError` if a learned controller is given a critic to satisfy."""
+    if where is not None:
+        raise InputError(
+            f"This {type(controller).__name__} knows the targets that it was trained for, not a "
+            f"critic given later. Use controllers.Ascent for `where`."
+        )
 
 
 def require_finite(value: Tensor, what: str) -> Tensor:

@@ -31,14 +31,13 @@ import torch
 from torch import Tensor
 
 from ..critics import Critic
-from ..errors import InputError
 from ..fit import Player, Step, fit
 from ..latents import Latents
 from ..priors import Gaussian, Prior
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
 from ..random import seeded
-from .base import THRESHOLD, Controller, Move
+from .base import THRESHOLD, Controller, Move, refuse_where
 from .targets import free_some, origins, target_context
 
 CONDITIONAL, UNCONDITIONAL = 1.5, 2.0  # guidance
@@ -60,6 +59,8 @@ class FlowMatching(Controller):
         >>> flow(torch.zeros(3, 8), torch.ones(1, 1)).shape
         torch.Size([3, 8])
     """
+
+    learned = True
 
     def __init__(
         self,
@@ -102,11 +103,7 @@ class FlowMatching(Controller):
         seed: int = 0,
         index: Tensor | None = None,
     ) -> Move:
-        if where is not None:
-            raise InputError(
-                "A FlowMatching knows the targets that it was trained for, not a critic given "
-                "later. Use controllers.Ascent for `where`."
-            )
+        refuse_where(self, where)
         context = target_context(z, y, self.names)
         free = target_context(z, None, self.names)
         moved = self.net.from_base(z, context, free=free, guidance=self.guidance)

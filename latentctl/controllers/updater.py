@@ -46,7 +46,7 @@ from ..latents import Latents
 from ..nets import Trunk, encode_targets
 from ..priors import Prior
 from ..random import seeded
-from .base import THRESHOLD, Controller, Move
+from .base import THRESHOLD, Controller, Move, refuse_where
 from .descent import Cost, inside
 from .lessons import learn, moves
 
@@ -77,6 +77,8 @@ class Updater(Controller):
         >>> updater(torch.zeros(3, 8), torch.ones(1, 1)).shape
         torch.Size([3, 8])
     """
+
+    learned = True
 
     def __init__(
         self,
@@ -209,11 +211,7 @@ class Updater(Controller):
         seed: int = 0,
         index: Tensor | None = None,
     ) -> Move:
-        if where is not None:
-            raise InputError(
-                "An Updater knows the targets that it was trained for, not a critic given later. "
-                "Use controllers.Ascent for `where`."
-            )
+        refuse_where(self, where)
         if self.informed:
             raise InputError("An informed updater walks by a cost: use `walk(h, z, cost=...)`.")
         path, evaluations = self.walk(self.told(y, len(z), z.device, z), z)
