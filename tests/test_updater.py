@@ -226,6 +226,14 @@ def test_training_again_gives_the_same_weights():
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_each_round_resumes_from_its_own_checkpoints(tmp_path):
+    options = {"max_train_steps": 20, "checkpointing_steps": 5, "output_dir": tmp_path}
+    whole = lessons_of_two_goals(**options).state_dict()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0", "round-1"]
+    again = lessons_of_two_goals(**options, resume_from_checkpoint="latest").state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
 def test_spatial_latents_walk_as_well():
     updater = Updater((4, 8, 8), ["Bright"], informed=True, **QUICK)
     z, h = torch.zeros(3, 4, 8, 8), torch.zeros(3, 2)

@@ -17,6 +17,7 @@ __all__ = ["learn", "moves"]
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -54,6 +55,7 @@ def learn(
     learning_rate: float = 1e-3,
     lipschitz: float = 0.001,
     seed: int = 0,
+    output_dir: str | Path | None = None,
     **options: Any,
 ) -> None:
     """Trains an updater to make a teacher's moves.
@@ -69,6 +71,7 @@ def learn(
         learning_rate: Peak of Adam's learning rate in each round.
         lipschitz: Weight of the Lipschitz term.
         seed: Decides every random number.
+        output_dir: Gets the logs and checkpoints of each round, a folder each.
         options: Further arguments of `latentctl.fit.fit`.
 
     Raises:
@@ -112,6 +115,7 @@ def learn(
             max_train_steps=math.ceil(max_train_steps / rounds),
             batch_size=batch_size,
             seed=seed + turn,
+            output_dir=None if output_dir is None else Path(output_dir) / f"round-{turn}",
             **{"progress": False, "lr_scheduler": "linear", "max_grad_norm": 5.0, **options},
         )
         updater.eval()
