@@ -33,13 +33,12 @@ from latentctl.one_to_many import OneToMany
 from latentctl.random import generator, seeded
 
 if TYPE_CHECKING:
-    from cgml_modes import Flags
+    from cgml_flags import Flags
 
 logger = logging.getLogger(__name__)
 
 IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour")
 SECOND = {"mnist-bar": 0.3, "mnist-masked": 0.0, "colour": 0.5}  # share of the second mode
-LATENT_SIZE = {"mnist-bar": 1, "mnist-masked": 8, "colour": 1}
 BAR = slice(6, 9)  # rows of the hidden half
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
 STROKES = {  # rows and columns of each segment, in units of half a digit's height
@@ -124,37 +123,37 @@ def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
 
 
 def updater_of(flags: Flags) -> Updater:
-    model = flags.model
+    own: Any = flags.model
     return Updater(
-        (model.latent_size or LATENT_SIZE[flags.task],),
+        (own.latent_size,),
         context=64,
         width=128,
         depth=3,
-        steps=model.steps or 10,
-        settle=model.settle,
-        domain=model.domain or "ball",
+        steps=own.walk_steps,
+        settle=own.settle,
+        domain=own.domain,
     )
 
 
 def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], None]) -> OneToMany:
-    own, width = flags.model, flags.model.width or 16
+    own: Any = flags.model
     with seeded(flags.seed, "images"):
-        encoder, updater = Encoder(train.x.shape[1], width), updater_of(flags)
+        encoder, updater = Encoder(train.x.shape[1], own.width), updater_of(flags)
         encoder(train.x[:1])
         size = train.x.shape[-1]
         channels, rows = train.modes.shape[2:4]
-        maker = Generator(updater.latent_shape[0], channels, width, size=size, rows=rows)
+        maker = Generator(own.latent_size, channels, own.width, size=size, rows=rows)
     model = OneToMany(
         encoder,
         maker,
         updater,
-        steps=updater.steps,
-        learning_rate=own.descent_learning_rate or 0.7 / updater.latent_shape[0] ** 0.5,
+        steps=own.steps,
+        learning_rate=own.descent_learning_rate,
         anneal=own.anneal,
     )
     return model.fit(
         TensorDataset(train.x, train.y),
-        max_train_steps=own.max_train_steps or 1500,
+        max_train_steps=own.max_train_steps,
         batch_size=own.train_batch_size,
         learning_rate=own.learning_rate,
         seed=flags.seed,
@@ -166,12 +165,12 @@ def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], N
 def train_baseline(
     kind: str, flags: Flags, train: Pairs, on_step: Callable[[Baseline, int], None]
 ) -> Baseline:
-    own = flags.model
+    own: Any = flags.model
     with seeded(flags.seed, kind):
-        model = Baseline(kind, train.x[:1], train.y[:1], own.baseline_latent_size, own.width or 16)
+        model = Baseline(kind, train.x[:1], train.y[:1], own.baseline_latent_size, own.width)
     return model.fit(
         TensorDataset(train.x, train.y, train.taught),
-        max_train_steps=own.baseline_train_steps or own.max_train_steps or 1500,
+        max_train_steps=own.baseline_train_steps or own.max_train_steps,
         batch_size=own.train_batch_size,
         learning_rate=own.learning_rate,
         seed=flags.seed,

@@ -18,20 +18,19 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Flags", "curve", "landscape", "main", "measure_toy", "train_toy"]
+__all__ = ["curve", "landscape", "main", "measure_toy", "train_toy"]
 
 import dataclasses
 import json
 import logging
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from cgml_images import IMAGE_TASKS, run_images
-from cgml_networks import BASELINES, PointGenerator, point_encoder
-from image_data import ImageFlags
+from cgml_flags import TASKS, Flags, ModelFlags
+from cgml_images import run_images
+from cgml_networks import PointGenerator, point_encoder
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -42,68 +41,8 @@ from latentctl.random import generator, seeded
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("toy", *IMAGE_TASKS)
 CUT = 0.05  # |x| below which the modes are hardly apart
 NEAR, GHOST = 0.05, 0.1  # of the distance between the modes
-
-
-@dataclass
-class ModelFlags:
-    """The networks and their training; what is not given depends on the task."""
-
-    latent_size: int | None = None
-    """Dimensions of z: 8 where part of a digit is to be completed freely, else 1."""
-    domain: str | None = None
-    """Where z stays: ball or sphere; the ball by default."""
-    width: int | None = None
-    """Units of each layer of the toy, 128; channels of the first layer of images, 16."""
-    steps: int | None = None
-    """Steps M of a descent and of a walk: 20 in the toy, 10 on images."""
-    settle: int = 3
-    """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
-    descent_learning_rate: float | None = None
-    """Step size of the descent, by Adam, at its beginning: 0.35 in the toy; on images 0.7
-    over the root of the dimensions, so that a path can cross the ball."""
-    anneal: float = 2.0
-    """How fast it falls to zero."""
-    lipschitz: float = 1e-3
-    """Weight of the noise term of the updater."""
-    generator_lipschitz: float = 0.01
-    """Weight of the noise term of the generator."""
-    max_train_steps: int | None = None
-    """Steps of cGML: 4000 in the toy, 1500 on images."""
-    baseline_latent_size: int = 8
-    """Dimensions of z of the cVAE and the cGAN."""
-    baseline_train_steps: int | None = None
-    """Steps of each of the networks that it is compared with; as many by default."""
-    train_batch_size: int = 64
-    """Pairs in a step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of all networks."""
-
-
-@dataclass
-class Flags:
-    """One-to-many prediction by cGML."""
-
-    task: str = "toy"
-    """toy, mnist-bar, mnist-masked or colour."""
-    output_dir: str = "outputs/cgml"
-    """Where everything goes."""
-    seed: int = 0
-    """Decides every random number."""
-    num_threads: int | None = None
-    """CPU threads; what torch takes by default."""
-    test_inputs: int = 1000
-    """Held-out inputs of the toy; on images at most half as many."""
-    starts: int | None = None
-    """Starts of each: 64 in the toy, 20 on images."""
-    target_error: float = 0.1
-    """On images: the first step is noted at which the held-out error is no more than this."""
-    model: ModelFlags = field(default_factory=ModelFlags)
-    baselines: tuple[str, ...] = BASELINES
-    """On images: which of these to train beside it."""
-    data: ImageFlags = field(default_factory=lambda: ImageFlags(max_train_samples=8000))
 
 
 def curve(x: Tensor) -> Tensor:
@@ -117,35 +56,35 @@ def uniform(count: int, seed: int, purpose: str) -> Tensor:
 
 def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
     """Trains cGML on 20,000 pairs of the toy."""
-    width, steps = flags.width or 128, flags.steps or 20
+    own: Any = flags.filled("toy")
+    size, width = own.latent_size, own.width
     with seeded(seed, "toy"):
-        size = flags.latent_size or 1
         updater = Updater(
             (size,),
             context=16,
             width=width,
             depth=3,
-            steps=steps,
-            settle=flags.settle,
-            domain=flags.domain or "ball",
+            steps=own.walk_steps,
+            settle=own.settle,
+            domain=own.domain,
         )
         model = OneToMany(
             point_encoder(width),
             PointGenerator(width, latent_size=size),
             updater,
-            steps=steps,
-            learning_rate=flags.descent_learning_rate or 0.35,
-            anneal=flags.anneal,
+            steps=own.steps,
+            learning_rate=own.descent_learning_rate,
+            anneal=own.anneal,
         )
     x = 2 * uniform(20_000, seed, "x") - 1
     sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)
     return model.fit(
         TensorDataset(x, sign * curve(x)),
-        max_train_steps=flags.max_train_steps or 4000,
-        batch_size=flags.train_batch_size,
-        learning_rate=flags.learning_rate,
+        max_train_steps=own.max_train_steps,
+        batch_size=own.train_batch_size,
+        learning_rate=own.learning_rate,
         seed=seed,
-        loss={"lipschitz": flags.lipschitz, "generator_lipschitz": flags.generator_lipschitz},
+        loss={"lipschitz": own.lipschitz, "generator_lipschitz": own.generator_lipschitz},
     )
 
 
@@ -231,6 +170,7 @@ def main(flags: Flags) -> dict[str, Any]:
         raise UnknownNameError("--task", flags.task, TASKS)
     if flags.num_threads:
         torch.set_num_threads(flags.num_threads)
+    flags = dataclasses.replace(flags, model=flags.model.filled(flags.task))
     folder, started = Path(flags.output_dir), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     results = run_toy(flags, folder) if flags.task == "toy" else run_images(flags, folder)

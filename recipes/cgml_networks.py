@@ -111,7 +111,10 @@ class Generator(nn.Module):
         super().__init__()
         self.rows = rows
         self.grid = (2 * width, size // 4, size // 4)
-        self.first = nn.Linear(features + latent_size, 2 * width * (size // 4) ** 2)
+        cells = 2 * width * (size // 4) ** 2
+        self.first = nn.Linear(features, cells)
+        # a layer of its own: z has few dimensions and would be lost among the features at first
+        self.latent = nn.Linear(latent_size, cells, bias=False)
         self.same = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         # subpixel convolutions: transposed ones are several times slower on a CPU
         self.up = nn.Sequential(nn.Conv2d(2 * width, 4 * width, 3, 1, 1), nn.PixelShuffle(2))
@@ -119,7 +122,7 @@ class Generator(nn.Module):
 
     def forward(self, h: Skips, z: Tensor) -> Tensor:
         features, fine, coarse = h
-        y = self.first(torch.cat([features, z], dim=1)).unflatten(1, self.grid) + coarse
+        y = (self.first(features) + self.latent(z)).unflatten(1, self.grid) + coarse
         y = F.silu(y + self.same(F.silu(y)))
         image: Tensor = self.last(F.silu(self.up(y) + fine))
         return image[:, :, -self.rows :]

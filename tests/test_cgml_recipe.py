@@ -14,7 +14,8 @@ from latentctl.random import generator
 tyro = pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
-import cgml_images  # noqa: E402  (test_recipes puts the recipes on the path)
+import cgml_flags  # noqa: E402  (test_recipes puts the recipes on the path)
+import cgml_images  # noqa: E402
 import cgml_modes  # noqa: E402
 import cgml_networks  # noqa: E402
 
@@ -47,7 +48,8 @@ def test_the_measure_of_the_toy_tells_modes_from_ghosts():
 
 
 def test_the_toy_tells_the_modes_apart_after_a_few_steps():
-    flags = cgml_modes.ModelFlags(max_train_steps=200, width=48, steps=8, learning_rate=4e-3)
+    flags = cgml_flags.ModelFlags(max_train_steps=300, width=48, steps=8, walk_steps=8)
+    flags.train_batch_size, flags.learning_rate = 48, 4e-3
     model = cgml_modes.train_toy(flags, seed=0)
     x = torch.tensor([[0.6], [0.9], [-0.8]])
     answers, mode = model.predict(x, 32), cgml_modes.curve(x)[:, None]
@@ -131,7 +133,7 @@ def test_the_recipe_on_drawn_digits(tmp_path):
 def tiny(task, folder):
     words = [*TINY.split(), "--task", task, "--output_dir", str(folder)]
     return tyro.cli(
-        cgml_modes.Flags, args=words, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True
+        cgml_flags.Flags, args=words, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True
     )
 
 

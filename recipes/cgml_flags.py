@@ -1,0 +1,108 @@
+"""The flags of `cgml_modes`, and the defaults of each task."""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULTS", "TASKS", "Flags", "ModelFlags"]
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from cgml_images import IMAGE_TASKS
+from cgml_networks import BASELINES
+from image_data import ImageFlags
+
+TASKS = ("toy", *IMAGE_TASKS)
+TOY: dict[str, Any] = {
+    "latent_size": 1,
+    "width": 128,
+    "steps": 20,
+    "walk_steps": 20,
+    "descent_learning_rate": 0.35,
+    "anneal": 2.0,
+    "lipschitz": 1e-3,
+    "generator_lipschitz": 0.01,
+    "max_train_steps": 4000,
+    "train_batch_size": 64,
+    "learning_rate": 1e-3,
+}
+IMAGES: dict[str, Any] = {
+    "latent_size": 1,
+    "width": 16,
+    "steps": 14,
+    "walk_steps": 20,
+    "descent_learning_rate": 0.2,
+    "anneal": 1.0,
+    "lipschitz": 1e-4,
+    "generator_lipschitz": 0.02,
+    "max_train_steps": 1000,
+    "train_batch_size": 32,
+    "learning_rate": 2e-3,
+}
+DEFAULTS = {"toy": TOY, **dict.fromkeys(IMAGE_TASKS, IMAGES)}
+DEFAULTS["mnist-masked"] = {**IMAGES, "latent_size": 8, "descent_learning_rate": 0.1}
+
+
+@dataclass
+class ModelFlags:
+    """The networks and their training; what is not given depends on the task, see `DEFAULTS`."""
+
+    latent_size: int | None = None
+    """Dimensions of z."""
+    domain: str = "ball"
+    """Where z stays: ball or sphere."""
+    width: int | None = None
+    """Units of each layer of the toy; channels of the first layer of images."""
+    steps: int | None = None
+    """Steps M of a descent."""
+    walk_steps: int | None = None
+    """Evaluations of the updater in a walk."""
+    settle: int = 3
+    """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
+    descent_learning_rate: float | None = None
+    """Step size of the descent, by Adam, at its beginning."""
+    anneal: float | None = None
+    """How fast it falls to zero."""
+    lipschitz: float | None = None
+    """Weight of the noise term of the updater."""
+    generator_lipschitz: float | None = None
+    """Weight of the noise term of the generator."""
+    max_train_steps: int | None = None
+    """Steps of cGML."""
+    baseline_latent_size: int = 8
+    """Dimensions of z of the cVAE and the cGAN."""
+    baseline_train_steps: int | None = None
+    """Steps of each of the networks that it is compared with; as many by default."""
+    train_batch_size: int | None = None
+    """Pairs in a step."""
+    learning_rate: float | None = None
+    """Peak learning rate of all networks."""
+
+    def filled(self, task: str) -> ModelFlags:
+        """These flags, with the defaults of a task where nothing is given."""
+        missing = {k: v for k, v in DEFAULTS[task].items() if getattr(self, k) is None}
+        return dataclasses.replace(self, **missing)
+
+
+@dataclass
+class Flags:
+    """One-to-many prediction by cGML."""
+
+    task: str = "toy"
+    """toy, mnist-bar, mnist-masked or colour."""
+    output_dir: str = "outputs/cgml"
+    """Where everything goes."""
+    seed: int = 0
+    """Decides every random number."""
+    num_threads: int | None = None
+    """CPU threads; what torch takes by default."""
+    test_inputs: int = 1000
+    """Held-out inputs of the toy; on images at most half as many."""
+    starts: int | None = None
+    """Starts of each: 64 in the toy, 20 on images."""
+    target_error: float = 0.1
+    """On images: the first step is noted at which the held-out error is no more than this."""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    baselines: tuple[str, ...] = BASELINES
+    """On images: which of these to train beside it."""
+    data: ImageFlags = field(default_factory=lambda: ImageFlags(max_train_samples=8000))
