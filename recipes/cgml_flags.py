@@ -22,20 +22,20 @@ TOY: dict[str, Any] = {
     "anneal": 2.0,
     "lipschitz": 1e-3,
     "generator_lipschitz": 0.01,
-    "max_train_steps": 4000,
+    "max_train_steps": 3000,
     "train_batch_size": 64,
     "learning_rate": 1e-3,
 }
 IMAGES: dict[str, Any] = {
     "latent_size": 1,
     "width": 16,
-    "steps": 14,
+    "steps": 12,
     "walk_steps": 20,
     "descent_learning_rate": 0.2,
     "anneal": 1.0,
     "lipschitz": 1e-4,
     "generator_lipschitz": 0.02,
-    "max_train_steps": 1000,
+    "max_train_steps": 600,
     "train_batch_size": 32,
     "learning_rate": 2e-3,
 }
