@@ -5,6 +5,7 @@
 The frozen base, the faces and the judges are those of `benchmarks/faces.py`. One updater learned
 the moves of a flow matching, another those of gradient ascent, half of them edits; both make five
 evaluations. `move` is the milliseconds of a sample without the decoder, median of the rounds.
+Writes a JSON file and a plot of quality against cost.
 """
 
 from __future__ import annotations
@@ -154,6 +155,36 @@ def main(flags: Flags) -> None:
     result = {"seed": flags.seed, "samples": rows, "edits": edits, "cpu_seconds": seconds}
     file = flags.output_dir / f"updater_faces-{flags.seed}.json"
     file.write_text(json.dumps(result, indent=1))
+    frontier(rows, file.with_suffix(".png"))
+
+
+def frontier(rows: list[dict[str, Any]], file: Path) -> None:
+    """Draws Frechet distance and errors of the judge against milliseconds of a move."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axis, key, title in zip(
+        figure.subplots(1, 2),
+        ("fid", "wrong"),
+        ("Frechet distance", "attributes that the judge sees wrong"),
+        strict=True,
+    ):
+        for row in rows:
+            ours = "Updater" in row["name"]
+            value = 1 - row["accuracy"] if key == "wrong" else row["fid"]
+            axis.plot(row["move"], value, "o", color="C3" if ours else "C0")
+            axis.annotate(
+                row["name"].split(",")[0],
+                (row["move"], value),
+                xytext=(5, -11 if ours else 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        axis.set(xscale="log", title=title, xlabel="milliseconds of a move, without the decoder")
+        axis.set_xlim(0.02, 20)
+        axis.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":
