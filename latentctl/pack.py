@@ -59,6 +59,11 @@ def save_pack(
             f"The {type(controller).__name__} climbs another critic than the one that judges, and "
             f"a pack holds one. Build the controller on the critic given to `condition`."
         )
+    if isinstance(controller, Updater) and controller.observer is not None:
+        raise InputError(
+            "A pack holds no Updater with an observer of its own, such as a completer. Save its "
+            "state_dict yourself."
+        )
     tensors = {"attributes": critic.state_dict()}
     config: dict[str, Any] = {"attributes": critic.config}
     if realism is not None:

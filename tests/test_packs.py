@@ -228,6 +228,13 @@ def test_what_cannot_be_packed_is_refused(decoder, critic, realism, tmp_path):
         assert not (tmp_path / "pack").exists()
 
 
+def test_a_network_that_a_pack_cannot_build_is_refused(decoder, critic, tmp_path):
+    updater = Updater((8,), critic.names, observer=torch.nn.Identity(), width=8)
+    with pytest.raises(InputError, match="no Updater with an observer"):
+        condition(decoder, critic, updater).save_pretrained(tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+
+
 def test_parts_that_do_not_fit_together_are_refused(decoder, critic, realism):
     with pytest.raises(ShapeError, match=r"AttributeCritic is over latents \(5,\).*toy has \(8,\)"):
         condition(decoder, AttributeCritic((5,), ["Smiling"], width=8))

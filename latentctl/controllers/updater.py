@@ -79,6 +79,8 @@ class Updater(Controller):
     """
 
     learned = True
+    dropped: int
+    """Starts that its last training left out, for the cost was not finite there."""
 
     def __init__(
         self,
