@@ -18,6 +18,7 @@ TOY: dict[str, Any] = {
     "width": 128,
     "steps": 20,
     "walk_steps": 20,
+    "settle": 6,
     "descent_learning_rate": 0.35,
     "anneal": 2.0,
     "lipschitz": 1e-3,
@@ -31,6 +32,7 @@ IMAGES: dict[str, Any] = {
     "width": 16,
     "steps": 12,
     "walk_steps": 20,
+    "settle": 3,
     "descent_learning_rate": 0.2,
     "anneal": 1.0,
     "lipschitz": 1e-4,
@@ -57,7 +59,7 @@ class ModelFlags:
     """Steps M of a descent."""
     walk_steps: int | None = None
     """Evaluations of the updater in a walk."""
-    settle: int = 3
+    settle: int | None = None
     """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
     descent_learning_rate: float | None = None
     """Step size of the descent, by Adam, at its beginning."""
