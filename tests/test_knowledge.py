@@ -130,6 +130,15 @@ def test_unlabelled_rows_help_by_the_discriminator(latents, prior):
     assert right.float().mean() > 0.85
 
 
+def test_too_few_labels_to_calibrate_by_are_named(latents, prior):
+    few = latents.column("Smiling").clone()
+    shown = few.nonzero().flatten()
+    few[shown[3:]] = torch.nan  # three of them are left
+    data = Latents(latents.mean, latents.std, few[:, None], ["Smiling"])
+    with pytest.raises(InputError, match="none has it.*give `held_out`"):
+        Knowledge.fit("Smiling", prior, data, **QUICK)
+
+
 def test_a_characteristic_may_be_given(latents, prior):
     values = latents.mean[:, 4:5].sigmoid()
     both = latents.with_labels(torch.cat([latents.labels, values], 1), [*latents.names, "tilt"])

@@ -236,6 +236,12 @@ class Knowledge(Critic):
             some, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
             latents, held_out = latents[train], latents[some]
         learn, check = latents.select([name]), held_out.select([name])
+        known = check[~torch.isnan(check.column(name))]
+        if not bool((known.column(name) > 0.5).any()):
+            raise InputError(
+                f"{name} is calibrated on {len(check)} latents that are held out: {len(known)} of "
+                f"these are labelled, and none has it. Label more, or give `held_out`."
+            )
         options = {"progress": False, **options}
         new.presence = AttributeCritic.fit(
             learn[~torch.isnan(learn.column(name))],
@@ -246,7 +252,7 @@ class Knowledge(Critic):
             seed=seed,
             **options,
         )
-        new._calibrate(check[~torch.isnan(check.column(name))], seed)
+        new._calibrate(known, seed)
         if max_train_steps:
             given = latents.select(list(characteristic)).labels if characteristic else None
             if given is not None:
