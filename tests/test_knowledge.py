@@ -135,7 +135,7 @@ def test_too_few_labels_to_calibrate_by_are_named(latents, prior):
     shown = few.nonzero().flatten()
     few[shown[3:]] = torch.nan  # three of them are left
     data = Latents(latents.mean, latents.std, few[:, None], ["Smiling"])
-    with pytest.raises(InputError, match="none has it.*give `held_out`"):
+    with pytest.raises(InputError, match=r"none has it.*give `held_out`"):
         Knowledge.fit("Smiling", prior, data, **QUICK)
 
 
