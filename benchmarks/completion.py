@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from face_base import data_folder, load_face_vae, load_faces
-from torch import Tensor, nn
+from mnist_base import load_mnist_vae
+from torch import Tensor
 
 import latentctl
 from latentctl.completion import Completion, complete, completer
@@ -67,33 +68,12 @@ class Pixels:
         return self.images[index].float() / 255
 
 
-class MnistVAE(nn.Module):
-    """The published VAE 784-400-20, whose weights are read and nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc21, self.fc22 = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
-        self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
-
-    def encode(self, x: Tensor) -> Tensor:
-        mean: Tensor = self.fc21(self.fc1(x.flatten(1)).relu())
-        return mean
-
-    def decode(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(self.fc4(self.fc3(z).relu())).view(-1, 1, 28, 28)
-
-
 def base(data: str) -> tuple[latentctl.Decoder, Tensor, Tensor]:
     """A frozen decoder, training images and held-out images, as bytes."""
     if data == "faces":
         images, held_out = load_faces("train")[0], load_faces("test")[0]
         return latentctl.wrap(load_face_vae()), images, held_out
-    from safetensors.torch import load_file
-
-    model = MnistVAE()
-    folder = data_folder().parent / "weights" / "mnist_vae"
-    model.load_state_dict(load_file(str(folder / "model.safetensors")))
-    decoder = latentctl.wrap(model, latent_shape=(20,), value_range=(0.0, 1.0))
+    decoder = latentctl.wrap(load_mnist_vae(), latent_shape=(20,), value_range=(0.0, 1.0))
     return decoder, _mnist("train"), _mnist("test")
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from face_base import data_folder
-from safetensors.torch import load_file
+from mnist_base import MnistVAE, load_mnist_vae
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
@@ -44,22 +44,6 @@ class Flags:
     flow_train_steps: int = 1000
     threads: int = 1
     output_dir: Path = Path("outputs/knowledge_labels")
-
-
-class MnistVAE(nn.Module):
-    """784-400-20, images and samples in [0, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc21, self.fc22 = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
-        self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.fc1(x.flatten(1)).relu()
-        return self.fc21(h), (0.5 * self.fc22(h)).exp()
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.fc4(self.fc3(z).relu()).sigmoid().unflatten(1, (1, 28, 28))
 
 
 @torch.no_grad()
@@ -88,8 +72,7 @@ def measure(base: KnowledgeBase, test: Latents, z: Tensor) -> dict[str, float]:
 
 def main(flags: Flags) -> None:
     torch.set_num_threads(flags.threads)
-    model = MnistVAE().eval()
-    model.load_state_dict(load_file(data_folder() / "../weights/mnist_vae/model.safetensors"))
+    model = load_mnist_vae()
     sets = load_images(ImageFlags(str(data_folder() / "mnist")))
     train, test = (encoded(model, x.images, x.labels) for x in (sets["train"], sets["test"]))
     z = test.sample(torch.randn(test.mean.shape, generator=generator(flags.seed, purpose="eps")))
