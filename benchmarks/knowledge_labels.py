@@ -48,8 +48,10 @@ class Flags:
 
 @torch.no_grad()
 def encoded(model: MnistVAE, images: Tensor, labels: Tensor) -> Latents:
-    mean, std = model.encode(images.float() / 255)
-    return Latents(mean, std, nn.functional.one_hot(labels, 10).float(), DIGITS)
+    mean, log_variance = model.encode(images.float() / 255)
+    return Latents(
+        mean, (0.5 * log_variance).exp(), nn.functional.one_hot(labels, 10).float(), DIGITS
+    )
 
 
 def measure(base: KnowledgeBase, test: Latents, z: Tensor) -> dict[str, float]:

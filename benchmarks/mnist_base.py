@@ -16,9 +16,9 @@ class MnistVAE(nn.Module):
         self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, `(B, 20)` each."""
+        """Mean and log-variance, `(B, 20)` each."""
         h = self.fc1(x.flatten(1)).relu()
-        return self.fc21(h), (0.5 * self.fc22(h)).exp()
+        return self.fc21(h), self.fc22(h)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images `(B, 1, 28, 28)` of latents `(B, 20)`."""
