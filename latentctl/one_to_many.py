@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .controllers.descent import descend, start_points
 from .controllers.updater import Updater
-from .errors import InputError
+from .errors import InputError, NonFiniteError
 from .fit import Player, Step, fit
 
 
@@ -124,6 +124,10 @@ class OneToMany(nn.Module):
             lipschitz: The weight of the noise term of `Z`.
             generator_lipschitz: The weight of the noise term of `G`, per unit of noise.
             generator_noise: Its standard deviation.
+
+        Raises:
+            NonFiniteError: If the descent is finite from no start. Where it is so from some, the
+                others are left out, and counted in the log as `dropped`.
         """
         h = self.encoder(x)
         still = _rows(h, slice(None), detach=True)
@@ -131,19 +135,30 @@ class OneToMany(nn.Module):
         first = step.index * step.total + step.start
         z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
         path = descend(lambda z: self._cost(self.generator(still, z), y), z, **self.descent)
+        # a start whose cost is not finite would spoil the weights of all
         finite = torch.isfinite(path).flatten(2).all(2).all(0)
-        steps = len(path) - 1
+        for part in (y, _features(still)):
+            finite &= torch.isfinite(part).flatten(1).all(1)
+        rows = finite.nonzero().flatten()
+        if not len(rows):
+            raise NonFiniteError(
+                "The descent is finite from no start of this step. Check that x and y are, and "
+                "take a smaller learning_rate of the descent."
+            )
+        path, h, y = path[:, rows], _rows(h, rows), y[rows]
+        steps, count = len(path) - 1, len(rows)
         lessons = Step(
-            step.seed, step.index, step.start * steps, len(x) * steps, step.total * steps, x.device
+            step.seed, step.index, step.start * steps, count * steps, step.total * steps, x.device
         )
-        features = _features(still).repeat(steps, *[1] * (_features(still).ndim - 1))
+        features = _features(_rows(still, rows)).repeat(steps, 1)
         origin, goal = path[:-1].flatten(0, 1), path[1:].flatten(0, 1)
         imitation, logs = self.updater.loss(features, origin, goal, lessons, lipschitz=lipschitz)
         drawn = self.generator(h, path[-1])
-        error = _error(drawn, y)[finite].mean()
-        rough = generator_noise * step.normal(*shape, purpose="beside z of G")
+        error = _error(drawn, y).mean()
+        rough = generator_noise * step.normal(*shape, purpose="beside z of G")[rows]
         jump = F.l1_loss(self.generator(h, path[-1] + rough), drawn) / generator_noise
         total = imitation + error + generator_lipschitz * jump
+        logs["dropped"] = torch.tensor(float(len(x) - count))
         return total, {"updater": imitation, "error": error, "jump": jump, **logs}
 
     def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:

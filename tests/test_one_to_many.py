@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from latentctl.controllers import Updater
-from latentctl.errors import InputError
+from latentctl.errors import InputError, NonFiniteError
 from latentctl.fit import Step
 from latentctl.one_to_many import OneToMany
 from latentctl.random import noise, seeded
@@ -103,6 +103,20 @@ def test_the_networks_share_no_gradient():
         torch.testing.assert_close(one, other)
     others = [*model.encoder.parameters(), *model.generator.parameters()]
     assert all(g is None for g in torch.autograd.grad(logs["updater"], others, allow_unused=True))
+
+
+def test_pairs_that_are_not_finite_are_left_out_and_counted():
+    model = build()
+    x, y = two_answers(16)
+    clean, _ = model.loss(x[4:], y[4:], Step(0, 0, 4, 12, 16))
+    y[:4] = torch.nan
+    total, logs = model.loss(x, y, Step(0, 0, 0, 16, 16))
+    assert logs["dropped"] == 4
+    gradients = torch.autograd.grad(total, list(model.parameters()))
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert abs(total - clean) < 0.2 * clean
+    with pytest.raises(NonFiniteError, match="finite from no start"):
+        model.loss(x, y * torch.nan, Step(0, 0, 0, 16, 16))
 
 
 def test_skips_go_past_the_updater():
