@@ -145,6 +145,11 @@ def test_it_comes_back_from_its_folder(model, tmp_path):
     decoder = load("flow-decoder", pretrained_model_name_or_path=tmp_path)
     e = torch.randn(3, *model.latent_shape, generator=generator(2))
     assert torch.equal(decoder.decode(e), model.decode(e))
+    dropping = PixelFlow(resolution=8, channels=1, patch=4, width=8, blocks=1, dropout=0.1).eval()
+    dropping.save_pretrained(tmp_path)
+    decoder = load("flow-decoder", pretrained_model_name_or_path=tmp_path)
+    e = torch.randn(3, *dropping.latent_shape, generator=generator(2))
+    assert torch.equal(decoder.decode(e), dropping.decode(e))
     with pytest.raises(CheckpointError, match="altered"):
         (tmp_path / "model.safetensors").write_bytes(b"cut")
         load("flow-decoder", pretrained_model_name_or_path=tmp_path)

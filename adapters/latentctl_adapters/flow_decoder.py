@@ -74,6 +74,7 @@ class PixelFlow(Pretrained):
         width: Units of each layer of a coupling's network.
         depth: Layers of it.
         blocks: Blocks of two couplings.
+        dropout: Share of units that couplings drop while training.
         gaussianise: Make the marginal distribution of all pixels normal first.
 
     Raises:
@@ -99,6 +100,7 @@ class PixelFlow(Pretrained):
         width: int = 64,
         depth: int = 2,
         blocks: int = 4,
+        dropout: float = 0.0,
         gaussianise: bool = True,
     ) -> None:
         super().__init__()
@@ -120,6 +122,7 @@ class PixelFlow(Pretrained):
             "width": width,
             "depth": depth,
             "blocks": blocks,
+            "dropout": dropout,
             "gaussianise": gaussianise,
         }
         self.sample_shape = (channels, resolution, resolution)
@@ -127,7 +130,8 @@ class PixelFlow(Pretrained):
         features = channels * patch * patch
         self.latent_shape = (features, side, side) if side > 1 else (features,)
         self.register_buffer("levels", torch.full((256,), 1 / 256))
-        self.flow = LatentFlow(self.latent_shape, kind, width=width, depth=depth, blocks=blocks)
+        sizes: dict[str, Any] = {"width": width, "depth": depth, "blocks": blocks}
+        self.flow = LatentFlow(self.latent_shape, kind, dropout=dropout, **sizes)
 
     def dequantise(self, x: Tensor, u: Tensor | float = 0.5) -> Tensor:
         """The grid `(N, *latent_shape)` of images `x (N, C, S, S)` in [0, 1].
@@ -232,6 +236,7 @@ class PixelFlow(Pretrained):
         width: int = 64,
         depth: int = 2,
         blocks: int = 4,
+        dropout: float = 0.0,
         gaussianise: bool = True,
         seed: int = 0,
         **options: Any,
@@ -245,6 +250,7 @@ class PixelFlow(Pretrained):
             width: Units of each layer.
             depth: Layers of a coupling's network.
             blocks: Blocks of two couplings.
+            dropout: Share of units that couplings drop while training.
             gaussianise: Make the marginal distribution of all pixels normal first.
             seed: Decides every random number.
             options: Further arguments of `LatentFlow.fit`, such as `max_train_steps`.
@@ -262,6 +268,7 @@ class PixelFlow(Pretrained):
         if not bool(((x >= 0) & (x <= 1)).all()):
             raise InputError("Images must be bytes, or floats in [0, 1] without a NaN.")
         sizes: dict[str, Any] = {"kind": kind, "width": width, "depth": depth, "blocks": blocks}
+        sizes["dropout"] = dropout
         model = cls(x.shape[2], x.shape[1], patch, gaussianise=gaussianise, **sizes)
         counts = torch.bincount((255 * x).round().long().flatten(), minlength=256).double()
         model.levels.copy_((1 - UNSEEN) * counts / counts.sum() + UNSEEN / 256)
