@@ -31,6 +31,7 @@ import torch
 from cgml_flags import TASKS, Flags, ModelFlags
 from cgml_images import run_images
 from cgml_networks import PointGenerator, point_encoder
+from command import run
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -186,6 +187,4 @@ def main(flags: Flags) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True))
+    run(main, Flags)
