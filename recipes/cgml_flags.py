@@ -42,7 +42,8 @@ IMAGES: dict[str, Any] = {
     "learning_rate": 2e-3,
 }
 DEFAULTS = {"toy": TOY, **dict.fromkeys(IMAGE_TASKS, IMAGES)}
-DEFAULTS["mnist-masked"] = {**IMAGES, "latent_size": 8, "descent_learning_rate": 0.1}
+MANY: dict[str, Any] = {**IMAGES, "latent_size": 8, "descent_learning_rate": 0.1}
+DEFAULTS |= dict.fromkeys(("mnist-masked", "faces-masked", "faces-colour"), MANY)
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Flags:
     """One-to-many prediction by cGML."""
 
     task: str = "toy"
-    """toy, mnist-bar, mnist-masked or colour."""
+    """toy, mnist-bar, mnist-masked, colour, faces-masked or faces-colour."""
     output_dir: str = "outputs/cgml"
     """Where everything goes."""
     seed: int = 0

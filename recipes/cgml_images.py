@@ -25,10 +25,12 @@ import torch
 from cgml_networks import Baseline, Encoder, Generator
 from figures import face_sheet
 from image_data import Images, load_images
+from procedural_faces import ProceduralFaces
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from latentctl.controllers.updater import Updater
+from latentctl.errors import InputError
 from latentctl.one_to_many import OneToMany
 from latentctl.random import generator, seeded
 
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour")
-SECOND = {"mnist-bar": 0.3, "mnist-masked": 0.0, "colour": 0.5}  # share of the second mode
+IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour", "faces-masked", "faces-colour")
+SECOND = {"mnist-bar": 0.3, "colour": 0.5}  # share of the second mode, where one is known
 BAR = slice(6, 9)  # rows of the hidden half
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
 STROKES = {  # rows and columns of each segment, in units of half a digit's height
@@ -55,7 +57,7 @@ WATCHED, EVERY = 100, 100  # held-out inputs that are watched in training, and h
 
 @dataclass
 class Pairs:
-    """Inputs `(N, 1, S, S)`, all `K` answers `(N, K, C, R, S)`, and which one is taught `(N,)`."""
+    """Inputs `(N, C, S, S)`, known answers `(N, K, C, R, S)`, and which is taught `(N,)`."""
 
     x: Tensor
     modes: Tensor
@@ -82,10 +84,26 @@ def drawn_digits(count: int, seed: int) -> Images:
     return Images(x, label)
 
 
+def drawn_faces(count: int, seed: int) -> Images:
+    """Procedural faces, 32 x 32."""
+    faces = ProceduralFaces(count, seed=seed, size=32)
+    return Images(faces.tensors()[0], torch.full((count,), -1))
+
+
 def pairs(task: str, images: Images, seed: int) -> Pairs:
-    """What is asked in a task, and its answers."""
-    x = images.pixels().mean(1, keepdim=True)
-    if task == "colour":
+    """What is asked in a task, and its known answers.
+
+    Raises:
+        InputError: If colours are asked of images without a class.
+    """
+    x = images.pixels()
+    if not task.startswith("faces"):
+        x = x.mean(1, keepdim=True)
+    if task == "faces-colour":
+        x, modes = x.mean(1, keepdim=True), x[:, None]
+    elif task == "colour":
+        if (images.labels < 0).any():
+            raise InputError("The colours depend on the class: name a --label_column.")
         # two opposite hues for each class: the rule has exactly two answers
         hues = [[colorsys.hsv_to_rgb(n / 10 + far, 1, 1) for far in (0, 0.5)] for n in range(10)]
         colours = torch.tensor(hues)[images.labels]
@@ -98,7 +116,7 @@ def pairs(task: str, images: Images, seed: int) -> Pairs:
         x = x.clone()
         x[:, :, hidden:] = 0
     chance = torch.rand(len(x), generator=generator(seed, purpose="modes"))
-    return Pairs(x, modes, (chance < SECOND[task]).long())
+    return Pairs(x, modes, (chance < SECOND.get(task, 0.0)).long())
 
 
 def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
@@ -199,9 +217,11 @@ def load(flags: Flags) -> tuple[Pairs, Pairs]:
     if flags.data.train_data_dir or flags.data.dataset_name:
         images = load_images(flags.data, flags.seed)
     else:
-        logger.warning("No data set is named: the digits are drawn, of seven segments.")
-        count = flags.data.max_train_samples or 8000
-        images = {"train": drawn_digits(count, flags.seed), "test": drawn_digits(500, ~flags.seed)}
+        faces = flags.task.startswith("faces")
+        what = "faces are drawn" if faces else "digits are drawn, of seven segments"
+        logger.warning("No data set is named: the %s.", what)
+        count, draw = flags.data.max_train_samples or 8000, drawn_faces if faces else drawn_digits
+        images = {"train": draw(count, flags.seed), "test": draw(500, ~flags.seed)}
     kept = slice(flags.test_inputs // 2)
     test = Images(images["test"].images[kept], images["test"].labels[kept])
     return pairs(flags.task, images["train"], flags.seed), pairs(flags.task, test, ~flags.seed)

@@ -6,9 +6,11 @@ An encoder, a generator and an updater learn together that one input has several
     mnist-bar     the hidden lower half of a digit, on 30 % of the targets with a white bar
     mnist-masked  the hidden lower half of a digit
     colour        a grey digit in one of two colours, which its class decides
+    faces-masked  the hidden lower half of a face
+    faces-colour  the colours of a grey face
 
-Digits come from `--train_data_dir` or `--dataset_name`; without either, drawn ones are in use. On
-images the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
+Images come from `--train_data_dir` or `--dataset_name`; without either, drawn ones are in use. On
+them the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
 `--output_dir` gets `results.json`, `config.json` and a picture.
 
 References:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_recipes import PNG, done, run
 
-from latentctl.errors import UnknownNameError
+from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import generator
 
 tyro = pytest.importorskip("tyro")
@@ -61,18 +61,24 @@ def test_the_toy_tells_the_modes_apart_after_a_few_steps():
 
 @pytest.mark.parametrize("task", cgml_images.IMAGE_TASKS)
 def test_the_answers_of_a_task_are_all_true(task):
-    digits = cgml_images.drawn_digits(400, seed=0)
+    faces = task.startswith("faces")
+    digits = (cgml_images.drawn_faces if faces else cgml_images.drawn_digits)(400, seed=0)
     pairs = cgml_images.pairs(task, digits, seed=0)
     whole = digits.pixels()
+    if task == "faces-colour":
+        assert torch.equal(pairs.modes[:, 0], whole)
+        assert torch.equal(pairs.x, whole.mean(1, keepdim=True))
+        return
     share = pairs.taught.float().mean()
     if task == "colour":
         assert torch.equal(pairs.modes.amax(2)[:, 0], whole[:, 0])
         assert torch.equal(pairs.modes.amax(2)[:, 1], whole[:, 0])
         assert abs(share - 0.5) < 0.1
         return
-    hidden = whole[:, :, 14:]
-    assert torch.equal(pairs.x[:, :, :14], whole[:, :, :14])
-    assert not pairs.x[:, :, 14:].any()
+    half = whole.shape[2] // 2
+    hidden = whole[:, :, half:]
+    assert torch.equal(pairs.x[:, :, :half], whole[:, :, :half])
+    assert not pairs.x[:, :, half:].any()
     assert torch.equal(pairs.modes[:, 0], hidden)
     if task == "mnist-bar":
         changed = (pairs.modes[:, 1] != hidden).any(3).any(1)
@@ -137,7 +143,7 @@ def tiny(task, folder):
     )
 
 
-@pytest.mark.parametrize("task", ["colour", "mnist-masked"])
+@pytest.mark.parametrize("task", ["colour", "mnist-masked", "faces-masked", "faces-colour"])
 def test_the_other_tasks_have_their_own_answers(task, tmp_path):
     results = cgml_modes.main(tiny(task, tmp_path))
     assert ("told" in results) == ("second" in results["cgml"]) == (task == "colour")
@@ -147,6 +153,11 @@ def test_the_other_tasks_have_their_own_answers(task, tmp_path):
 def test_the_landscape_of_the_toy_is_drawn(tmp_path):
     cgml_modes.main(tiny("toy", tmp_path))
     assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
+
+
+def test_colours_need_classes():
+    with pytest.raises(InputError, match="--label_column"):
+        cgml_images.pairs("colour", cgml_images.drawn_faces(4, seed=0), seed=0)
 
 
 def test_an_unknown_task_is_named(tmp_path):
