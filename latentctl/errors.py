@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdapterError",
+    "BudgetError",
     "CacheError",
     "CheckpointError",
     "FingerprintError",
@@ -18,6 +19,7 @@ __all__ = [
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LatentctlError(Exception):
@@ -56,6 +58,14 @@ class FingerprintError(LatentctlError, RuntimeError):
 
 class CheckpointError(LatentctlError, RuntimeError):
     """A checkpoint or pack that is missing, cut, altered or from a later format."""
+
+
+class BudgetError(LatentctlError, RuntimeError):
+    """A limit on calls of a reward is reached; `found` is what was scored before."""
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class CacheError(LatentctlError, RuntimeError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["AttributeCritic", "Critic", "NamedCritics", "RealismCritic"]
+__all__ = ["AttributeCritic", "Critic", "NamedCritics", "RealismCritic", "RewardCritic"]
 
 from .attributes import AttributeCritic
 from .base import Critic
 from .named import NamedCritics
 from .realism import RealismCritic
+from .reward import RewardCritic

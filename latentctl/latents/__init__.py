@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Latents", "encode_dataset"]
+__all__ = ["CountedRewards", "Latents", "encode_dataset", "prior_rewards"]
 
 from .cache import Latents
 from .encode import encode_dataset
+from .rewarded import CountedRewards, prior_rewards

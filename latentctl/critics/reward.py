@@ -1,0 +1,176 @@
+r"""Reward critics: what a Python function will say of a decoded latent, and whether it is content.
+
+With rewards :math:`c_k(x) \in [0, 1]` of samples :math:`x \sim p(x \mid z)`, each has two heads,
+
+.. math::
+    p_k(z) = P(c_k(x) = 1 \mid z), \qquad r_k(z) = \mathbb{E}[c_k(x) \mid z]
+
+both fitted by cross-entropy, to whether the rule is kept and to the soft target :math:`c_k(x)`. The
+paper has the second only. But a mean of 0.95 may be a melody with one wrong note in twenty, or any
+of twenty melodies: to ask for a rule is to ask for :math:`p_k`, and :math:`r_k` says how far it is
+to there where hardly any sample keeps it.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["RewardCritic", "satisfied"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..fit import Player, Step, fit
+from ..latents import Latents
+from ..nets import Scorer
+from ..random import seeded
+from .named import NamedCritics, cross_entropy
+
+
+class RewardCritic(NamedCritics):
+    r"""Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
+
+    Arguments:
+        latent_shape: Shape of one latent.
+        names: The rules.
+        width: Units of each layer.
+        depth: Number of layers.
+        dropout: Share of units dropped while training.
+
+    Example:
+        >>> critic = RewardCritic((8,), ["c_major", "dense"], width=16)
+        >>> z = torch.zeros(5, 8)
+        >>> critic(z).shape, critic.reward(z).shape, critic["dense"](z).shape
+        (torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        names: Sequence[str],
+        *,
+        width: int = 512,
+        depth: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.names = tuple(names)
+        self.config = {
+            "latent_shape": list(latent_shape),
+            "names": list(names),
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
+        self.net = Scorer(latent_shape, 2 * len(names), width=width, depth=depth, dropout=dropout)
+        self.register_buffer("posterior_std", torch.ones(self.latent_shape))
+
+    def heads(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds of :math:`p_k(z)` and of :math:`r_k(z)`, both `(B, K)`."""
+        kept, mean = self.net(z).chunk(2, dim=1)
+        return kept, mean
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Log-odds `(B, K)` that `z (B, *latent_shape)` keeps each rule."""
+        return self.heads(z)[0]
+
+    def reward(self, z: Tensor) -> Tensor:
+        """Mean rewards `(B, K)` in [0, 1] of latents `z (B, *latent_shape)`."""
+        return torch.sigmoid(self.heads(z)[1])
+
+    def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy in nats per known reward, of both heads."""
+        if batch.labels is None:
+            raise InputError("A RewardCritic learns from rewards; these latents have none.")
+        kept, mean = self.heads(batch.sample(step.normal(*self.latent_shape)))
+        known = (~torch.isnan(batch.labels)).sum().clamp_min(1)
+        on_kept = cross_entropy(kept, satisfied(batch.labels)).sum() / known
+        on_mean = cross_entropy(mean, batch.labels).sum() / known
+        return on_kept + on_mean, {"kept": on_kept, "mean": on_mean}
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Latents,
+        *,
+        start: RewardCritic | None = None,
+        width: int = 512,
+        depth: int = 3,
+        dropout: float = 0.0,
+        max_train_steps: int = 1500,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        seed: int = 0,
+        **options: Any,
+    ) -> RewardCritic:
+        """A critic of the rewards of `latents`, as `prior_rewards` makes them.
+
+        Arguments:
+            latents: With labels in [0, 1], NaN where a reward is not known.
+            start: A critic of the same rules that is trained further, in place.
+            width: Units of each layer.
+            depth: Number of layers.
+            dropout: Share of units dropped while training.
+            max_train_steps: Steps of training.
+            batch_size: Latents in a step.
+            learning_rate: Peak of AdamW's learning rate; it falls to zero.
+            weight_decay: Of AdamW.
+            seed: Decides every random number.
+            options: Further arguments of `latentctl.fit.fit`.
+
+        Raises:
+            InputError: If there are no rewards, a rule has none, or `start` knows other rules.
+        """
+        check_rewards(latents)
+        if start is not None and start.names != latents.names:
+            raise InputError(
+                f"The critic to train further knows {', '.join(start.names)}, the latents have "
+                f"{', '.join(latents.names)}."
+            )
+        critic = start
+        if critic is None:
+            with seeded(seed, "reward critic"):
+                critic = cls(
+                    latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
+                )
+            critic.net.trunk.standardise(*latents.moments())
+            critic.posterior_std.copy_(latents.posterior_std())
+        optimizer = torch.optim.AdamW(
+            critic.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
+        options = {"lr_scheduler": "cosine", "progress": False, **options}
+        fit(
+            Player("rewards", critic, critic.loss, optimizer),
+            latents,
+            max_train_steps=max_train_steps,
+            batch_size=batch_size,
+            seed=seed,
+            **options,
+        )
+        return critic.eval()
+
+
+def satisfied(rewards: Tensor) -> Tensor:
+    """1 where a rule is kept, its reward being 1, else 0; NaN stays NaN."""
+    return torch.where(torch.isnan(rewards), rewards, (rewards == 1).to(rewards.dtype))
+
+
+def check_rewards(latents: Latents) -> None:
+    """Raises an `InputError` where there are no rewards, or a rule has no known one."""
+    if latents.labels is None:
+        raise InputError(
+            "A RewardCritic learns from rewards; these latents have none. latentctl.prior_rewards "
+            "makes some."
+        )
+    for name, column in zip(latents.names, latents.labels.unbind(1), strict=True):
+        if bool(torch.isnan(column).all()):
+            raise InputError(f"The reward {name!r} raised for all {len(column)} samples.")
