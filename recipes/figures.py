@@ -6,7 +6,7 @@ They are drawn with matplotlib, without its global state and whatever its settin
 
 from __future__ import annotations
 
-__all__ = ["critic_contours", "face_sheet", "loss_curves"]
+__all__ = ["critic_contours", "drawing", "face_sheet", "loss_curves", "png_of"]
 
 import contextlib
 import io
@@ -96,7 +96,7 @@ def face_sheet(
 
     font, frame = max(11, round(width / 7)), max(2, width // 40)
     gap = 3 * frame
-    with _figure(PAGE_DPI) as figure:
+    with drawing(PAGE_DPI) as figure:
 
         def write(text: str, size: float, **style: Any) -> Any:
             style |= {"fontsize": size * 72 / PAGE_DPI, "parse_math": False}
@@ -155,7 +155,7 @@ def face_sheet(
                 below[place].set_position((x0 + width / 2, up - y1 - frame - font / 6))
         figure.set_size_inches(sheet.shape[1] / PAGE_DPI, up / PAGE_DPI)
         figure.figimage((sheet * 255).round().byte().numpy(), zorder=-1)
-        return _png(figure)
+        return png_of(figure)
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("loss",)) -> bytes:
@@ -192,7 +192,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("los
         raise InputError(f"No line of this log has a finite value of {', '.join(keys)}.")
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    with _figure(PLOT_DPI) as figure:
+    with drawing(PLOT_DPI) as figure:
         figure.set_size_inches(4.6 if columns == 1 else 3.3 * columns, 2.6 * rows)
         figure.set_layout_engine("constrained")
         for place, (title, steps, raw) in enumerate(curves):
@@ -206,7 +206,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("los
                 axes.set_yscale("log")
             axes.grid(axis="y", color=LINE, linewidth=0.6)
             axes.set_axisbelow(True)
-        return _png(figure)
+        return png_of(figure)
 
 
 @torch.no_grad()
@@ -253,7 +253,7 @@ def critic_contours(
 
     from matplotlib.colors import LinearSegmentedColormap
 
-    with _figure(PLOT_DPI) as figure:
+    with drawing(PLOT_DPI) as figure:
         figure.set_size_inches(4.6, 3.9)
         figure.set_layout_engine("constrained")
         axes = figure.add_subplot(title=title, aspect="equal")
@@ -270,11 +270,12 @@ def critic_contours(
         bar = figure.colorbar(filled, ax=axes, ticks=[0, 0.25, 0.5, 0.75, 1], shrink=0.9)
         bar.set_label("probability")
         bar.outline.set_visible(False)
-        return _png(figure)
+        return png_of(figure)
 
 
 @contextlib.contextmanager
-def _figure(dpi: float) -> Iterator[Figure]:
+def drawing(dpi: float) -> Iterator[Figure]:
+    """A figure in the style of the reports, whatever matplotlib's settings are."""
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -285,7 +286,8 @@ def _figure(dpi: float) -> Iterator[Figure]:
         yield figure
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The PNG of a figure; equal figures give equal bytes."""
     file = io.BytesIO()
     # without the version of matplotlib in the file
     figure.savefig(file, format="png", dpi=figure.dpi, metadata={"Software": None})

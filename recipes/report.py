@@ -49,6 +49,8 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 figure { margin: 0; }
 figure.picture { flex: 0 1 auto; width: var(--width); min-width: min(18rem, 100%);
   max-width: 100%; }
+figure.sound { flex: 0 1 auto; width: 15rem; }
+audio { display: block; width: 100%; height: 2.2rem; }
 .scroll { overflow-x: auto; }
 img { display: block; width: var(--width); max-width: 100%; height: auto;
   min-width: min(.75 * var(--width), 760px); background: #fff; border-radius: 4px; }
@@ -123,6 +125,21 @@ class Report:
             f'<figure class="picture" style="--width: {width or natural}px"><div class="scroll">'
             f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{alt}" '
             f'width="{pixels}" height="{height}"></div>'
+            f"<figcaption>{_inline(caption)}</figcaption></figure>"
+        )
+
+    def audio(self, sound: bytes, caption: str) -> None:
+        """A player for a WAV file; players that follow each other stand side by side.
+
+        Raises:
+            InputError: It is no WAV file.
+        """
+        if sound[:4] != b"RIFF" or sound[8:12] != b"WAVE":
+            raise InputError("The report plays WAV files; this is none.")
+        label = html.escape(re.sub(r"`|\*\*", "", caption))
+        self._add(
+            f'<figure class="sound"><audio controls preload="none" aria-label="{label}" '
+            f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>'
             f"<figcaption>{_inline(caption)}</figcaption></figure>"
         )
 
