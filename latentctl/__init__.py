@@ -10,8 +10,10 @@ __all__ = [
     "AttributeCritic",
     "Conditional",
     "Controller",
+    "CountedRewards",
     "Critic",
     "Decoder",
+    "Exploration",
     "FlowMatching",
     "Gaussian",
     "GaussianMixture",
@@ -22,23 +24,28 @@ __all__ = [
     "Outcome",
     "Posterior",
     "RealismCritic",
+    "RewardCritic",
     "Transport",
     "Updater",
     "available",
     "condition",
     "encode_dataset",
     "errors",
+    "explore",
     "generator",
     "load",
+    "prior_rewards",
+    "rewards",
     "wrap",
 ]
 
-from . import errors
+from . import errors, rewards
 from .conditional import Conditional, Outcome, condition
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import AttributeCritic, Critic, RealismCritic
+from .critics import AttributeCritic, Critic, RealismCritic, RewardCritic
 from .decoder import Decoder, Posterior
-from .latents import Latents, encode_dataset
+from .exploration import Exploration, explore
+from .latents import CountedRewards, Latents, encode_dataset, prior_rewards
 from .priors import Gaussian, GaussianMixture, LatentFlow
 from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase

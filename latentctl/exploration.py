@@ -1,0 +1,309 @@
+r"""Zero-shot control: from a Python function to an actor that obeys it, in rounds.
+
+First the prior is sampled, decoded and scored (`prior_rewards`), and a `RewardCritic` learns from
+it. Then rounds follow. In each the critic, a realism critic and the actor play
+(`latentctl.controllers.rule_game`), the actor's moves from fresh starts are decoded and scored, and
+what was found is what the critic learns from next. The actor goes where the critic is wrong in its
+favour, the reward says so, and the critic is put right there: exploration, then contraction, until
+both agree.
+
+What the actor found is never reported by the critic: every `Round` has the true rewards of fresh
+moves, and beside them what the critic expected.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["Exploration", "Round", "explore"]
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .controllers import Actor
+from .controllers.rule_game import RuleGame
+from .critics import RealismCritic, RewardCritic
+from .critics.reward import satisfied
+from .decoder import Decoder
+from .errors import InputError
+from .fit import Step, fit
+from .latents import CountedRewards, Latents, prior_rewards
+from .latents.rewarded import decoded_rewards
+from .priors import Prior
+from .random import generator, seeded
+from .rewards import Reward
+
+logger = logging.getLogger(__name__)
+
+PARTING = 0.1  # of the critic's expectation from the truth, worth a warning
+RECENT = 4  # rounds that are half of what the critic learns from
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the moves of one round from fresh starts came to."""
+
+    number: int
+    """0 for the prior itself."""
+
+    calls: int
+    """Calls of the rewards until now."""
+
+    reward: dict[str, float]
+    """Mean reward by each rule where it was asked for; of the prior, of all."""
+
+    satisfied: dict[str, float]
+    """Share with a reward of exactly 1 there."""
+
+    expected: dict[str, float]
+    """The critic's mean probability of that, before it learned from them; NaN of the prior."""
+
+    all_satisfied: float
+    """Share that keep all rules where all were asked for."""
+
+    realism: float
+    """Mean probability by the realism critic; NaN of the prior."""
+
+    distinct: float
+    """Share of samples whose content was not seen before, in this round or an earlier one."""
+
+    shift: float
+    """Root mean square move of a latent dimension."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What `explore` found."""
+
+    critic: RewardCritic
+    """What the rewards will say of a latent."""
+
+    actor: Actor
+    """Moves latents to what is asked; its `realism` is the realism critic."""
+
+    latents: Latents
+    """All that was scored, in order, the samples of the prior first."""
+
+    rounds: list[Round]
+    """The record, the prior first."""
+
+    rewards: CountedRewards
+    """The rewards, with their calls."""
+
+
+def explore(
+    decoder: Decoder,
+    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    *,
+    rounds: int = 30,
+    prior_samples: int = 4000,
+    moves: int = 800,
+    max_reward_calls: int | None = None,
+    prior: Prior | None = None,
+    encodings: Latents | None = None,
+    width: int = 256,
+    depth: int = 3,
+    first_steps: int = 600,
+    train_steps: int = 200,
+    batch_size: int = 256,
+    realism_weight: float = 0.3,
+    hold_weight: float = 1.0,
+    distance_weight: float = 0.05,
+    seed: int = 0,
+    **options: Any,
+) -> Exploration:
+    """An actor that obeys rules, alone and together, and the critic that it learned from.
+
+    Arguments:
+        decoder: The decoder; nothing has to be differentiable.
+        rewards: One reward, several by name, or `CountedRewards`, which go on counting.
+        rounds: Rounds after the prior.
+        prior_samples: Samples of the prior that are scored first; at most a third of the calls.
+        moves: Moves that are scored in a round.
+        max_reward_calls: Most samples that may be scored; then the rounds end.
+        prior: Where moves start, the decoder's prior by default.
+        encodings: Encodings of data. Half of the moves start there, for edits, and realism is then
+            their likeness; without them it is that of the prior.
+        width: Units of each layer of all networks.
+        depth: Number of layers.
+        first_steps: Steps of the critic on the prior.
+        train_steps: Steps in a round, over the three players.
+        batch_size: Latents in a step.
+        realism_weight: Weight of realism in the actor's loss.
+        hold_weight: Weight of holding the rules that are not asked for.
+        distance_weight: Weight of the distance that moves go.
+        seed: Decides every random number.
+        options: Further arguments of `latentctl.fit.fit`.
+
+    Raises:
+        InputError: If a reward gives what is no reward, or not one sample could be scored.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
+        >>> found = explore(decoder, {"high": lambda x: (x > 0).float().mean(1)}, rounds=1,
+        ...                 prior_samples=100, moves=50, width=8, first_steps=5, train_steps=8)
+        >>> faces = latentctl.condition(decoder, found.critic, found.actor)
+        >>> faces.sample(3, high=True).x.shape, found.rewards.calls
+        (torch.Size([3, 12]), 150)
+    """
+    if min(rounds, prior_samples, moves) < 1:
+        raise InputError("rounds, prior_samples and moves must be at least 1.")
+    if not isinstance(rewards, CountedRewards):
+        rewards = CountedRewards(rewards, max_calls=max_reward_calls)
+    elif max_reward_calls is not None:
+        raise InputError("CountedRewards have a limit of their own: give them max_calls.")
+    prior = decoder.prior if prior is None else prior
+    count = int(min(prior_samples, max(rewards.left // 3, 1)))
+    before = rewards.calls
+    seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed)
+    record = [_prior_round(seen, rewards, before)]
+    options = {"batch_size": batch_size, "progress": False, **options}
+    critic = RewardCritic.fit(
+        seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
+    )
+    with seeded(seed, "explore"):
+        actor = Actor(decoder.latent_shape, seen.names, width=width, depth=depth)
+        realism = RealismCritic(decoder.latent_shape, width=width, depth=depth)
+    real = Latents(seen.mean) if encodings is None else encodings
+    for net in (actor.net, realism.net):
+        net.trunk.standardise(*real.moments())
+    game = RuleGame(
+        actor,
+        critic,
+        realism,
+        real,
+        prior,
+        encodings,
+        realism_weight=realism_weight,
+        hold_weight=hold_weight,
+        distance_weight=distance_weight,
+    )
+    for number in range(1, rounds + 1):
+        place = generator(seed, number, purpose="round").initial_seed()
+        recent = torch.arange(max(count, len(seen) - RECENT * moves), len(seen))
+        rows = [torch.arange(len(seen)), *[recent] * (len(seen) // max(len(recent), 1))]
+        history = fit(
+            game.players,
+            seen[torch.cat(rows)],
+            max_train_steps=train_steps,
+            seed=place,
+            **options,
+        )
+        averaged: Any = history.averaged["actor"]
+        step = Step(~place, number, 0, moves, moves)
+        found, line = _score(decoder, rewards, game, averaged, step)
+        record.append(line)
+        logger.info("%s", line)
+        if len(found):
+            labels = torch.cat([_labels(seen), _labels(found)])
+            seen = Latents(torch.cat([seen.mean, found.mean]), labels=labels, names=seen.names)
+        if len(found) < moves:
+            logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
+            break
+    actor.load_state_dict(averaged.state_dict())
+    _warn_of_parting(record[-1])
+    actor.realism = realism.eval()
+    return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
+
+
+@torch.no_grad()
+def _score(
+    decoder: Decoder, rewards: CountedRewards, game: RuleGame, actor: Actor, step: Step
+) -> tuple[Latents, Round]:
+    """Moves from fresh starts, their rewards, and what is to be told of them."""
+    home = next(actor.parameters()).device
+    start, y = game.starts(step).to(home), game.requests(step).to(home)
+    moved = actor(start, y)
+    before = rewards.calls
+    found, _ = decoded_rewards(decoder, rewards, moved)
+    count = len(found)
+    expected, asked = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
+    kept = satisfied(found)
+    line = Round(
+        number=step.index,
+        calls=rewards.calls,
+        reward=_means(rewards.names, found, asked),
+        satisfied=_means(rewards.names, kept, asked),
+        expected=_means(rewards.names, expected, asked),
+        all_satisfied=_all_kept(kept[asked.all(1)]),
+        realism=float(game.realism.probability(moved).mean()),
+        distinct=(rewards.calls - before) / max(count, 1),
+        shift=float((moved - start).square().mean().sqrt()),
+    )
+    return Latents(moved[:count].cpu(), labels=found, names=rewards.names), line
+
+
+def _prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round:
+    """What the prior came to; a warning of each rule that it never keeps."""
+    found = _labels(latents)
+    everything = torch.ones_like(found, dtype=torch.bool)
+    for name, column in zip(latents.names, found.unbind(1), strict=True):
+        known = column[~torch.isnan(column)]
+        if bool((known < 1).all()):
+            reason = (
+                "All get the same reward, so there is nothing to climb: let it rise on the way"
+                if bool((known == known[0]).all())
+                else "Such a rule is climbed by its mean reward alone. If no round keeps it, let "
+                "the reward rise more evenly, ask for less, or score more samples of the prior"
+            )
+            logger.warning(
+                "No sample of the prior keeps %r: of %d the best has %.3g, the mean is %.3g. %s.",
+                name,
+                len(known),
+                known.max(),
+                known.mean(),
+                reason,
+            )
+    kept = satisfied(found)
+    return Round(
+        number=0,
+        calls=rewards.calls,
+        reward=_means(latents.names, found, everything),
+        satisfied=_means(latents.names, kept, everything),
+        expected=dict.fromkeys(latents.names, math.nan),
+        all_satisfied=_all_kept(kept),
+        realism=math.nan,
+        distinct=(rewards.calls - before) / len(latents),
+        shift=0.0,
+    )
+
+
+def _warn_of_parting(line: Round) -> None:
+    """Says where the critic expects what the rewards do not confirm."""
+    for name, expected in line.expected.items():
+        true = line.satisfied[name]
+        if abs(expected - true) > PARTING:
+            logger.warning(
+                "In round %d the critic expects %.3f of the moves to keep %r, the reward says %.3f "
+                "(mean reward %.3f). Do not trust its probabilities there; more rounds bring them "
+                "together, or more moves in a round.",
+                line.number,
+                expected,
+                name,
+                true,
+                line.reward[name],
+            )
+
+
+def _labels(latents: Latents) -> Tensor:
+    return torch.empty(len(latents), 0) if latents.labels is None else latents.labels
+
+
+def _means(names: Sequence[str], values: Tensor, where: Tensor) -> dict[str, float]:
+    """Mean of what is known in each column, by name; NaN where there is nothing."""
+    values = torch.where(where, values, torch.nan)
+    return dict(zip(names, values.nanmean(0).tolist(), strict=True))
+
+
+def _all_kept(kept: Tensor) -> float:
+    return float((kept == 1).all(1).float().mean())
