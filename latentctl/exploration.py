@@ -118,6 +118,7 @@ def explore(
     realism_weight: float = 0.3,
     hold_weight: float = 1.0,
     distance_weight: float = 0.05,
+    smoothing: float = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Exploration:
@@ -141,6 +142,7 @@ def explore(
         realism_weight: Weight of realism in the actor's loss.
         hold_weight: Weight of holding the rules that are not asked for.
         distance_weight: Weight of the distance that moves go.
+        smoothing: Noise through which the critic sees latents, in latent units.
         seed: Decides every random number.
         options: Further arguments of `latentctl.fit.fit`.
 
@@ -187,11 +189,13 @@ def explore(
         realism_weight=realism_weight,
         hold_weight=hold_weight,
         distance_weight=distance_weight,
+        smoothing=smoothing,
     )
     for number in range(1, rounds + 1):
         place = generator(seed, number, purpose="round").initial_seed()
         recent = torch.arange(max(count, len(seen) - RECENT * moves), len(seen))
         rows = [torch.arange(len(seen)), *[recent] * (len(seen) // max(len(recent), 1))]
+        game.slow_down(1 - (number - 1) / rounds)
         history = fit(
             game.players,
             seen[torch.cat(rows)],
@@ -201,7 +205,7 @@ def explore(
         )
         averaged: Any = history.averaged["actor"]
         step = Step(~place, number, 0, moves, moves)
-        found, line = _score(decoder, rewards, game, averaged, step)
+        found, line = _score(decoder, rewards, game, step)
         record.append(line)
         logger.info("%s", line)
         if len(found):
@@ -218,12 +222,12 @@ def explore(
 
 @torch.no_grad()
 def _score(
-    decoder: Decoder, rewards: CountedRewards, game: RuleGame, actor: Actor, step: Step
+    decoder: Decoder, rewards: CountedRewards, game: RuleGame, step: Step
 ) -> tuple[Latents, Round]:
     """Moves from fresh starts, their rewards, and what is to be told of them."""
-    home = next(actor.parameters()).device
+    home = next(game.actor.parameters()).device
     start, y = game.starts(step).to(home), game.requests(step).to(home)
-    moved = actor(start, y)
+    moved = game.actor(start, y)
     before = rewards.calls
     found, _ = decoded_rewards(decoder, rewards, moved)
     count = len(found)

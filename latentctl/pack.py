@@ -15,7 +15,7 @@ from torch import nn
 
 from .checkpoint import load_strict
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import AttributeCritic, Critic, NamedCritics, RealismCritic
+from .critics import AttributeCritic, Critic, NamedCritics, RealismCritic, RewardCritic
 from .decoder import Decoder
 from .errors import CheckpointError, FingerprintError, InputError
 from .folder import load_folder, save_folder
@@ -28,6 +28,7 @@ CONTROLLERS: dict[str, Any] = {
     "transport": Transport,
     "updater": Updater,
 }
+CRITICS: dict[str, Any] = {"attributes": AttributeCritic, "rewards": RewardCritic}
 PARTS = {"decoder", "threshold", "controller", "config"}
 
 
@@ -45,13 +46,13 @@ def save_pack(
     kinds = {kind: name for name, kind in CONTROLLERS.items()}
     own_prior = prior is decoder.prior
     if (
-        not isinstance(critic, AttributeCritic)
+        not isinstance(critic, AttributeCritic | RewardCritic)
         or type(controller) not in kinds
         or not (own_prior or isinstance(prior, Gaussian))
     ):
         raise InputError(
-            f"A pack holds an AttributeCritic, one of {', '.join(CONTROLLERS)} and a Gaussian or "
-            f"the decoder's own prior; here are a {type(critic).__name__}, a "
+            f"A pack holds an AttributeCritic or a RewardCritic, one of {', '.join(CONTROLLERS)} "
+            f"and a Gaussian or the decoder's own prior; here are a {type(critic).__name__}, a "
             f"{type(controller).__name__} and a {type(prior).__name__}. Save those yourself."
         )
     if getattr(controller, "attributes", critic) is not critic:
@@ -76,6 +77,7 @@ def save_pack(
     state = {
         "decoder": {"name": decoder.name, "fingerprint": decoder.fingerprint()},
         "threshold": threshold,
+        "critic": "rewards" if isinstance(critic, RewardCritic) else "attributes",
         "controller": {"kind": kinds[type(controller)], "config": controller.config},
         "config": config,
     }
@@ -109,7 +111,13 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
             f"The pack at {path} has a controller of kind {state['controller']['kind']!r}; this "
             f"latentctl knows {', '.join(CONTROLLERS)}. Upgrade latentctl."
         )
-    attributes = AttributeCritic(**config["attributes"])
+    kind = state.get("critic", "attributes")  # older packs know of one kind, and name none
+    if kind not in CRITICS:
+        raise CheckpointError(
+            f"The pack at {path} has a critic of kind {kind!r}; this latentctl knows "
+            f"{', '.join(CRITICS)}. Upgrade latentctl."
+        )
+    attributes = CRITICS[kind](**config["attributes"])
     load_strict(attributes, tensors.get("attributes", {}), "attribute critic")
     realism = prior = None
     if "realism" in config:

@@ -58,6 +58,8 @@ class RuleGame:
         distance_weight: `lambda`.
         learning_rate: Of the actor and of the realism critic.
         critic_learning_rate: Of the reward critic.
+        smoothing: Standard deviation of the noise through which the reward critic sees latents, in
+            latent units, so that the actor finds no needle's eye in it.
         ema: Decay of the actor's average.
     """
 
@@ -72,6 +74,7 @@ class RuleGame:
     distance_weight: float = 0.05
     learning_rate: float = 3e-4
     critic_learning_rate: float = 1e-3
+    smoothing: float = 0.1
     ema: float = 0.99
 
     def __post_init__(self) -> None:
@@ -84,6 +87,10 @@ class RuleGame:
             Player("realism", self.realism, self.realism_loss, judge),
             Player("actor", self.actor, self.actor_loss, mover, ema=self.ema),
         ]
+
+    def slow_down(self, share: float) -> None:
+        """Lowers the actor's learning rate to a share of what it was at first."""
+        self.players[-1].optimizer.param_groups[0]["lr"] = share * self.learning_rate
 
     def starts(self, step: Step) -> Tensor:
         """Where moves start, `(count, *latent_shape)`."""
@@ -102,7 +109,8 @@ class RuleGame:
 
     def reward_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward critic's side."""
-        return self.critic.loss(batch, step)
+        std = torch.full_like(batch.mean, self.smoothing)
+        return self.critic.loss(Latents(batch.mean, std, batch.labels, batch.names), step)
 
     def realism_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The realism critic's side."""
@@ -115,7 +123,8 @@ class RuleGame:
         """The actor's side."""
         z, y = self.starts(step), self.requests(step)
         moved = self.actor(z, y)
-        kept, mean = self.critic.heads(moved)
+        blur = self.smoothing * step.normal(*self.actor.latent_shape, purpose="blur")
+        kept, mean = self.critic.heads(moved + blur)
         with torch.no_grad():
             before = self.critic.heads(z)[1]
         asked = (cross_entropy(kept, y) + cross_entropy(mean, y)).sum(1).mean()
