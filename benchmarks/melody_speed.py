@@ -1,0 +1,117 @@
+"""How fast melodies are decoded, beside a plain loop over `nn.LSTMCell`.
+
+    python benchmarks/melody_speed.py [--path FOLDER]
+
+Both write the same tokens from the same weights, on one thread, in turns; the loop embeds the last
+token, joins it with the code, and calls the cell, as it is usually written. Figures are bars a
+second, medians over rounds of CPU time. Without `--path`, the networks are untrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from latentctl_adapters.melody_lstm import START, SegmentDecoder
+from latentctl_adapters.melody_vae import MelodyVAE
+from torch import Tensor, nn
+
+from latentctl.random import noise, seeded
+
+BATCHES = (1, 16, 256, 1000)
+
+
+@torch.no_grad()
+def plain(decoder: SegmentDecoder, z: Tensor, *, together: bool = True) -> Tensor:
+    """Tokens of `z (B, latent_size)`, by an `nn.LSTMCell` for each layer.
+
+    Arguments:
+        decoder: With the weights.
+        z: Latents.
+        together: Write the segments of a melody at once, not one after the other.
+    """
+    lstm, length = decoder.lstm, decoder.length
+    cells = []
+    for layer in range(lstm.num_layers):
+        size = lstm.input_size if layer == 0 else lstm.hidden_size
+        cell = nn.LSTMCell(size, lstm.hidden_size)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(cell, name).copy_(getattr(lstm, f"{name}_l{layer}"))
+        cells.append(cell)
+    codes = decoder.codes(z)
+    parts = [codes] if together else codes.view(len(z), decoder.segments, -1).unbind(1)
+    written = []
+    for part in parts:
+        start = torch.tanh(decoder.start(part)).view(len(part), 2, len(cells), -1)
+        states = [(start[:, 0, k], start[:, 1, k]) for k in range(len(cells))]
+        code = decoder.code(part).view(len(part), -1, decoder.embedding.embedding_dim)
+        token = torch.full((len(part),), START)
+        tokens = []
+        for t in range(length):
+            here = code[:, t if decoder.by_position else 0]
+            x = torch.cat([decoder.embedding(token), here], 1)
+            for k, cell in enumerate(cells):
+                states[k] = cell(x, states[k])
+                x = states[k][0]
+            logits = decoder.head(torch.cat([x, here], 1) if decoder.by_position else x)
+            token = logits.argmax(1)
+            tokens.append(token)
+        written.append(torch.stack(tokens, 1))
+    return torch.cat(written, 1).view(len(z), -1)
+
+
+def seconds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every contender in every round, in turns, after one round that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(-1, rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.process_time()
+            contenders[name]()
+            if turn >= 0:
+                times[name].append(time.process_time() - start)
+    return times
+
+
+def models(path: str | None) -> dict[str, MelodyVAE]:
+    if path:
+        return {path: MelodyVAE.from_pretrained(path)}
+    with seeded(0):
+        return {
+            "2 bars, decoder 256": MelodyVAE(latent_size=128, encoder_size=128, decoder_size=256),
+            "2 bars, decoder 512": MelodyVAE(),
+            "16 bars, decoder 256": MelodyVAE(bars=16, conductor_size=256, decoder_size=256),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--path", help="folder of a trained MelodyVAE")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, model in models(options.path).items():
+        model.eval()
+        bars, decoder = model.config["bars"], model.decoder
+        print(f"{name}: bars a second, median of {options.rounds} rounds")
+        for batch in BATCHES:
+            z = noise(0, batch, (model.config["latent_size"],), seed=0)
+            contenders: dict[str, Callable[[], object]] = {
+                "decode": lambda m=model, z=z: m.decode(z),
+                "LSTMCell": lambda d=decoder, z=z: plain(d, z),
+            }
+            if decoder.segments > 1:
+                contenders["bar after bar"] = lambda d=decoder, z=z: plain(d, z, together=False)
+            same = (model.decode(z) == plain(decoder, z)).float().mean().item()
+            times = seconds(contenders, options.rounds)
+            rates = "  ".join(f"{k} {batch * bars / median(t):8.0f}" for k, t in times.items())
+            pairs = zip(times["LSTMCell"], times["decode"], strict=True)
+            ratio = median(a / b for a, b in pairs)
+            print(f"  batch {batch:4d}: {rates}  ratio {ratio:.2f}  same tokens {same:.4f}")
+
+
+if __name__ == "__main__":
+    main()
