@@ -25,10 +25,12 @@ __all__ = [
     "Posterior",
     "RealismCritic",
     "RewardCritic",
+    "RuleEdit",
     "Transport",
     "Updater",
     "available",
     "condition",
+    "edit_by_rule",
     "encode_dataset",
     "errors",
     "explore",
@@ -51,3 +53,4 @@ from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase
 from .random import generator
 from .registry import available, load, wrap
+from .rule_edit import RuleEdit, edit_by_rule

@@ -1,0 +1,110 @@
+"""Edits by a rule: little changes, the rule itself has the last word."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import latentctl
+from latentctl import RewardCritic
+from latentctl.errors import InputError, UnknownNameError
+from latentctl.latents import CountedRewards, prior_rewards
+from latentctl.random import generator
+from latentctl.rule_edit import edit_by_rule
+
+WIDE = 4
+
+
+def round_off(z):
+    """A decoder of whole numbers, without a gradient."""
+    return (2 * z).round().long()
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return latentctl.wrap((lambda x: x.float() / 2, round_off), latent_shape=(WIDE,))
+
+
+def positive(x):
+    return (x > 0).float().mean(1)
+
+
+def small(x):
+    return (x.abs() <= 2).float().mean(1)
+
+
+RULES = {"positive": positive, "small": small}
+
+
+@pytest.fixture(scope="module")
+def critic(decoder):
+    latents = prior_rewards(decoder, RULES, 3000, seed=1)
+    return RewardCritic.fit(latents, width=64, depth=2, max_train_steps=300)
+
+
+@pytest.fixture
+def x():
+    return round_off(torch.randn(200, WIDE, generator=generator(3)))
+
+
+def test_the_rules_are_kept_and_little_changes(decoder, critic, x):
+    out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"])
+    assert out.satisfied.float().mean() > 0.95
+    assert torch.equal(out.satisfied, positive(out.x) == 1)
+    assert torch.equal(out.rewards[:, 0], positive(out.x))
+    had_to = (x <= 0).sum(1)
+    changed = (out.x != x).sum(1)
+    done = out.satisfied & (had_to > 0)
+    assert bool((changed >= had_to)[done].all())
+    assert (changed - had_to)[done].float().median() <= 1
+    both = edit_by_rule(decoder, critic, RULES, x)
+    assert bool((small(both.x) == 1)[both.satisfied].all())
+    assert both.satisfied.float().mean() > 0.8
+
+
+def test_what_keeps_the_rule_comes_back_as_it_is(decoder, critic):
+    x = torch.ones(5, WIDE, dtype=torch.long)
+    rewards = CountedRewards(RULES)
+    out = edit_by_rule(decoder, critic, rewards, x)
+    assert torch.equal(out.x, x)
+    assert bool(out.satisfied.all())
+    assert out.calls == rewards.calls == 1  # five times the same content
+    assert not out.steps.any()
+
+
+def test_an_edit_that_fails_gives_the_best_it_found(decoder, critic, x):
+    out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"], steps=1, step_length=0.2)
+    assert not bool(out.satisfied.all())
+    assert bool((out.rewards[:, 0] >= positive(x)).all())
+    assert torch.equal(out.rewards[:, 0], positive(out.x))
+
+
+def test_the_budget_ends_the_edits(decoder, critic, x):
+    rewards = CountedRewards(RULES, max_calls=250)
+    out = edit_by_rule(decoder, critic, rewards, x)
+    assert rewards.calls == out.calls == 250
+    kept = (positive(out.x) == 1) & (small(out.x) == 1)
+    assert torch.equal(out.satisfied, kept)
+    short = edit_by_rule(decoder, critic, CountedRewards(RULES, max_calls=50), x)
+    assert bool(torch.isnan(short.rewards[150:]).all())
+    assert not bool(short.satisfied[150:].any())
+
+
+def test_a_rule_that_raises_is_no_kept_rule(decoder, critic, x):
+    def moody(sample):
+        if sample[0] < 0:
+            raise ValueError("not today")
+        return positive(sample[None])[0]
+
+    out = edit_by_rule(decoder, critic, CountedRewards({"positive": moody}), x)
+    assert not bool(out.satisfied[torch.isnan(out.rewards[:, 0])].any())
+    assert bool((positive(out.x) == 1)[out.satisfied].all())
+
+
+def test_bad_input_is_told(decoder, critic, x):
+    with pytest.raises(UnknownNameError, match="positive"):
+        edit_by_rule(decoder, critic, RULES, x, rules=["positiv"])
+    with pytest.raises(UnknownNameError, match="odd"):
+        edit_by_rule(decoder, critic, {"odd": positive}, x)
+    with pytest.raises(InputError, match="step"):
+        edit_by_rule(decoder, critic, RULES, x, steps=0)
