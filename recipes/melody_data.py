@@ -52,7 +52,7 @@ class MelodyDataFlags:
     """Bars of a melody."""
     max_train_samples: int | None = None
     """Use only so many training melodies."""
-    max_tunes: int = 1000
+    max_tunes: int = 500
     """Tunes taken from music21, where there is no --train_data_dir."""
 
 
@@ -162,6 +162,9 @@ def _music21(max_tunes: int) -> list[list[Tune]]:
         )
     from music21 import corpus
 
+    logger.warning(
+        "Melodies: up to %d tunes of music21's corpus; reading takes minutes.", max_tunes
+    )
     tunes: list[list[Tune]] = []
     for path in (path for name in COLLECTIONS for path in corpus.getComposer(name)):
         parsed = corpus.parse(path)

@@ -33,6 +33,8 @@ CHUNK = 256
 class MelodyVAEFlags:
     """The base autoencoder."""
 
+    pretrained_model_name_or_path: str | None = None
+    """Go on from the weights of this folder or hub id, whose sizes then count."""
     latent_size: int = 128
     """Dimensions of the latent; 512 in the paper."""
     embedding: int = 64
@@ -192,8 +194,12 @@ def main(flags: Flags) -> dict[str, float]:
     accelerator = flags.run.accelerator("pretrain_melody_vae")
     folder = Path(flags.run.output_dir)
     melodies: dict[str, Melodies] = load_melodies(flags.data, flags.run.seed)
-    with seeded(flags.run.seed, "melody"):
-        model = build(options, flags.data.bars)
+    if options.pretrained_model_name_or_path:
+        model = MelodyVAE.from_pretrained(options.pretrained_model_name_or_path).train()
+        model.check(melodies["train"][:1])
+    else:
+        with seeded(flags.run.seed, "melody"):
+            model = build(options, flags.data.bars)
     shown = melodies["validation"][: options.validation_samples]
 
     def validate(step: int) -> None:

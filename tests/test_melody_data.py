@@ -274,6 +274,36 @@ def test_the_recipe_trains_saves_and_says_what_it_reached(tmp_path):
     assert decoder.sample_shape == (32,) and decoder.latent_shape == (8,)
 
 
+def test_the_recipe_goes_on_from_a_saved_model(tmp_path):
+    from latentctl_adapters.melody_vae import MelodyVAE
+    from pretrain_melody_vae import Flags, main
+    from pretrain_vae import RunFlags
+
+    for seed in range(4):
+        write_midi(tune(seed), tmp_path / f"{seed}.mid")
+    small = {"latent_size": 8, "encoder_size": 8, "decoder_size": 8, "embedding": 8}
+    first = build(MelodyVAEFlags(**small), 2)
+    first.save_pretrained(tmp_path / "first")
+    flags = Flags(
+        RunFlags(output_dir=str(tmp_path / "out"), num_threads=1),
+        MelodyDataFlags(str(tmp_path)),
+        MelodyVAEFlags(
+            pretrained_model_name_or_path=str(tmp_path / "first"),
+            vae_train_steps=1,
+            vae_learning_rate=1e-5,
+            vae_batch_size=2,
+        ),
+    )
+    assert 0 <= main(flags)["greedy"] <= 1
+    second = MelodyVAE.from_pretrained(tmp_path / "out")
+    assert second.config == first.config
+    a, b = first.decoder.head.weight, second.decoder.head.weight
+    assert not torch.equal(a, b) and torch.allclose(a, b, atol=1e-4)
+    flags.data.bars = 4
+    with pytest.raises(InputError, match="2 bars"):
+        main(flags)
+
+
 def test_measures_are_those_of_the_melodies():
     flags = MelodyVAEFlags(latent_size=8, encoder_size=8, decoder_size=8, embedding=8)
     model = build(flags, 2).eval()

@@ -100,7 +100,8 @@ class SequenceEncoder(nn.Module):
             return torch.cat([last[-2], last[-1]], dim=1)
         read = torch.cat([states, tokens.to(states)], 2)
         by_segment = read.transpose(0, 1).unflatten(1, (self.segments, self.length)).flatten(2)
-        return torch.relu(self.summary(by_segment)).flatten(1)
+        features: Tensor = torch.relu(self.summary(by_segment))
+        return features.flatten(1)
 
 
 class SegmentDecoder(nn.Module):
@@ -174,7 +175,8 @@ class SegmentDecoder(nn.Module):
     def _per_step(self, values: Tensor, steps: int) -> Tensor:
         """Inputs `(steps, B, embedding)` of an LSTM."""
         if self.by_position:
-            return values.unflatten(1, (steps, values.shape[1] // steps)).transpose(0, 1)
+            by_step: Tensor = values.unflatten(1, (steps, values.shape[1] // steps))
+            return by_step.transpose(0, 1)
         return values.expand(steps, *values.shape)
 
     @torch.no_grad()

@@ -127,16 +127,14 @@ class MelodyVAE(Pretrained):
         )
         self.to_latent = nn.Linear(self.encoder.features, 2 * latent_size)
         nn.init.constant_(self.to_latent.bias[latent_size:], STD_START)
+        names = ("embedding", "conductor_size", "conductor_layers", "by_position")
         self.decoder = SegmentDecoder(
             latent_size,
             segments,
             length,
-            embedding,
-            conductor_size,
-            conductor_layers,
-            decoder_size,
-            decoder_layers,
-            by_position,
+            width=decoder_size,
+            layers=decoder_layers,
+            **{name: self.config[name] for name in names},
         )
 
     @classmethod
