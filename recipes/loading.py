@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["load_decoder"]
+__all__ = ["load_decoder", "load_function"]
 
+import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import latentctl
 from latentctl.errors import InputError
@@ -33,15 +36,32 @@ def load_decoder(
         )
     if not source:
         return None
-    file, _, name = source.rpartition(":")
-    if not Path(file).is_file():
-        raise InputError(f"--decoder is FILE.py:FUNCTION; {file or source!r} is not a file.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None:
-        raise InputError(f"--decoder: {file} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise InputError(f"--decoder: there is no function {name!r} in {file}.")
-    model = getattr(module, name)()
+    model = load_function(source, "--decoder")()
     return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)
+
+
+def load_function(source: str, flag: str) -> Callable[..., Any]:
+    """A function of the user's, `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
+
+    Raises:
+        InputError: If the file, the module or the function does not exist; the message has `flag`.
+    """
+    where, _, name = source.rpartition(":")
+    if not where or not name:
+        raise InputError(f"{flag} is FILE.py:FUNCTION or MODULE:FUNCTION, it was {source!r}.")
+    if where.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        if not Path(where).is_file() or spec is None or spec.loader is None:
+            raise InputError(f"{flag}: {where!r} is not a file.")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise InputError(f"{flag}: {error}. Give a FILE.py:FUNCTION, or install it.") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{flag}: there is no function {name!r} in {where}.")
+    found: Callable[..., Any] = function
+    return found
