@@ -30,9 +30,9 @@ from latentctl.rewards import Reward, onsets
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
-import melody_rewards as recipe  # noqa: E402
-from melody_data import MelodyDataFlags, load_melodies  # noqa: E402
-from melody_metrics import NgramModel  # noqa: E402
+import melody_rewards as recipe
+from melody_data import MelodyDataFlags, load_melodies
+from melody_metrics import NgramModel
 
 
 @dataclass
