@@ -38,7 +38,7 @@ from torch import Tensor
 from latentctl.errors import InputError
 from latentctl.nets import Scorer
 from latentctl.random import generator, permutation, seeded
-from latentctl.rewards import HOLD, REST, onsets
+from latentctl.rewards import HOLD, onsets
 
 FIRST = 1000  # before the intervals, where a melody begins
 PAIRS = 1000
@@ -97,7 +97,7 @@ class NgramModel:
             for i, token in enumerate(tokens):
                 for n in range(min(order, i + 1)):
                     self.counts[tuple(tokens[i - n : i])][token] += 1
-        self.kinds = HOLD + REST  # intervals of both signs, hold, rest
+        self.kinds = 2 * HOLD + 2  # 255 intervals, a first note, hold, rest
 
     def __call__(self, x: Tensor) -> Tensor:
         """Mean log-likelihood of a token of each melody `x (B, T)`, in nats, `(B,)`."""

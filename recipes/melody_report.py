@@ -61,9 +61,14 @@ def write_report(
         else "Each row is one sample of the prior, moved by one actor.",
     )
     report.picture(picture, "Piano rolls; a thick line at each bar, a thin one at each C.")
-    for n in range(min(PLAYED, len(rolls))):
-        for c, name in enumerate(columns):
-            report.audio(_keep(rolls[n, c], folder, f"{n + 1}-{name}"), f"{n + 1}: {_words(name)}")
+    report.players(
+        [
+            (f"{n + 1}: {_words(name)}", _keep(rolls[n, c], folder, f"{n + 1}-{name}"))
+            for n in range(min(PLAYED, len(rolls)))
+            for c, name in enumerate(columns)
+        ],
+        columns=len(columns),
+    )
 
     report.section("What the rules say, and what they do not", _notes(results))
     rows = results["requests"]
@@ -87,9 +92,14 @@ def write_report(
             "keeps the rule comes back as it is.",
         )
         report.picture(sheet, f"Before and after: {_words(name)}.")
-        for n in range(min(PLAYED, len(pairs))):
-            for c, when in enumerate(("before", "after")):
-                report.audio(_keep(pairs[n, c], folder, f"edit-{n + 1}-{when}"), f"{n + 1}: {when}")
+        report.players(
+            [
+                (f"{n + 1}: {when}", _keep(pairs[n, c], folder, f"edit-{n + 1}-{when}"))
+                for n in range(min(PLAYED, len(pairs)))
+                for c, when in enumerate(("before", "after"))
+            ],
+            columns=2,
+        )
         receipts = results["edits"]
         keys = list(dict.fromkeys(key for row in receipts.values() for key in row))
         report.table(

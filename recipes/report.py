@@ -49,7 +49,9 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 figure { margin: 0; }
 figure.picture { flex: 0 1 auto; width: var(--width); min-width: min(18rem, 100%);
   max-width: 100%; }
-figure.sound { flex: 0 1 auto; width: 15rem; }
+.players { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 15rem));
+  gap: .75rem 1.25rem; }
+@media (max-width: 40rem) { .players { grid-template-columns: 1fr; } }
 audio { display: block; width: 100%; height: 2.2rem; }
 .scroll { overflow-x: auto; }
 img { display: block; width: var(--width); max-width: 100%; height: auto;
@@ -128,20 +130,27 @@ class Report:
             f"<figcaption>{_inline(caption)}</figcaption></figure>"
         )
 
-    def audio(self, sound: bytes, caption: str) -> None:
-        """A player for a WAV file; players that follow each other stand side by side.
+    def players(self, sounds: Sequence[tuple[str, bytes]], *, columns: int = 3) -> None:
+        """Show a player for each WAV file, row by row.
+
+        Arguments:
+            sounds: Captions, and the files.
+            columns: Players in a row of a wide page.
 
         Raises:
-            InputError: It is no WAV file.
+            InputError: A file is no WAV file.
         """
-        if sound[:4] != b"RIFF" or sound[8:12] != b"WAVE":
-            raise InputError("The report plays WAV files; this is none.")
-        label = html.escape(re.sub(r"`|\*\*", "", caption))
-        self._add(
-            f'<figure class="sound"><audio controls preload="none" aria-label="{label}" '
-            f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>'
-            f"<figcaption>{_inline(caption)}</figcaption></figure>"
-        )
+        figures = []
+        for caption, sound in sounds:
+            if sound[:4] != b"RIFF" or sound[8:12] != b"WAVE":
+                raise InputError(f"The report plays WAV files; {caption!r} is none.")
+            label = html.escape(re.sub(r"`|\*\*", "", caption))
+            figures.append(
+                f'<figure><audio controls preload="none" aria-label="{label}" '
+                f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>'
+                f"<figcaption>{_inline(caption)}</figcaption></figure>"
+            )
+        self._add(f'<div class="players" style="--columns: {columns}">{"".join(figures)}</div>')
 
     def table(
         self,

@@ -76,8 +76,8 @@ def test_bad_input_is_told():
 
 def test_the_report_plays_sound(tmp_path):
     report = Report("Melodies")
-    report.audio(wave_of(melody(60)), "a `note`")
+    report.players([("a `note`", wave_of(melody(60)))])
     page = report.save(tmp_path / "report.html").read_text()
     assert 'src="data:audio/wav;base64,UklGR' in page
     with pytest.raises(InputError, match="WAV"):
-        report.audio(b"MThd", "a note")
+        report.players([("a note", b"MThd")])
