@@ -49,7 +49,6 @@ class Flags:
     """Test tunes that are edited."""
     calls: int = 30_000
     """Calls of the rules that each contender has."""
-    rounds: int = 30
     rivals: bool = True
     """Also the best of N and CMA-ES."""
     output_dir: Path = Path("outputs/melodies")
@@ -122,9 +121,7 @@ def main(flags: Flags) -> None:
     encodings = recipe.encoded(decoder, melodies["train"], 12_000, flags.seed)
     counted = CountedRewards(rules, max_calls=flags.calls)
     began = time.process_time()
-    found = latentctl.explore(
-        decoder, counted, rounds=flags.rounds, encodings=encodings, seed=flags.seed
-    )
+    found = latentctl.explore(decoder, counted, encodings=encodings, seed=flags.seed)
     seconds = {"exploration": time.process_time() - began}
 
     held = recipe.encoded(decoder, melodies["test"], flags.melodies, flags.seed)

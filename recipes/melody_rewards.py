@@ -58,6 +58,7 @@ DENSE = 0.9  # quantile of the number of notes that the second rule asks for
 COMPARED = 1000  # melodies of an n-gram likelihood and of a classifier, on each side
 LEARNED = 8000  # melodies that the n-gram model learns from
 CHUNK = 500
+GIVEN = ("rounds", "prior_samples", "moves", "first_steps", "train_steps", "realism_weight")
 
 
 @dataclass
@@ -70,12 +71,18 @@ class RuleFlags:
     """Notes that the rule of density asks for; by default the 90th percentile of the data."""
     max_reward_calls: int = 30_000
     """Melodies that the rules are asked of, in training."""
-    rounds: int = 30
-    """Rounds of exploration."""
-    prior_samples: int = 4000
+    rounds: int | None = None
+    """Rounds of exploration; this and what follows are as `latentctl.explore` has them."""
+    prior_samples: int | None = None
     """Samples of the prior that are scored first."""
+    moves: int | None = None
+    """Moves that are scored in a round."""
+    first_steps: int | None = None
+    """Steps of training of the critic on the prior."""
+    train_steps: int | None = None
+    """Steps of training in a round."""
     realism_weight: float | None = None
-    """Weight of realism in the actor's loss; as `latentctl.explore` has it by default."""
+    """Weight of realism in the actor's loss."""
 
 
 @dataclass
@@ -243,18 +250,9 @@ def main(flags: Flags) -> dict[str, Any]:
     encodings = None
     if melodies:
         encodings = encoded(decoder, melodies["train"], flags.max_encodings, flags.seed)
-    options: dict[str, Any] = {}
-    if flags.rules.realism_weight is not None:
-        options["realism_weight"] = flags.rules.realism_weight
-    found = latentctl.explore(
-        decoder,
-        counted,
-        rounds=flags.rules.rounds,
-        prior_samples=flags.rules.prior_samples,
-        encodings=encodings,
-        seed=flags.seed,
-        **options,
-    )
+    given = {name: getattr(flags.rules, name) for name in GIVEN}
+    options = {name: value for name, value in given.items() if value is not None}
+    found = latentctl.explore(decoder, counted, encodings=encodings, seed=flags.seed, **options)
     seconds = {"exploration": time.monotonic() - began}
 
     # measured on what nobody has seen: fresh starts, and encodings of test tunes
