@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .controllers import Actor
 from .controllers.rule_game import RuleGame
@@ -45,6 +45,7 @@ from .rewards import Reward
 logger = logging.getLogger(__name__)
 
 PARTING = 0.1  # of the critic's expectation from the truth, worth a warning
+GATE_BIAS = -3.0  # of an untrained actor
 RECENT = 4  # rounds that are half of what the critic learns from
 
 
@@ -105,20 +106,22 @@ def explore(
     rewards: CountedRewards | Reward | Mapping[str, Reward],
     *,
     rounds: int = 30,
-    prior_samples: int = 4000,
-    moves: int = 800,
+    prior_samples: int = 6000,
+    moves: int = 1000,
     max_reward_calls: int | None = None,
     prior: Prior | None = None,
     encodings: Latents | None = None,
     width: int = 256,
     depth: int = 3,
-    first_steps: int = 600,
-    train_steps: int = 200,
+    first_steps: int = 1000,
+    train_steps: int = 300,
     batch_size: int = 256,
-    realism_weight: float = 0.3,
-    hold_weight: float = 1.0,
-    distance_weight: float = 0.05,
+    realism_weight: float = 0.5,
+    hold_weight: float = 10.0,
+    distance_weight: float = 0.1,
+    typical_weight: float = 1.0,
     smoothing: float = 0.1,
+    learning_rate: float = 1e-3,
     seed: int = 0,
     **options: Any,
 ) -> Exploration:
@@ -142,7 +145,9 @@ def explore(
         realism_weight: Weight of realism in the actor's loss.
         hold_weight: Weight of holding the rules that are not asked for.
         distance_weight: Weight of the distance that moves go.
+        typical_weight: Weight of keeping a latent as likely as it was.
         smoothing: Noise through which the critic sees latents, in latent units.
+        learning_rate: Of actor and realism critic; the actor's falls to zero over the rounds.
         seed: Decides every random number.
         options: Further arguments of `latentctl.fit.fit`.
 
@@ -176,6 +181,8 @@ def explore(
     with seeded(seed, "explore"):
         actor = Actor(decoder.latent_shape, seen.names, width=width, depth=depth)
         realism = RealismCritic(decoder.latent_shape, width=width, depth=depth)
+    # a move starts at nothing: the usual gate would first shrink every latent by an eighth
+    nn.init.constant_(actor.net.head.get_parameter("bias")[decoder.latent_shape[0] :], GATE_BIAS)
     real = Latents(seen.mean) if encodings is None else encodings
     for net in (actor.net, realism.net):
         net.trunk.standardise(*real.moments())
@@ -189,21 +196,18 @@ def explore(
         realism_weight=realism_weight,
         hold_weight=hold_weight,
         distance_weight=distance_weight,
+        typical_weight=typical_weight,
         smoothing=smoothing,
+        learning_rate=learning_rate,
     )
     for number in range(1, rounds + 1):
         place = generator(seed, number, purpose="round").initial_seed()
-        recent = torch.arange(max(count, len(seen) - RECENT * moves), len(seen))
-        rows = [torch.arange(len(seen)), *[recent] * (len(seen) // max(len(recent), 1))]
         game.slow_down(1 - (number - 1) / rounds)
-        history = fit(
-            game.players,
-            seen[torch.cat(rows)],
-            max_train_steps=train_steps,
-            seed=place,
-            **options,
-        )
-        averaged: Any = history.averaged["actor"]
+        data = _half_recent(seen, min(len(seen) - count, RECENT * moves))
+        history = fit(game.players, data, max_train_steps=train_steps, seed=place, **options)
+        averaged = history.averaged["actor"].state_dict()
+        if number == rounds:
+            actor.load_state_dict(averaged)
         step = Step(~place, number, 0, moves, moves)
         found, line = _score(decoder, rewards, game, step)
         record.append(line)
@@ -214,10 +218,17 @@ def explore(
         if len(found) < moves:
             logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
             break
-    actor.load_state_dict(averaged.state_dict())
+    actor.load_state_dict(averaged)
     _warn_of_parting(record[-1])
     actor.realism = realism.eval()
     return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
+
+
+def _half_recent(latents: Latents, recent: int) -> Latents:
+    """The latents, with the last ones repeated until they are about half of all."""
+    every = torch.arange(len(latents))
+    repeats = len(latents) // recent - 1 if recent else 0
+    return latents[torch.cat([every, every[len(latents) - recent :].repeat(max(repeats, 0))])]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Reward critics, and actors that obey rules: a world of dice whose truth is known.
 
 A latent of eight numbers decodes to eight eyes, 0 ... 5, by rounding: no gradient, no batch needed.
-`even` is the share of even eyes, `high` is the sum over 24, at most 1.
+`low` is the share of the first four that show 2 or less, `high` the sum of the others over 14.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Dice(nn.Module):
         return (2.5 + 1.3 * (z @ self.mix)).round().clamp(0, 5).long()
 
 
-def even(x):
-    return (x % 2 == 0).float().mean(1)
+def low(x):
+    return (x[:, :4] <= 2).float().mean(1)
 
 
 def high(x):
-    return (x.sum(1) / 24).clamp(max=1)
+    return (x[:, 4:].sum(1) / 14).clamp(max=1)
 
 
-RULES = {"even": even, "high": high}
+RULES = {"low": low, "high": high}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def scored(dice):
 
 @pytest.fixture(scope="module")
 def critic(scored):
-    return RewardCritic.fit(scored, max_train_steps=500, **SMALL)
+    return RewardCritic.fit(scored, max_train_steps=300, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def found(dice):
     return explore(
         dice,
         RULES,
-        rounds=12,
+        rounds=10,
         prior_samples=1500,
         moves=300,
         first_steps=200,
@@ -110,7 +110,7 @@ def test_satisfied_is_a_reward_of_exactly_one():
 
 def test_a_reward_critic_is_a_critic(critic):
     z = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
-    check_critic(critic["even"] & ~critic["high"], z)
+    check_critic(critic["low"] & ~critic["high"], z)
     check_critic(critic.match(torch.tensor([[1.0, NAN]])), z)
     assert torch.equal(critic["high"](z), critic(z)[:, 1])
 
@@ -135,7 +135,7 @@ def test_a_critic_is_trained_further_and_knows_its_rules(scored):
     before = critic.net.head.weight.clone()
     assert RewardCritic.fit(scored, start=critic, **short) is critic
     assert not torch.equal(critic.net.head.weight, before)
-    with pytest.raises(InputError, match="even"):
+    with pytest.raises(InputError, match="low"):
         RewardCritic.fit(scored.select(["high"]), start=critic, **short)
     with pytest.raises(InputError, match="prior_rewards"):
         RewardCritic.fit(Latents(scored.mean), **short)
@@ -156,27 +156,29 @@ def test_one_actor_obeys_the_rules_alone_and_together(dice, found):
     z = dice.prior.sample(1000, seed=7)
     before = truth(dice, z)
     prior = satisfied(before).mean(0)
-    assert (prior < 0.1).all() and satisfied(before).all(1).float().mean() < 0.01
+    assert (prior < 0.2).all() and satisfied(before).all(1).float().mean() < 0.05
     for y in ([1.0, NAN], [NAN, 1.0], [1.0, 1.0]):
-        after = truth(dice, found.actor(z, torch.tensor([y])))
+        moved = found.actor(z, torch.tensor([y]))
+        after = truth(dice, moved)
+        several = len(torch.unique(dice.decode(moved), dim=0))
+        assert several > 500, "not one answer for all"
         asked = torch.tensor(y) == 1
         kept = satisfied(after)[:, asked].all(1).float().mean()
-        assert kept > 0.7, (y, kept)
-        moved = (after[:, ~asked].mean(0) - before[:, ~asked].mean(0)).abs()
-        assert (moved < 0.1 * before[:, ~asked].mean(0)).all(), (y, moved)
-    assert len(torch.unique(dice.decode(z), dim=0)) > 900
+        assert kept > 0.85, (y, kept)
+        change = (after[:, ~asked].mean(0) - before[:, ~asked].mean(0)).abs()
+        assert (change < 0.12 * before[:, ~asked].mean(0)).all(), (y, change)
     check_controller(found.actor, z[:5], torch.tensor([[1.0, NAN]]))
 
 
 def test_the_record_of_the_rounds_is_of_true_rewards(dice, found):
     first, last = found.rounds[0], found.rounds[-1]
-    assert [line.number for line in found.rounds] == list(range(13))
-    assert first.calls <= 1500 and last.calls == found.rewards.calls <= 1500 + 12 * 300
-    assert len(found.latents) == 1500 + 12 * 300
+    assert [line.number for line in found.rounds] == list(range(11))
+    assert first.calls <= 1500 and last.calls == found.rewards.calls <= 1500 + 10 * 300
+    assert len(found.latents) == 1500 + 10 * 300
     labels = found.latents.labels[:1500]
     for k, name in enumerate(RULES):
         assert first.reward[name] == pytest.approx(labels[:, k].mean().item(), abs=1e-5)
-        assert last.satisfied[name] > 0.6 > 0.1 > first.satisfied[name]
+        assert last.satisfied[name] > 0.6 > 0.2 > first.satisfied[name]
         assert abs(last.expected[name] - last.satisfied[name]) < 0.25
     assert math.isnan(first.realism) and 0 < last.realism < 1
     assert 0 < last.distinct <= 1 and last.shift > 0
@@ -185,9 +187,9 @@ def test_the_record_of_the_rounds_is_of_true_rewards(dice, found):
 
 def test_a_conditional_of_rules_says_what_it_achieved(dice, found):
     rolls = latentctl.condition(dice, found.critic, found.actor, threshold=0.8)
-    out = rolls.sample(200, even=True, high=True)
+    out = rolls.sample(200, low=True, high=True)
     assert out.satisfied.float().mean() > 0.5 and out.probability.shape == (200, 2)
-    climbed = latentctl.condition(dice, found.critic, threshold=0.8).sample(50, even=True)
+    climbed = latentctl.condition(dice, found.critic, threshold=0.8).sample(50, low=True)
     kept = satisfied(CountedRewards(RULES)(climbed.x))[:, 0]
     assert kept.mean() > 0.4, "the default controller climbs the same critic"
 
@@ -197,7 +199,7 @@ def test_a_pack_holds_a_reward_critic(dice, found, tmp_path):
     rolls.save_pretrained(tmp_path / "pack")
     again = latentctl.Conditional.from_pretrained(tmp_path / "pack", dice)
     assert isinstance(again.critic, RewardCritic)
-    assert torch.equal(again.sample(5, even=True).z, rolls.sample(5, even=True).z)
+    assert torch.equal(again.sample(5, low=True).z, rolls.sample(5, low=True).z)
     z = dice.prior.sample(5)
     assert torch.equal(again.critic.reward(z), found.critic.reward(z))
     other = Dice()
@@ -226,30 +228,35 @@ def test_the_rounds_end_with_the_budget(dice, caplog):
 
 
 def test_a_rule_that_the_prior_never_keeps_is_told_at_once(dice, caplog):
-    never = {"never": lambda x: 0.4 * even(x), "flat": lambda x: torch.zeros(len(x)), **RULES}
+    never = {"never": lambda x: 0.4 * low(x), "flat": lambda x: torch.zeros(len(x)), **RULES}
     with caplog.at_level(logging.WARNING):
         explore(dice, never, **TINY)
     told = [record.getMessage() for record in caplog.records if "No sample" in record.getMessage()]
     rule = {name: [line for line in told if f"'{name}'" in line] for name in never}
-    best = (0.4 * even(dice.decode(dice.prior.sample(90)))).max()
+    best = (0.4 * low(dice.decode(dice.prior.sample(90)))).max()
     assert f"the best has {best:.3g}" in rule["never"][0] and "ask for less" in rule["never"][0]
     assert "nothing to climb" in rule["flat"][0]
-    assert not rule["even"] or "mean" in rule["even"][0]
+    assert not rule["low"] or "mean" in rule["low"][0]
 
 
 def test_a_parting_of_critic_and_reward_is_told(dice, caplog):
-    grudging = CountedRewards({"even": even})
+    seen = []
+
+    def grudging(x):
+        seen.extend(x)
+        return torch.full((len(x),), float(len(seen) <= 100))  # content with the prior only
+
     with caplog.at_level(logging.WARNING):
-        explore(dice, grudging, **TINY | {"first_steps": 300, "train_steps": 120, "rounds": 1})
+        explore(dice, grudging, **TINY | {"first_steps": 150, "rounds": 1})
     line = [r.getMessage() for r in caplog.records if "the critic expects" in r.getMessage()]
-    assert line and "'even'" in line[0] and "mean reward" in line[0]
+    assert line and "'grudging'" in line[0] and "the reward says 0.000" in line[0]
 
 
 def test_a_failing_sample_ends_nothing(dice, caplog):
     def fussy(row):
         if int(row[0]) == 0:
             raise ValueError("no zeros")
-        return float((row % 2 == 0).float().mean())
+        return float((row[:4] <= 2).float().mean())
 
     found = explore(dice, {"fussy": fussy}, **TINY)
     assert found.rewards.failed > 0 and "no zeros" in caplog.text
@@ -266,8 +273,8 @@ def test_nothing_to_explore_is_refused(dice, wrong):
 
 
 def test_half_of_the_moves_start_at_encodings_where_there_are_some(dice):
-    critic = RewardCritic((8,), ["even"], width=8)
-    actor = latentctl.Actor((8,), ["even"], width=8)
+    critic = RewardCritic((8,), ["low"], width=8)
+    actor = latentctl.Actor((8,), ["low"], width=8)
     far = Latents(torch.full((10, 8), 50.0))
     game = RuleGame(actor, critic, RealismCritic((8,), width=8), far, dice.prior, far)
     step = Step(0, 0, 0, 400, 400)
@@ -278,7 +285,13 @@ def test_half_of_the_moves_start_at_encodings_where_there_are_some(dice):
     plain = RuleGame(actor, critic, game.realism, far, dice.prior)
     assert (plain.starts(step) != 50).all()
     loss, logs = plain.actor_loss(far, step)
-    assert torch.isfinite(loss) and set(logs) == {"asked", "held", "realism", "distance"}
+    assert torch.isfinite(loss) and set(logs) == {
+        "asked",
+        "held",
+        "realism",
+        "distance",
+        "typical",
+    }
 
 
 def test_ascent_climbs_a_reward_critic(dice, critic):

@@ -6,11 +6,16 @@ realism critic :math:`D` tells latents of data (or of the prior) from the actor'
 latents to what a request :math:`y \in \{0, 1, \mathrm{free}\}^K` asks for, and holds the rest,
 
 .. math::
-    L_G = \mathbb{E}_{p(z)} \Big[ \sum_{k\,\mathrm{asked}} H(y_k, p_k(z')) + H(y_k, r_k(z'))
+    L_G = \mathbb{E}_{p(z)} \Big[
+        \sum_{k\,\mathrm{asked}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
         + h \sum_{k\,\mathrm{free}} \mathrm{KL}(r_k(z) \| r_k(z'))
-        - w \log D(z') + \lambda L_\mathrm{dist}(z', z) \Big]
+        - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
+        + \frac{t}{d} (\log p(z') - \log p(z))^2 \Big]
 
-with :math:`H` the cross-entropy. So one actor serves a rule alone and all rules at once.
+with :math:`H` the cross-entropy, to 0.99 and not to 1 in its first place, so that a move ends where
+the rule is kept. The last term keeps a latent as likely as it was: without it what a rule leaves
+open drifts to the middle of the prior, where all is alike. Requests are drawn at random, so one
+actor serves a rule alone and all rules at once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -27,7 +32,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..critics import RealismCritic, RewardCritic
 from ..critics.named import cross_entropy
@@ -39,6 +44,7 @@ from .ascent import distance
 from .targets import origins
 
 ASKED, FREE = 0.5, 0.9  # of a rule that is not asked with all others: 1, free, else 0
+SURE = 0.99  # of what is asked; beyond that nothing pulls
 WHOLE = 1 / 3  # share of the requests that ask for all rules
 
 
@@ -58,6 +64,7 @@ class RuleGame:
         distance_weight: `lambda`.
         learning_rate: Of the actor and of the realism critic.
         critic_learning_rate: Of the reward critic.
+        typical_weight: `t`.
         smoothing: Standard deviation of the noise through which the reward critic sees latents, in
             latent units, so that the actor finds no needle's eye in it.
         ema: Decay of the actor's average.
@@ -69,11 +76,12 @@ class RuleGame:
     real: Latents
     prior: Prior
     encodings: Latents | None = None
-    realism_weight: float = 0.3
-    hold_weight: float = 1.0
-    distance_weight: float = 0.05
-    learning_rate: float = 3e-4
+    realism_weight: float = 0.5
+    hold_weight: float = 10.0
+    distance_weight: float = 0.1
+    learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
+    typical_weight: float = 1.0
     smoothing: float = 0.1
     ema: float = 0.99
 
@@ -83,9 +91,9 @@ class RuleGame:
         judge, mover = adam(self.realism.parameters()), adam(self.actor.net.parameters())
         # made once: the moments of the optimizers outlive a round
         self.players = [
-            Player("rewards", self.critic, self.reward_loss, learner, turns=2),
+            Player("rewards", self.critic, self.reward_loss, learner, turns=3),
             Player("realism", self.realism, self.realism_loss, judge),
-            Player("actor", self.actor, self.actor_loss, mover, ema=self.ema),
+            Player("actor", self.actor, self.actor_loss, mover, turns=2, ema=self.ema),
         ]
 
     def slow_down(self, share: float) -> None:
@@ -127,13 +135,23 @@ class RuleGame:
         kept, mean = self.critic.heads(moved + blur)
         with torch.no_grad():
             before = self.critic.heads(z)[1]
-        asked = (cross_entropy(kept, y) + cross_entropy(mean, y)).sum(1).mean()
+        missed = (torch.sigmoid(kept) - y).abs().nan_to_num().detach()
+        goal = cross_entropy(kept, y.clamp(1 - SURE, SURE))
+        asked = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
         held = (torch.isnan(y) * _divergence(before, mean)).sum(1).mean()
         real = F.softplus(-self.realism(moved)).mean()
         far = distance(moved, z, 1.0).mean()
         logs = {"asked": asked, "held": held, "realism": real, "distance": far}
+        typical = (self._density(moved) - self._density(z)).square().mean() / z[0].numel()
         loss = asked + self.hold_weight * held + self.realism_weight * real
-        return loss + self.distance_weight * far, logs
+        loss = loss + self.distance_weight * far + self.typical_weight * typical
+        return loss, logs | {"typical": typical}
+
+    def _density(self, z: Tensor) -> Tensor:
+        """Log-density of the prior, which may live on another device, in nats, `(B,)`."""
+        tensors = self.prior.buffers() if isinstance(self.prior, nn.Module) else iter(())
+        home = next((tensor.device for tensor in tensors), z.device)
+        return self.prior.log_prob(z.to(home)).to(z.device)
 
 
 def _draw(latents: Latents, step: Step, purpose: str) -> Tensor:
