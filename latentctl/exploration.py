@@ -21,13 +21,12 @@ from __future__ import annotations
 __all__ = ["Exploration", "Round", "explore"]
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .controllers import Actor
 from .controllers.rule_game import RuleGame
@@ -41,44 +40,12 @@ from .latents.rewarded import decoded_rewards
 from .priors import Prior
 from .random import generator, seeded
 from .rewards import Reward
+from .rounds import Round, all_kept, known_labels, means, prior_round, warn_of_parting
 
 logger = logging.getLogger(__name__)
 
-PARTING = 0.1  # of the critic's expectation from the truth, worth a warning
 GATE_BIAS = -3.0  # of an untrained actor
 RECENT = 4  # rounds that are half of what the critic learns from
-
-
-@dataclass(frozen=True)
-class Round:
-    """What the moves of one round from fresh starts came to."""
-
-    number: int
-    """0 for the prior itself."""
-
-    calls: int
-    """Calls of the rewards until now."""
-
-    reward: dict[str, float]
-    """Mean reward by each rule where it was asked for; of the prior, of all."""
-
-    satisfied: dict[str, float]
-    """Share with a reward of exactly 1 there."""
-
-    expected: dict[str, float]
-    """The critic's mean probability of that, before it learned from them; NaN of the prior."""
-
-    all_satisfied: float
-    """Share that keep all rules where all were asked for."""
-
-    realism: float
-    """Mean probability by the realism critic; NaN of the prior."""
-
-    distinct: float
-    """Share of samples whose content was not seen before, in this round or an earlier one."""
-
-    shift: float
-    """Root mean square move of a latent dimension."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +140,7 @@ def explore(
     count = int(min(prior_samples, max(rewards.left // 3, 1)))
     before = rewards.calls
     seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed)
-    record = [_prior_round(seen, rewards, before)]
+    record = [prior_round(seen, rewards, before)]
     options = {"batch_size": batch_size, "progress": False, **options}
     critic = RewardCritic.fit(
         seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
@@ -213,13 +180,13 @@ def explore(
         record.append(line)
         logger.info("%s", line)
         if len(found):
-            labels = torch.cat([_labels(seen), _labels(found)])
+            labels = torch.cat([known_labels(seen), known_labels(found)])
             seen = Latents(torch.cat([seen.mean, found.mean]), labels=labels, names=seen.names)
         if len(found) < moves:
             logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
             break
     actor.load_state_dict(averaged)
-    _warn_of_parting(record[-1])
+    warn_of_parting(record[-1])
     actor.realism = realism.eval()
     return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
 
@@ -247,78 +214,12 @@ def _score(
     line = Round(
         number=step.index,
         calls=rewards.calls,
-        reward=_means(rewards.names, found, asked),
-        satisfied=_means(rewards.names, kept, asked),
-        expected=_means(rewards.names, expected, asked),
-        all_satisfied=_all_kept(kept[asked.all(1)]),
+        reward=means(rewards.names, found, asked),
+        satisfied=means(rewards.names, kept, asked),
+        expected=means(rewards.names, expected, asked),
+        all_satisfied=all_kept(kept[asked.all(1)]),
         realism=float(game.realism.probability(moved).mean()),
         distinct=(rewards.calls - before) / max(count, 1),
         shift=float((moved - start).square().mean().sqrt()),
     )
     return Latents(moved[:count].cpu(), labels=found, names=rewards.names), line
-
-
-def _prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round:
-    """What the prior came to; a warning of each rule that it never keeps."""
-    found = _labels(latents)
-    everything = torch.ones_like(found, dtype=torch.bool)
-    for name, column in zip(latents.names, found.unbind(1), strict=True):
-        known = column[~torch.isnan(column)]
-        if bool((known < 1).all()):
-            reason = (
-                "All get the same reward, so there is nothing to climb: let it rise on the way"
-                if bool((known == known[0]).all())
-                else "Such a rule is climbed by its mean reward alone. If no round keeps it, let "
-                "the reward rise more evenly, ask for less, or score more samples of the prior"
-            )
-            logger.warning(
-                "No sample of the prior keeps %r: of %d the best has %.3g, the mean is %.3g. %s.",
-                name,
-                len(known),
-                known.max(),
-                known.mean(),
-                reason,
-            )
-    kept = satisfied(found)
-    return Round(
-        number=0,
-        calls=rewards.calls,
-        reward=_means(latents.names, found, everything),
-        satisfied=_means(latents.names, kept, everything),
-        expected=dict.fromkeys(latents.names, math.nan),
-        all_satisfied=_all_kept(kept),
-        realism=math.nan,
-        distinct=(rewards.calls - before) / len(latents),
-        shift=0.0,
-    )
-
-
-def _warn_of_parting(line: Round) -> None:
-    """Says where the critic expects what the rewards do not confirm."""
-    for name, expected in line.expected.items():
-        true = line.satisfied[name]
-        if abs(expected - true) > PARTING:
-            logger.warning(
-                "In round %d the critic expects %.3f of the moves to keep %r, the reward says %.3f "
-                "(mean reward %.3f). Do not trust its probabilities there; more rounds bring them "
-                "together, or more moves in a round.",
-                line.number,
-                expected,
-                name,
-                true,
-                line.reward[name],
-            )
-
-
-def _labels(latents: Latents) -> Tensor:
-    return torch.empty(len(latents), 0) if latents.labels is None else latents.labels
-
-
-def _means(names: Sequence[str], values: Tensor, where: Tensor) -> dict[str, float]:
-    """Mean of what is known in each column, by name; NaN where there is nothing."""
-    values = torch.where(where, values, torch.nan)
-    return dict(zip(names, values.nanmean(0).tolist(), strict=True))
-
-
-def _all_kept(kept: Tensor) -> float:
-    return float((kept == 1).all(1).float().mean())
