@@ -11,17 +11,28 @@ For a pair :math:`(x, y)` and a start :math:`z_0`, descent through the generator
 No two answers are ever averaged: each has its place in the latent space. To predict, the updater
 walks there from a start, without :math:`y`; other starts give other answers. There is no adversary.
 
+Starts that are drawn without regard to :math:`y` send paths of different answers through the same
+places, where :math:`Z` can only follow the most of them. With `dealt`, each pair of a batch gets
+one of its starts by the permutation
+
+.. math:: \min_\pi \sum_i |G(h_i, z_{\pi(i)}) - y_i|_1
+
+up to swaps of two. As every start is dealt once, an answer that is taught in a share of the pairs
+gets that share of the starts, and it is the start that decides. The paper deals nothing.
+
 The paper updates :math:`Z` after every step of a batch; here it learns from the whole path at once,
 which is the same gradients in one large batch.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
     | https://arxiv.org/abs/2010.03132
+    | Multisample Flow Matching (Pooladian et al., 2023)
+    | https://arxiv.org/abs/2304.14772
 """
 
 from __future__ import annotations
 
-__all__ = ["OneToMany"]
+__all__ = ["OneToMany", "deal"]
 
 from typing import Any
 
@@ -45,6 +56,8 @@ class OneToMany(nn.Module):
         updater: `Z`, over `K` features.
         squared: Whether the descent is on the squared error, which comes to rest at its optimum,
             instead of the absolute one.
+        dealt: Whether each start is dealt to the pair of the batch that it suits. In several
+            processes each deals its own.
         descent: Arguments of `descend`: `learning_rate`, `steps`, `momentum`, `adam`, `anneal`.
 
     Raises:
@@ -66,11 +79,12 @@ class OneToMany(nn.Module):
         updater: Updater,
         *,
         squared: bool = False,
+        dealt: bool = False,
         **descent: Any,
     ) -> None:
         super().__init__()
         self.encoder, self.generator, self.updater = encoder, generator, updater
-        self.squared = squared
+        self.squared, self.dealt = squared, dealt
         self.descent = {"steps": 20, "learning_rate": 0.1, "adam": True, "momentum": 0.5, **descent}
         self.descent["domain"] = updater.domain
         if self.descent["steps"] < 1:
@@ -134,6 +148,8 @@ class OneToMany(nn.Module):
         shape, domain = self.updater.latent_shape, self.updater.domain
         first = step.index * step.total + step.start
         z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
+        if self.dealt:
+            z = z[deal(self._costs(still, z, y))]
         path = descend(lambda z: self._cost(self.generator(still, z), y), z, **self.descent)
         # a start whose cost is not finite would spoil the weights of all
         finite = torch.isfinite(path).flatten(2).all(2).all(0)
@@ -160,6 +176,14 @@ class OneToMany(nn.Module):
         total = imitation + error + generator_lipschitz * jump
         logs["dropped"] = torch.tensor(float(len(x) - count))
         return total, {"updater": imitation, "error": error, "jump": jump, **logs}
+
+    @torch.no_grad()
+    def _costs(self, h: Any, z: Tensor, y: Tensor) -> Tensor:
+        """Costs `(B, B)` of each pair at each start."""
+        count = len(z)
+        pairs = torch.arange(count, device=z.device).repeat_interleave(count)
+        drawn = self.generator(_rows(h, pairs), z.repeat(count, *[1] * (z.ndim - 1)))
+        return self._cost(drawn, y[pairs]).view(count, count)
 
     def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
         return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
@@ -206,6 +230,32 @@ class OneToMany(nn.Module):
         if "cgml" in history.averaged:
             self.load_state_dict(history.averaged["cgml"].state_dict())
         return self.eval()
+
+
+def deal(costs: Tensor) -> Tensor:
+    """Which start each pair gets, `(B,)`: a permutation that no swap of two makes cheaper.
+
+    Arguments:
+        costs: Of each pair at each start, `(B, B)`; where one is not finite, nothing is dealt.
+
+    Example:
+        >>> deal(torch.tensor([[5.0, 1.0, 4.0], [1.0, 5.0, 4.0], [2.0, 2.0, 3.0]]))
+        tensor([1, 0, 2])
+    """
+    dealt = torch.arange(len(costs), device=costs.device)
+    if not bool(torch.isfinite(costs).all()):
+        return dealt
+    least = 1e-6 * float(costs.abs().max())  # what a swap gains, not a matter of rounding
+    costs = costs.clone()
+    while len(costs) > 1:
+        own = costs.diagonal()
+        gain = own[:, None] + own - costs - costs.mT
+        best = int(gain.argmax())
+        i, j = divmod(best, len(costs))
+        if not gain[i, j] > least:
+            break
+        costs[:, [i, j]], dealt[[i, j]] = costs[:, [j, i]], dealt[[j, i]]
+    return dealt
 
 
 def _features(h: Any) -> Tensor:

@@ -21,6 +21,7 @@ TOY: dict[str, Any] = {
     "settle": 6,
     "descent_learning_rate": 0.35,
     "anneal": 2.0,
+    "dealt": False,
     "lipschitz": 1e-3,
     "generator_lipschitz": 0.01,
     "max_train_steps": 3000,
@@ -30,14 +31,15 @@ TOY: dict[str, Any] = {
 IMAGES: dict[str, Any] = {
     "latent_size": 1,
     "width": 16,
-    "steps": 12,
+    "steps": 6,
     "walk_steps": 20,
     "settle": 3,
-    "descent_learning_rate": 0.2,
+    "descent_learning_rate": 0.1,
     "anneal": 1.0,
-    "lipschitz": 1e-4,
+    "dealt": True,
+    "lipschitz": 1e-5,
     "generator_lipschitz": 0.02,
-    "max_train_steps": 600,
+    "max_train_steps": 700,
     "train_batch_size": 32,
     "learning_rate": 2e-3,
 }
@@ -66,6 +68,8 @@ class ModelFlags:
     """Step size of the descent, by Adam, at its beginning."""
     anneal: float | None = None
     """How fast it falls to zero."""
+    dealt: bool | None = None
+    """Deal the starts of a batch to the pairs that they suit; without, as in the paper."""
     lipschitz: float | None = None
     """Weight of the noise term of the updater."""
     generator_lipschitz: float | None = None

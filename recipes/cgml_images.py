@@ -168,6 +168,7 @@ def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], N
         steps=own.steps,
         learning_rate=own.descent_learning_rate,
         anneal=own.anneal,
+        dealt=own.dealt,
     )
     return model.fit(
         TensorDataset(train.x, train.y),

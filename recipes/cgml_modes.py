@@ -78,6 +78,7 @@ def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
             steps=own.steps,
             learning_rate=own.descent_learning_rate,
             anneal=own.anneal,
+            dealt=own.dealt,
         )
     x = 2 * uniform(20_000, seed, "x") - 1
     sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)

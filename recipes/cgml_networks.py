@@ -36,6 +36,7 @@ from latentctl.random import noise
 BASELINES = ("regressor", "told", "cvae", "cgan")
 SCALE = 0.05  # of the Laplace likelihood per pixel of the cVAE
 ADVERSARIAL = 0.02  # weight of the critic beside the L1 of the cGAN
+SHARPNESS = 4.0  # of the first layer over z
 Skips: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
@@ -113,8 +114,10 @@ class Generator(nn.Module):
         self.grid = (2 * width, size // 4, size // 4)
         cells = 2 * width * (size // 4) ** 2
         self.first = nn.Linear(features, cells)
-        # a layer of its own: z has few dimensions and would be lost among the features at first
-        self.latent = nn.Linear(latent_size, cells, bias=False)
+        # layers of its own: z has few dimensions and would be lost among the features at first, and
+        # a generator that is nearly linear in z has more between two answers than the answers
+        self.places = nn.Linear(latent_size, 64)
+        self.latent = nn.Linear(64, cells, bias=False)
         self.same = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         # subpixel convolutions: transposed ones are several times slower on a CPU
         self.up = nn.Sequential(nn.Conv2d(2 * width, 4 * width, 3, 1, 1), nn.PixelShuffle(2))
@@ -122,7 +125,8 @@ class Generator(nn.Module):
 
     def forward(self, h: Skips, z: Tensor) -> Tensor:
         features, fine, coarse = h
-        y = (self.first(features) + self.latent(z)).unflatten(1, self.grid) + coarse
+        place = self.latent(torch.tanh(SHARPNESS * self.places(z)))
+        y = (self.first(features) + place).unflatten(1, self.grid) + coarse
         y = F.silu(y + self.same(F.silu(y)))
         image: Tensor = self.last(F.silu(self.up(y) + fine))
         return image[:, :, -self.rows :]

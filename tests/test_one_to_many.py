@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from latentctl.controllers import Updater
 from latentctl.errors import InputError, NonFiniteError
 from latentctl.fit import Step
-from latentctl.one_to_many import OneToMany
+from latentctl.one_to_many import OneToMany, deal
 from latentctl.random import noise, seeded
 
 
@@ -68,6 +68,37 @@ def test_both_answers_are_found_and_not_their_mean(trained):
     assert (near & (up < down)).any(1).float().mean() > 0.9
     assert (near & (down < up)).any(1).float().mean() > 0.9
     assert (y.norm(dim=2) < 0.2).float().mean() < 0.03, "the mean of both is a ghost"
+
+
+def test_starts_are_dealt_to_whom_they_suit():
+    costs = torch.rand(12, 12, generator=torch.Generator().manual_seed(0))
+    dealt = deal(costs)
+    assert sorted(dealt.tolist()) == list(range(12))
+    paid = costs.gather(1, dealt[:, None]).sum()
+    assert paid < costs.diagonal().sum()
+    for i in range(12):
+        for j in range(i):
+            swapped = dealt.clone()
+            swapped[[i, j]] = dealt[[j, i]]
+            assert costs.gather(1, swapped[:, None]).sum() > paid - 1e-4
+    assert torch.equal(deal(torch.full((4, 4), 0.1)), torch.arange(4))
+    costs[3, 3] = torch.nan
+    assert torch.equal(deal(costs), torch.arange(12))
+
+
+def test_dealt_starts_suit_their_answers():
+    x, y = two_answers(64)
+    step = Step(0, 0, 0, 64, 64, torch.device("cpu"))
+    errors = {}
+    for dealt in (False, True):
+        with seeded(0):
+            updater = Updater((1,), context=8, width=8, domain="ball")
+            encoder = nn.Linear(1, 8)
+        drawn = lambda h, z: z.expand(-1, 2)  # noqa: E731
+        model = OneToMany(encoder, drawn, updater, steps=1, learning_rate=1e-4, dealt=dealt)
+        errors[dealt] = float(model.loss(x, y, step)[1]["error"])
+    # half of the starts are positive, and so is half of the answers
+    assert errors[True] < 0.75 * errors[False]
 
 
 def test_a_regression_would_have_given_the_mean():
