@@ -158,7 +158,8 @@ def _direction(critic: RewardCritic, z: Tensor, columns: list[int]) -> Tensor:
     """The unit gradient of the loss of each latent."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        loss = sum(F.softplus(-head[:, columns]).sum() for head in critic.heads(z))
+        kept, mean = critic.heads(z)
+        loss = (F.softplus(-kept) + F.softplus(-mean))[:, columns].sum()
         (gradient,) = torch.autograd.grad(loss, z)
     length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
     unit: Tensor = gradient / length.view(-1, *[1] * (z.ndim - 1))
