@@ -20,6 +20,7 @@ from latentctl_adapters.melody_vae import MelodyVAE
 from melody_data import Melodies, MelodyDataFlags, load_melodies
 from pretrain_vae import RunFlags
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from latentctl.errors import InputError
 from latentctl.fit import Player, Step, fit
@@ -53,7 +54,7 @@ class MelodyVAEFlags:
     """Layers of it; 2 in the paper."""
     by_position: bool = True
     """Weights of each step's own between latent and LSTM; False for the paper's networks."""
-    beta: float = 0.3
+    beta: float = 0.15
     """Weight of the KL divergence."""
     beta_warmup: float = 0.3
     """Share of the run over which the weight rises from 0."""
@@ -65,7 +66,7 @@ class MelodyVAEFlags:
     """Share of tokens that are told as the model itself guesses them, reached at the end."""
     transpose: int = 0
     """Shift each melody by up to so many semitones, within the pitches of the training data."""
-    vae_train_steps: int = 4000
+    vae_train_steps: int = 3000
     """Optimizer steps."""
     vae_batch_size: int = 128
     """Melodies in a step of one process."""
@@ -166,7 +167,7 @@ def measure(model: MelodyVAE, x: Tensor) -> dict[str, float]:
         q = model.encode(part)
         right = model.decode(q.mean) == part
         told = model.logits(part, q.mean)
-        kl = 0.5 * (q.mean**2 + q.stddev**2 - 1) - q.stddev.log()
+        kl = kl_divergence(q, Normal(0.0, 1.0))
         sums["greedy"] += right.float().mean(1).sum().item()
         sums["exact"] += right.all(1).sum().item()
         sums["teacher_forced"] += (told.argmax(2) == part).float().mean(1).sum().item()

@@ -239,7 +239,7 @@ def test_schedules_reach_the_loss():
         value, parts = loss(x, Step(seed=0, index=index, start=0, count=4, total=4))
         return value.item() - parts["nll"].item(), parts["kl"].item()
 
-    for index, beta in ((0, 0.0), (15, 0.15), (30, 0.3), (90, 0.3)):
+    for index, beta in ((0, 0.0), (15, 0.075), (30, 0.15), (90, 0.15)):
         paid, kl = at(index)
         assert paid == pytest.approx(beta * kl, rel=1e-3, abs=1e-4)
 
