@@ -40,12 +40,12 @@ from pretrain_melody_vae import measure  # noqa: E402
 COMPARED = 2000  # melodies on each side of a comparison
 MIXED = ("--mixed_precision", "bf16", "--num_threads", "1")  # about twice as fast on one core
 TRAINED = {
-    2: [*MIXED, *"--beta 0.15 --transpose 6 --vae_train_steps 3000".split()],
+    2: [*MIXED, *["--beta", "0.15", "--transpose", "6", "--vae_train_steps", "3000"]],
     16: [
         *MIXED,
-        *"--beta 0.1 --latent_size 512 --encoder_size 64 --decoder_size 128".split(),
-        *"--vae_batch_size 32 --vae_train_steps 2200".split(),
-        *"--validation_steps 250 --validation_samples 200".split(),
+        *["--beta", "0.1", "--latent_size", "512", "--encoder_size", "64", "--decoder_size", "128"],
+        *["--vae_batch_size", "32", "--vae_train_steps", "2200"],
+        *["--validation_steps", "250", "--validation_samples", "200"],
     ],
 }
 
