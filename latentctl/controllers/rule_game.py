@@ -28,7 +28,6 @@ from __future__ import annotations
 __all__ = ["RuleGame"]
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -76,19 +75,23 @@ class RuleGame:
     real: Latents
     prior: Prior
     encodings: Latents | None = None
-    realism_weight: float = 0.5
-    hold_weight: float = 10.0
-    distance_weight: float = 0.1
+    realism_weight: float = 0.1
+    hold_weight: float = 5.0
+    distance_weight: float = 0.05
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
-    typical_weight: float = 1.0
+    typical_weight: float = 0.5
     smoothing: float = 0.1
     ema: float = 0.99
 
     def __post_init__(self) -> None:
-        adam = partial(torch.optim.Adam, lr=self.learning_rate, betas=(0.0, 0.9))
         learner = torch.optim.AdamW(self.critic.parameters(), lr=self.critic_learning_rate)
-        judge, mover = adam(self.realism.parameters()), adam(self.actor.net.parameters())
+        judge = torch.optim.Adam(
+            self.realism.parameters(), lr=self.learning_rate / 3, betas=(0.0, 0.9)
+        )
+        mover = torch.optim.Adam(
+            self.actor.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.99)
+        )
         # made once: the moments of the optimizers outlive a round
         self.players = [
             Player("rewards", self.critic, self.reward_loss, learner, turns=3),
