@@ -29,11 +29,12 @@ the bar line is said by the code of the bar. The same symbol stands for tokens t
 
 The first is a row of a table of 131 rows; the second is one product, of which the part of the code
 is left out where the code is the same at each step. The rows of the cell's input are doubled
-beforehand: since :math:`\tanh a = 2 \, \mathrm{sigmoid}(2 a) - 1`, one call serves all gates. On one
-core, with 256 units, this writes 5,700 bars a second of 2-bar melodies in batches of 1,000, where a
-loop over `nn.LSTMCell` writes 4,300, and 430 bars a second of single melodies against 290. Single
-melodies of 16 bars, whose bars are written together, come at 4 times the rate of a loop that writes
-one bar after the other (`benchmarks/melody_speed.py`).
+beforehand: since :math:`\tanh a = 2 \, \mathrm{sigmoid}(2 a) - 1`, one call serves all gates.
+
+On one core, with 256 units, this writes 5,700 bars a second of 2-bar melodies in batches of 1,000,
+where a loop over `nn.LSTMCell` writes 4,300, and 430 bars a second of single melodies against 290.
+Single melodies of 16 bars, whose bars are written together, come at 4 times the rate of a loop that
+writes one bar after the other (`benchmarks/melody_speed.py`).
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
