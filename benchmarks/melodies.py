@@ -47,7 +47,7 @@ class Flags:
     """Answers of each contender."""
     edits: int = 500
     """Test tunes that are edited."""
-    calls: int = 30_000
+    calls: int = 60_000
     """Calls of the rules that each contender has."""
     rivals: bool = True
     """Also the best of N and CMA-ES."""

@@ -69,7 +69,7 @@ class RuleFlags:
     """Rules of one's own, FILE.py:FUNCTION or MODULE:FUNCTION; C major and density by default."""
     dense_notes: int | None = None
     """Notes that the rule of density asks for; by default the 90th percentile of the data."""
-    max_reward_calls: int = 30_000
+    max_reward_calls: int = 50_000
     """Melodies that the rules are asked of, in training."""
     rounds: int | None = None
     """Rounds of exploration; this and what follows are as `latentctl.explore` has them."""
