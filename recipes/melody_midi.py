@@ -8,7 +8,7 @@ with one pitch only, or with a rest of more than a bar.
 
 from __future__ import annotations
 
-__all__ = ["BAR", "Note", "Tune", "monophonic", "read_midi", "windows", "write_midi"]
+__all__ = ["BAR", "Span", "Tune", "monophonic", "read_midi", "windows", "write_midi"]
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from melody_media import notes_of
 from torch import Tensor
 
 from latentctl.errors import InputError
@@ -25,7 +26,7 @@ BAR = 16  # sixteenths
 VELOCITY = 90
 FOUR_FOUR = ((4, 4), (2, 2))
 
-Note = tuple[int, int, int]
+Span = tuple[int, int, int]
 """First step, step after the last, MIDI pitch."""
 
 
@@ -39,11 +40,11 @@ class Tune:
         polyphonic: Whether some notes sounded together, so that the highest were kept.
     """
 
-    notes: list[list[Note]]
+    notes: list[list[Span]]
     polyphonic: bool = False
 
 
-def monophonic(notes: Iterable[Note]) -> tuple[list[Note], bool]:
+def monophonic(notes: Iterable[Span]) -> tuple[list[Span], bool]:
     """The highest line of some notes, and whether any were left out or cut for it.
 
     A note starts where none that is higher still sounds; it ends what sounded before.
@@ -52,7 +53,7 @@ def monophonic(notes: Iterable[Note]) -> tuple[list[Note], bool]:
         >>> monophonic([(0, 4, 60), (0, 4, 64), (2, 6, 62), (4, 8, 59)])
         ([(0, 4, 64), (4, 8, 59)], True)
     """
-    line: list[Note] = []
+    line: list[Span] = []
     cut = False
     for start, end, pitch in sorted(notes, key=lambda note: (note[0], -note[2])):
         end = max(end, start + 1)  # shorter than a sixteenth
@@ -66,7 +67,7 @@ def monophonic(notes: Iterable[Note]) -> tuple[list[Note], bool]:
     return line, cut
 
 
-def windows(notes: Sequence[Note], bars: int) -> Iterator[Tensor]:
+def windows(notes: Sequence[Span], bars: int) -> Iterator[Tensor]:
     """Windows of `bars` bars, one bar apart, as tokens `(16 * bars,)`, of a line of notes."""
     if not notes:
         return
@@ -170,11 +171,8 @@ def write_midi(tokens: Tensor, path: str | Path, *, qpm: float = 120.0, program:
     score.tempos.append(symusic.Tempo(0, qpm))
     score.time_signatures.append(symusic.TimeSignature(0, 4, 4))
     track = symusic.Track(name="melody", program=program)
-    values = [*tokens.tolist(), REST]
-    for start, pitch in enumerate(values):
-        if pitch < HOLD:
-            end = next(t for t in range(start + 1, len(values)) if values[t] != HOLD)
-            step = quarter // 4
-            track.notes.append(symusic.Note(start * step, (end - start) * step, pitch, VELOCITY))
+    step = quarter // 4
+    for pitch, start, length in notes_of(tokens):
+        track.notes.append(symusic.Note(start * step, length * step, pitch, VELOCITY))
     score.tracks.append(track)
     score.dump_midi(str(path))
