@@ -24,7 +24,7 @@ from face_base import data_folder
 from torch import Tensor
 
 import latentctl
-from latentctl import Ascent, CountedRewards, Decoder
+from latentctl import Ascent, CountedRewards, Decoder, Latents
 from latentctl.random import permutation
 from latentctl.rewards import Reward, onsets
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 import melody_rewards as recipe
 from melody_data import MelodyDataFlags, load_melodies
-from melody_metrics import NgramModel
+from melody_metrics import NgramModel, diversity
 
 
 @dataclass
@@ -69,6 +69,7 @@ def best_of(decoder: Decoder, rules: dict[str, Reward], count: int, calls: int, 
 def cma_es(decoder: Decoder, rules: dict[str, Reward], count: int, calls: int, seed: int) -> Any:
     """The best answers that one run of CMA-ES ever evaluated; the penalty is the prior's."""
     import cma
+    import numpy as np
 
     rewards = CountedRewards(rules)
     size = math.prod(decoder.latent_shape)
@@ -80,7 +81,7 @@ def cma_es(decoder: Decoder, rules: dict[str, Reward], count: int, calls: int, s
     seen, found, scores = [], [], []
     while rewards.calls + 200 <= calls:
         asked = search.ask()
-        z = torch.tensor(asked, dtype=torch.float32).view(-1, *decoder.latent_shape)
+        z = torch.from_numpy(np.stack(asked)).float().view(-1, *decoder.latent_shape)
         x = decoder.decode(z)
         score = rewards(x).sum(1)
         # within the shell of the prior nothing is lost, outside of it something
@@ -139,9 +140,20 @@ def main(flags: Flags) -> None:
         for name, part in made.items()
     }
     start = made["prior"][0]
-    real_x = melodies["test"][permutation(len(melodies["test"]), seed=0, epoch=0, purpose="real")]
-    real_x = real_x[: flags.melodies]
-    result = {"real test tunes": measured(held.mean, real_x, held.mean), **result}
+    tunes = melodies["test"]
+    rows = permutation(len(tunes), seed=flags.seed, epoch=0, purpose="encodings")
+    others = tunes[rows[flags.melodies : 2 * flags.melodies]]
+    posterior = decoder.encode(others)
+    other = Latents(posterior.mean, posterior.std).sample(
+        torch.randn(held.mean.shape, generator=draw)
+    )
+    result = {"real test tunes": measured(other, others, other), **result}
+    dense = tunes[rows][(CountedRewards(rules)(tunes[rows]) == 1).all(1)][: flags.melodies]
+    result["real test tunes that keep both"] = {
+        **dict.fromkeys(next(iter(result.values())), math.nan),
+        **diversity(dense),
+        "likelihood": model(dense).mean().item(),
+    }
     first = dict(list(rules.items())[:1])
     ascent = Ascent(found.critic, found.actor.realism, realism_weight=0.3)
     for wanted in (first, rules):
@@ -157,16 +169,21 @@ def main(flags: Flags) -> None:
                 for name, (z, x) in answers.items():
                     result[f"{name}: {words}"] = measured(z, x, z)
 
-    order = permutation(len(melodies["test"]), seed=flags.seed, epoch=0, purpose="edits")
-    tunes = melodies["test"][order[: flags.edits]]
-    edits = recipe.edits_of(decoder, found, rules, tunes)
+    order = permutation(len(tunes), seed=flags.seed, epoch=0, purpose="edits")
+    edited = tunes[order[: flags.edits]]
+    began, spent = time.process_time(), counted.calls
+    more = CountedRewards(rules)
+    critic = recipe.critic_of_edits(decoder, more, encodings, recipe.RuleFlags(), flags.seed)
+    seconds["critic of edits"] = time.process_time() - began
+    edits = recipe.edits_of(decoder, critic, rules, edited)
     both = torch.ones(1, len(rules))
     clock = milliseconds(decoder, lambda z: found.actor(z, both), start)
     notes = onsets(known).sum(1).float()
     output = {
         "rows": result,
         "edits": {name: receipt for name, (_, receipt) in edits.items()},
-        "calls": counted.calls,
+        "calls": spent,
+        "calls of the critic of edits": more.calls,
         "seconds": seconds,
         "milliseconds": clock,
         "dense": rules["dense"].keywords["notes"],  # type: ignore[attr-defined]

@@ -32,6 +32,7 @@ __all__ = [
     "condition",
     "edit_by_rule",
     "encode_dataset",
+    "encoding_rewards",
     "errors",
     "explore",
     "generator",
@@ -47,7 +48,7 @@ from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Upd
 from .critics import AttributeCritic, Critic, RealismCritic, RewardCritic
 from .decoder import Decoder, Posterior
 from .exploration import Exploration, explore
-from .latents import CountedRewards, Latents, encode_dataset, prior_rewards
+from .latents import CountedRewards, Latents, encode_dataset, encoding_rewards, prior_rewards
 from .priors import Gaussian, GaussianMixture, LatentFlow
 from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase

@@ -26,7 +26,16 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Flags", "answers", "main", "measure", "rules_of"]
+__all__ = [
+    "Flags",
+    "answers",
+    "critic_of_edits",
+    "edits_of",
+    "encoded",
+    "main",
+    "measure",
+    "rules_of",
+]
 
 import dataclasses
 import json
@@ -47,7 +56,7 @@ from melody_report import write_report
 from torch import Tensor
 
 import latentctl
-from latentctl import CountedRewards, Decoder, Exploration, Latents, RuleEdit
+from latentctl import CountedRewards, Decoder, Exploration, Latents, RewardCritic, RuleEdit
 from latentctl.errors import InputError
 from latentctl.random import permutation
 from latentctl.rewards import C_MAJOR, Reward, c_major, density, onsets
@@ -69,7 +78,7 @@ class RuleFlags:
     """Rules of one's own, FILE.py:FUNCTION or MODULE:FUNCTION; C major and density by default."""
     dense_notes: int | None = None
     """Notes that the rule of density asks for; by default the 90th percentile of the data."""
-    max_reward_calls: int = 50_000
+    max_reward_calls: int = 60_000
     """Melodies that the rules are asked of, in training."""
     rounds: int | None = None
     """Rounds of exploration; this and what follows are as `latentctl.explore` has them."""
@@ -83,6 +92,10 @@ class RuleFlags:
     """Steps of training in a round."""
     realism_weight: float | None = None
     """Weight of realism in the actor's loss."""
+    edit_samples: int = 12_000
+    """Encodings that are scored for the critic of edits, half of them means."""
+    edit_train_steps: int = 1200
+    """Steps of training of the critic of edits."""
 
 
 @dataclass
@@ -190,14 +203,24 @@ def measure(
     return row
 
 
+def critic_of_edits(
+    decoder: Decoder, counted: CountedRewards, encodings: Latents, flags: RuleFlags, seed: int
+) -> RewardCritic:
+    """A critic that knows the neighbourhood of encodings, where an actor's critic has not been."""
+    count = min(flags.edit_samples, 2 * len(encodings))
+    near = latentctl.encoding_rewards(decoder, counted, encodings, count, seed=seed)
+    steps = flags.edit_train_steps
+    return RewardCritic.fit(near, dropout=0.2, max_train_steps=steps, seed=seed)
+
+
 def edits_of(
-    decoder: Decoder, found: Exploration, rules: dict[str, Reward], tunes: Tensor
+    decoder: Decoder, critic: RewardCritic, rules: dict[str, Reward], tunes: Tensor
 ) -> dict[str, tuple[RuleEdit, dict[str, float]]]:
     """Edits of real tunes into each rule and into all of them, with their receipts."""
     names = list(rules)
     result = {}
     for asked in [[name] for name in names] + ([names] if len(names) > 1 else []):
-        out = latentctl.edit_by_rule(decoder, found.critic, rules, tunes, rules=asked)
+        out = latentctl.edit_by_rule(decoder, critic, rules, tunes, rules=asked)
         changed, notes = notes_changed(out.x, tunes).float(), onsets(tunes).sum(1)
         open_ = out.steps > 0
         receipt = {
@@ -268,10 +291,11 @@ def main(flags: Flags) -> dict[str, Any]:
     rows = {name: measure(*part, rules, real_z, model) for name, part in made.items()}
     edits: dict[str, tuple[RuleEdit, dict[str, float]]] = {}
     tunes = None
-    if held is not None and flags.num_edits:
+    if held is not None and encodings is not None and flags.num_edits:
         order = permutation(len(held), seed=flags.seed, epoch=0, purpose="edits")
         tunes = held[order[: flags.num_edits]]
-        edits = edits_of(decoder, found, rules, tunes)
+        critic = critic_of_edits(decoder, counted, encodings, flags.rules, flags.seed)
+        edits = edits_of(decoder, critic, rules, tunes)
     seconds["all"] = time.monotonic() - began
     results = {
         "requests": rows,

@@ -23,6 +23,7 @@ from latentctl_adapters.melody_vae import MelodyVAE  # noqa: E402
 
 TINY = "--num_threads 1 --rounds 2 --prior_samples 120 --max_reward_calls 900 --num_melodies 40"
 TINY += " --num_edits 8 --max_encodings 60 --moves 100 --first_steps 30 --train_steps 20"
+TINY += " --edit_samples 100 --edit_train_steps 20"
 
 
 def tunes(count, seed):

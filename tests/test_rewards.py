@@ -14,8 +14,9 @@ from torch import nn
 from latentctl import rewards
 from latentctl.decoder import Decoder
 from latentctl.errors import BudgetError, InputError, ShapeError
-from latentctl.latents import CountedRewards, prior_rewards
+from latentctl.latents import CountedRewards, Latents, encoding_rewards, prior_rewards
 from latentctl.priors import Gaussian
+from latentctl.random import generator
 from latentctl.rewards import HOLD, REST
 
 C, D, E, G, C_SHARP = 60, 62, 64, 67, 61
@@ -260,6 +261,24 @@ def test_prior_rewards_refuses_what_it_cannot_do():
     spent(X[:1])
     with pytest.raises(InputError, match="No sample could be scored"):
         prior_rewards(tokens_decoder(), spent, 5)
+
+
+def test_encodings_with_their_rewards_are_means_and_samples(caplog):
+    decoder, counted = tokens_decoder(), CountedRewards(evens)
+    mean = 3 * torch.randn(40, 3, generator=generator(1))
+    encodings = Latents(mean, torch.full((40, 3), 0.01))
+    latents = encoding_rewards(decoder, counted, encodings, 60, seed=2)
+    apart = torch.cdist(latents.mean, encodings.mean).amin(1)
+    assert len(latents) == 60
+    assert (apart == 0).sum() == 30
+    assert 0 < apart.max() < 0.1
+    assert torch.equal(latents.labels[:, 0], evens(decoder.decode(latents.mean)))
+    again = encoding_rewards(decoder, counted, encodings, 60, seed=2)
+    assert torch.equal(latents.mean, again.mean)
+    few = encoding_rewards(decoder, CountedRewards(evens, max_calls=5), encodings, 60)
+    assert len(few) < 60 and "of 60 encodings" in caplog.text
+    with pytest.raises(InputError, match="twice the 40"):
+        encoding_rewards(decoder, counted, encodings, 81)
 
 
 def test_shape_error_is_an_input_error_of_a_batch():

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["CountedRewards", "prior_rewards"]
+__all__ = ["CountedRewards", "encoding_rewards", "prior_rewards"]
 
 import hashlib
 import logging
@@ -29,6 +29,7 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..errors import BudgetError, InputError
 from ..priors import Prior
+from ..random import noise, permutation
 from ..rewards import Reward
 from .cache import Latents
 
@@ -226,6 +227,51 @@ def prior_rewards(
     if not len(z) or bool(torch.isnan(labels).all()):
         raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
     return Latents(z, labels=labels, names=rewards.names)
+
+
+def encoding_rewards(
+    decoder: Decoder,
+    rewards: CountedRewards,
+    encodings: Latents,
+    n: int,
+    *,
+    seed: int = 0,
+) -> Latents:
+    """Encodings of data with the rewards of what they decode to: what an edit's critic learns from.
+
+    Half of them are means, where edits start, and half samples of posteriors, which lie about them.
+
+    Arguments:
+        decoder: The decoder; nothing has to be differentiable.
+        rewards: The rewards, which go on counting.
+        encodings: Encodings of data. Without a std all are means.
+        n: Number of latents, at most twice as many as there are encodings; fewer come back, with a
+            warning, where the calls do not suffice.
+        seed: Of the choice and of the noise.
+
+    Returns:
+        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
+
+    Raises:
+        InputError: If a reward gives what is no reward, or not one sample could be scored.
+    """
+    if not 1 <= n <= 2 * len(encodings):
+        raise InputError(
+            f"n is the number of latents, from 1 to twice the {len(encodings)} encodings; it was "
+            f"given as {n}."
+        )
+    order = permutation(len(encodings), seed=seed, epoch=0, purpose="encoding rewards")
+    drawn = encodings[order[: n // 2]]
+    draw = noise(0, n // 2, decoder.latent_shape, seed=seed, purpose="encoding rewards")
+    z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
+    # samples and means in turn, so that both are there where the calls end
+    z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
+    labels, more = decoded_rewards(decoder, rewards, z)
+    if not more:
+        logger.warning("The reward calls end after %d of %d encodings", len(labels), n)
+    if not len(labels) or bool(torch.isnan(labels).all()):
+        raise InputError(f"No encoding could be scored. {' | '.join(rewards.errors)}")
+    return Latents(z[: len(labels)], labels=labels, names=rewards.names)
 
 
 @torch.no_grad()
