@@ -80,7 +80,8 @@ def edit_by_rule(
 
     Arguments:
         decoder: The decoder, with an encoder; nothing has to be differentiable.
-        critic: What the rewards will say of a latent; it knows all of them.
+        critic: What the rewards will say of a latent; it knows all of them. It should have learned
+            at encodings (`encoding_rewards`), which is where edits are.
         rewards: The rules: one, several by name, or `CountedRewards`, which go on counting.
         x: Inputs, `(B, *sample_shape)`.
         rules: Names of those that are asked for; all by default.
