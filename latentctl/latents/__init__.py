@@ -5,5 +5,6 @@ from __future__ import annotations
 __all__ = ["CountedRewards", "Latents", "encode_dataset", "encoding_rewards", "prior_rewards"]
 
 from .cache import Latents
+from .counted import CountedRewards
 from .encode import encode_dataset
-from .rewarded import CountedRewards, encoding_rewards, prior_rewards
+from .rewarded import encoding_rewards, prior_rewards
