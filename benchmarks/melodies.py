@@ -30,6 +30,7 @@ from latentctl.rewards import Reward, onsets
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
+import melody_evaluation as evaluation
 import melody_rewards as recipe
 from melody_data import MelodyDataFlags, load_melodies
 from melody_metrics import NgramModel, diversity
@@ -119,22 +120,22 @@ def main(flags: Flags) -> None:
     melodies = load_melodies(MelodyDataFlags(folder, bars), flags.seed)
     known = melodies["train"][:]
     rules = recipe.rules_of(recipe.RuleFlags(), known)
-    encodings = recipe.encoded(decoder, melodies["train"], 12_000, flags.seed)
+    encodings = evaluation.encoded(decoder, melodies["train"], 12_000, flags.seed)
     counted = CountedRewards(rules, max_calls=flags.calls)
     began = time.process_time()
     found = latentctl.explore(decoder, counted, encodings=encodings, seed=flags.seed)
     seconds = {"exploration": time.process_time() - began}
 
-    held = recipe.encoded(decoder, melodies["test"], flags.melodies, flags.seed)
+    held = evaluation.encoded(decoder, melodies["test"], flags.melodies, flags.seed)
     draw = latentctl.generator(flags.seed, purpose="posterior of real melodies")
     real = held.sample(torch.randn(held.mean.shape, generator=draw))
-    rows = permutation(len(known), seed=0, epoch=0, purpose="n")[: recipe.LEARNED]
+    rows = permutation(len(known), seed=0, epoch=0, purpose="n")[: evaluation.LEARNED]
     model = NgramModel(known[rows])
 
     def measured(z: Tensor, x: Tensor, start: Tensor) -> dict[str, float]:
-        return recipe.measure(z, x, start, rules, real, model)
+        return evaluation.measure(z, x, start, rules, real, model)
 
-    made = recipe.answers(decoder, found, flags.melodies, flags.seed + 1)
+    made = evaluation.answers(decoder, found, flags.melodies, flags.seed + 1)
     result: dict[str, Any] = {
         name if name == "prior" else f"actor: {name}": measured(*part)
         for name, part in made.items()
@@ -173,9 +174,9 @@ def main(flags: Flags) -> None:
     edited = tunes[order[: flags.edits]]
     began, spent = time.process_time(), counted.calls
     more = CountedRewards(rules)
-    critic = recipe.critic_of_edits(decoder, more, encodings, recipe.RuleFlags(), flags.seed)
+    critic = evaluation.critic_of_edits(decoder, more, encodings, seed=flags.seed)
     seconds["critic of edits"] = time.process_time() - began
-    edits = recipe.edits_of(decoder, critic, rules, edited)
+    edits = evaluation.edits_of(decoder, critic, rules, edited)
     both = torch.ones(1, len(rules))
     clock = milliseconds(decoder, lambda z: found.actor(z, both), start)
     notes = onsets(known).sum(1).float()

@@ -26,16 +26,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = [
-    "Flags",
-    "answers",
-    "critic_of_edits",
-    "edits_of",
-    "encoded",
-    "main",
-    "measure",
-    "rules_of",
-]
+__all__ = ["Flags", "RuleFlags", "main", "rules_of"]
 
 import dataclasses
 import json
@@ -51,22 +42,29 @@ import torch
 from command import run
 from loading import load_function
 from melody_data import Melodies, MelodyDataFlags, load_melodies
-from melody_metrics import NgramModel, diversity, notes_changed, told_apart
+from melody_evaluation import (
+    CHUNK,
+    COMPARED,
+    LEARNED,
+    answers,
+    critic_of_edits,
+    edits_of,
+    encoded,
+    measure,
+)
+from melody_metrics import NgramModel
 from melody_report import write_report
 from torch import Tensor
 
 import latentctl
-from latentctl import CountedRewards, Decoder, Exploration, Latents, RewardCritic, RuleEdit
+from latentctl import CountedRewards, RuleEdit
 from latentctl.errors import InputError
 from latentctl.random import permutation
-from latentctl.rewards import C_MAJOR, Reward, c_major, density, onsets
+from latentctl.rewards import Reward, c_major, density, onsets
 
 logger = logging.getLogger(__name__)
 
 DENSE = 0.9  # quantile of the number of notes that the second rule asks for
-COMPARED = 1000  # melodies of an n-gram likelihood and of a classifier, on each side
-LEARNED = 8000  # melodies that the n-gram model learns from
-CHUNK = 500
 GIVEN = ("rounds", "prior_samples", "moves", "first_steps", "train_steps", "realism_weight")
 
 
@@ -141,110 +139,6 @@ def rules_of(flags: RuleFlags, real: Tensor) -> dict[str, Reward]:
     return rules
 
 
-@torch.no_grad()
-def encoded(decoder: Decoder, melodies: Melodies, count: int, seed: int) -> Latents:
-    """Encodings of some melodies."""
-    order = permutation(len(melodies), seed=seed, epoch=0, purpose="encodings")[:count]
-    parts = [decoder.encode(melodies[rows]) for rows in order.split(CHUNK)]
-    std = [part.std for part in parts if part.std is not None]
-    return Latents(torch.cat([p.mean for p in parts]), torch.cat(std) if std else None)
-
-
-@torch.no_grad()
-def answers(
-    decoder: Decoder, found: Exploration, count: int, seed: int
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Latents `(N, D)`, melodies `(N, T)` and starts of each request, from the same starts.
-
-    The requests are nothing (the prior), the first rule, each other rule, and all of them.
-    """
-    names = found.critic.names
-    start = decoder.prior.sample(count, seed=seed)
-    asked = {"prior": [], **{name: [name] for name in names}}
-    if len(names) > 1:
-        asked[" and ".join(names)] = list(names)
-    result = {}
-    for title, rules in asked.items():
-        y = torch.tensor([[1.0 if name in rules else math.nan for name in names]])
-        z = found.actor(start, y) if rules else start
-        result[title] = (z, torch.cat([decoder.decode(part) for part in z.split(CHUNK)]), start)
-    return result
-
-
-def measure(
-    z: Tensor,
-    x: Tensor,
-    start: Tensor,
-    rules: dict[str, Reward],
-    real: Tensor,
-    model: NgramModel | None,
-) -> dict[str, float]:
-    """What melodies came to: rewards, and everything that a cheat of them would spoil.
-
-    Arguments:
-        z: Latents, `(N, D)`.
-        x: Melodies, `(N, T)`.
-        start: Latents before the move.
-        rules: The rules by name.
-        real: Encodings of real melodies, with the posterior's noise, `(M, D)`.
-        model: Of the likelihood of melodies.
-    """
-    scores = CountedRewards(rules)(x)
-    row: dict[str, float] = {}
-    for name, column in zip(rules, scores.unbind(1), strict=True):
-        row[f"{name} reward"] = column.nanmean().item()
-        row[f"{name} kept"] = (column == 1).float().mean().item()
-    row["all kept"] = (scores == 1).all(1).float().mean().item()
-    row |= diversity(x)
-    row["likelihood"] = model(x[:COMPARED]).mean().item() if model else math.nan
-    row["told apart"] = told_apart(real[:COMPARED], z[:COMPARED])
-    row["norm"] = z.norm(dim=1).mean().item()
-    row["shift"] = (z - start).square().mean(1).sqrt().mean().item()
-    return row
-
-
-def critic_of_edits(
-    decoder: Decoder, counted: CountedRewards, encodings: Latents, flags: RuleFlags, seed: int
-) -> RewardCritic:
-    """A critic that knows the neighbourhood of encodings, where an actor's critic has not been."""
-    count = min(flags.edit_samples, 2 * len(encodings))
-    near = latentctl.encoding_rewards(decoder, counted, encodings, count, seed=seed)
-    steps = flags.edit_train_steps
-    return RewardCritic.fit(near, dropout=0.2, max_train_steps=steps, seed=seed)
-
-
-def edits_of(
-    decoder: Decoder, critic: RewardCritic, rules: dict[str, Reward], tunes: Tensor
-) -> dict[str, tuple[RuleEdit, dict[str, float]]]:
-    """Edits of real tunes into each rule and into all of them, with their receipts."""
-    names = list(rules)
-    result = {}
-    for asked in [[name] for name in names] + ([names] if len(names) > 1 else []):
-        out = latentctl.edit_by_rule(decoder, critic, rules, tunes, rules=asked)
-        changed, notes = notes_changed(out.x, tunes).float(), onsets(tunes).sum(1)
-        open_ = out.steps > 0
-        receipt = {
-            "kept before": (CountedRewards(rules)(tunes)[:, [names.index(n) for n in asked]] == 1)
-            .all(1)
-            .float()
-            .mean()
-            .item(),
-            "kept": out.satisfied.float().mean().item(),
-            "changed": changed.mean().item(),
-            "share changed": (changed / notes)[open_].median().item() if open_.any() else 0.0,
-            "steps": out.steps.float().mean().item(),
-            "calls": out.calls / len(tunes),
-        }
-        if asked == ["c_major"]:
-            wrong = onsets(tunes) & ~torch.isin(tunes % 12, torch.tensor(C_MAJOR))
-            had = wrong.sum(1)
-            some = out.satisfied & (had > 0)
-            if some.any():
-                receipt["changed / had to"] = (changed / had)[some].median().item()
-        result[" and ".join(asked)] = (out, receipt)
-    return result
-
-
 def main(flags: Flags) -> dict[str, Any]:
     logging.basicConfig(format="%(message)s")
     if flags.num_threads:
@@ -273,6 +167,17 @@ def main(flags: Flags) -> dict[str, Any]:
     encodings = None
     if melodies:
         encodings = encoded(decoder, melodies["train"], flags.max_encodings, flags.seed)
+    critic = None
+    if encodings is not None and flags.num_edits:
+        # before the exploration, which takes all calls that are left
+        critic = critic_of_edits(
+            decoder,
+            counted,
+            encodings,
+            samples=min(flags.rules.edit_samples, flags.rules.max_reward_calls // 3),
+            train_steps=flags.rules.edit_train_steps,
+            seed=flags.seed,
+        )
     given = {name: getattr(flags.rules, name) for name in GIVEN}
     options = {name: value for name, value in given.items() if value is not None}
     found = latentctl.explore(decoder, counted, encodings=encodings, seed=flags.seed, **options)
@@ -291,10 +196,9 @@ def main(flags: Flags) -> dict[str, Any]:
     rows = {name: measure(*part, rules, real_z, model) for name, part in made.items()}
     edits: dict[str, tuple[RuleEdit, dict[str, float]]] = {}
     tunes = None
-    if held is not None and encodings is not None and flags.num_edits:
+    if held is not None and critic is not None:
         order = permutation(len(held), seed=flags.seed, epoch=0, purpose="edits")
         tunes = held[order[: flags.num_edits]]
-        critic = critic_of_edits(decoder, counted, encodings, flags.rules, flags.seed)
         edits = edits_of(decoder, critic, rules, tunes)
     seconds["all"] = time.monotonic() - began
     results = {
