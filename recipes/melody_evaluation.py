@@ -88,7 +88,7 @@ def critic_of_edits(
     rewards: CountedRewards,
     encodings: Latents,
     *,
-    samples: int = 12_000,
+    samples: int = 24_000,
     train_steps: int = 1200,
     seed: int = 0,
 ) -> RewardCritic:

@@ -76,7 +76,7 @@ class RuleFlags:
     """Rules of one's own, FILE.py:FUNCTION or MODULE:FUNCTION; C major and density by default."""
     dense_notes: int | None = None
     """Notes that the rule of density asks for; by default the 90th percentile of the data."""
-    max_reward_calls: int = 60_000
+    max_reward_calls: int = 80_000
     """Melodies that the rules are asked of, in training."""
     rounds: int | None = None
     """Rounds of exploration; this and what follows are as `latentctl.explore` has them."""
@@ -90,7 +90,7 @@ class RuleFlags:
     """Steps of training in a round."""
     realism_weight: float | None = None
     """Weight of realism in the actor's loss."""
-    edit_samples: int = 12_000
+    edit_samples: int = 24_000
     """Encodings that are scored for the critic of edits, half of them means."""
     edit_train_steps: int = 1200
     """Steps of training of the critic of edits."""
