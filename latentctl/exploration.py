@@ -126,8 +126,8 @@ def explore(
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
         >>> found = explore(decoder, {"high": lambda x: (x > 0).float().mean(1)}, rounds=1,
         ...                 prior_samples=100, moves=50, width=8, first_steps=5, train_steps=8)
-        >>> faces = latentctl.condition(decoder, found.critic, found.actor)
-        >>> faces.sample(3, high=True).x.shape, found.rewards.calls
+        >>> moved = latentctl.condition(decoder, found.critic, found.actor)
+        >>> moved.sample(3, high=True).x.shape, found.rewards.calls
         (torch.Size([3, 12]), 150)
     """
     if min(rounds, prior_samples, moves) < 1:
