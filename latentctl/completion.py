@@ -39,6 +39,7 @@ from .fit import Step
 from .priors import Prior
 from .random import seeded
 
+CHUNK = 256  # completions that are decoded together
 SIGMA = 0.05  # std of the decoder's error, as a share of its range
 
 
@@ -131,23 +132,24 @@ def complete(
     x, mask = _checked(decoder, x, mask)
     sigma = _sigma(decoder) if sigma is None else sigma
     many = torch.arange(len(x), device=x.device).repeat_interleave(count)
-    z = (prior or decoder.prior).sample(len(many), seed=seed).to(decoder.device)
-    cost = visible_cost(decoder, x[many], mask[many], z, sigma=sigma)
+    start = (prior or decoder.prior).sample(len(many), seed=seed).to(decoder.device)
+    cost, z = visible_cost(decoder, x[many], mask[many], start, sigma=sigma), start
     if updater is None:
         steps = 100 if steps is None else steps
         z = descend(cost, z, steps=steps, learning_rate=0.05, adam=True)[-1]
     else:
         steps = updater.steps if steps is None else steps
         with torch.no_grad():
-            h = updater.told(seen_input(x, mask)[many], len(z), z.device, z)
+            h = updater.told(seen_input(x, mask), len(z), z.device, z)
         z = updater.walk(h, z, steps=steps, cost=cost if updater.informed else None)[0][-1]
     with torch.no_grad():
-        drawn = torch.cat([decoder.decode(part) for part in z.split(64)])
-        value = cost(z).unflatten(0, (len(x), count))
-    drawn, z = (part.unflatten(0, (len(x), count)) for part in (drawn, z))
+        drawn = torch.cat([decoder.decode(part) for part in z.split(CHUNK)])
+    far = (z - start).flatten(1).square().sum(1)
+    drawn, z, far = (part.unflatten(0, (len(x), count)) for part in (drawn, z, far))
     shown = mask[:, None].expand_as(drawn)
-    error = torch.where(shown, drawn - x[:, None], 0.0).flatten(2).square().sum(2)
-    error = (error / shown.flatten(2).sum(2)).sqrt()
+    seen = torch.where(shown, drawn - x[:, None], 0.0).flatten(2).square().sum(2)
+    value = (seen / sigma**2 + far) / (2 * z[0, 0].numel())
+    error = (seen / shown.flatten(2).sum(2)).sqrt()
     order = error.argsort(1)
     rows = torch.arange(len(x), device=x.device)[:, None]
     spread = torch.where(mask, 0.0, drawn.std(1, unbiased=False)).flatten(1).sum(1)
@@ -237,7 +239,10 @@ def completer(
 
 
 class Observer(nn.Module):
-    """Features `(B, features)` of the visible part of a sample, followed by the walk's start.
+    """Features of the visible part of samples `(B, ...)`, followed by where walks start.
+
+    The walks' starts are `(B * count, *latent_shape)`, those of a sample in a row; the result has
+    a row for each.
 
     Arguments:
         sample_shape: `(C, H, W)` with one mask for all channels, or `(D,)`.
@@ -266,7 +271,9 @@ class Observer(nn.Module):
             self.layers(torch.zeros(1, sample_shape[0] + extra, *sample_shape[1:]))
 
     def forward(self, asked: Tensor, origin: Tensor) -> Tensor:
-        return torch.cat([self.layers(asked), origin.flatten(1)], dim=1)
+        # several walks may start for one sample, which is looked at once
+        features = self.layers(asked).repeat_interleave(len(origin) // len(asked), 0)
+        return torch.cat([features, origin.flatten(1)], dim=1)
 
 
 def seen_input(x: Tensor, mask: Tensor) -> Tensor:
