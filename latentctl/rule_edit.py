@@ -76,7 +76,7 @@ def edit_by_rule(
     steps: int = 80,
     step_length: float = 0.3,
 ) -> RuleEdit:
-    """Changes inputs as little as it takes for rules to be kept.
+    """Changes inputs step by step, and stops each as soon as the rules are kept.
 
     Arguments:
         decoder: The decoder, with an encoder; nothing has to be differentiable.
@@ -99,7 +99,7 @@ def edit_by_rule(
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 4), decode="forward", encode=lambda x: x)
         >>> critic = RewardCritic((4,), ["high"], width=8)
         >>> high = lambda x: (x > 0).float().mean(1)
-        >>> edit_by_rule(decoder, critic, {"high": high}, torch.randn(3, 4), steps=2).x.shape
+        >>> edit_by_rule(decoder, critic, {"high": high}, torch.ones(3, 4), steps=2).x.shape
         torch.Size([3, 4])
     """
     if not isinstance(rewards, CountedRewards):
