@@ -129,14 +129,8 @@ def test_samples_without_a_reward_are_left_out(scored):
     assert torch.isfinite(parts["kept"]) and torch.isfinite(parts["mean"])
 
 
-def test_a_critic_is_trained_further_and_knows_its_rules(scored):
+def test_a_critic_without_rewards_is_refused(scored):
     short = {"max_train_steps": 3, **QUICK}
-    critic = RewardCritic.fit(scored, **short)
-    before = critic.net.head.weight.clone()
-    assert RewardCritic.fit(scored, start=critic, **short) is critic
-    assert not torch.equal(critic.net.head.weight, before)
-    with pytest.raises(InputError, match="low"):
-        RewardCritic.fit(scored.select(["high"]), start=critic, **short)
     with pytest.raises(InputError, match="prior_rewards"):
         RewardCritic.fit(Latents(scored.mean), **short)
     empty = scored.with_labels(torch.full_like(scored.labels, NAN), scored.names)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fit import Player, Step, fit
+from ..fit import Step
 from ..latents import Latents
-from ..nets import Scorer
 from ..random import seeded
-from .named import NamedCritics, cross_entropy
+from .named import cross_entropy
+from .scorer import NamedScorer
 
 
-class AttributeCritic(NamedCritics):
+class AttributeCritic(NamedScorer):
     r"""Log-odds `(B, K)` of named attributes, one network with `K` heads.
 
     Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
@@ -58,18 +58,7 @@ class AttributeCritic(NamedCritics):
         depth: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.latent_shape = tuple(latent_shape)
-        self.names = tuple(names)
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "names": list(names),
-            "width": width,
-            "depth": depth,
-            "dropout": dropout,
-        }
-        self.net = Scorer(latent_shape, len(names), width=width, depth=depth, dropout=dropout)
-        self.register_buffer("posterior_std", torch.ones(self.latent_shape))
+        super().__init__(latent_shape, names, 1, width=width, depth=depth, dropout=dropout)
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
@@ -110,22 +99,16 @@ class AttributeCritic(NamedCritics):
             critic = cls(
                 latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
             )
-        critic.net.trunk.standardise(*latents.moments())
-        critic.posterior_std.copy_(latents.posterior_std())
-        optimizer = torch.optim.AdamW(
-            critic.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
-        player = Player("attributes", critic, critic.loss, optimizer)
-        options = {"lr_scheduler": "cosine", "progress": False, **options}
-        fit(
-            player,
+        return critic.learn(
             latents,
+            player="attributes",
             max_train_steps=max_train_steps,
             batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             seed=seed,
             **options,
         )
-        return critic.eval()
 
 
 def check_classes(latents: Latents) -> None:

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fit import Player, Step, fit
+from ..fit import Step
 from ..latents import Latents
-from ..nets import Scorer
 from ..random import seeded
-from .named import NamedCritics, cross_entropy
+from .named import cross_entropy
+from .scorer import NamedScorer
 
 
-class RewardCritic(NamedCritics):
+class RewardCritic(NamedScorer):
     r"""Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
 
     Arguments:
@@ -60,18 +60,7 @@ class RewardCritic(NamedCritics):
         depth: int = 3,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.latent_shape = tuple(latent_shape)
-        self.names = tuple(names)
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "names": list(names),
-            "width": width,
-            "depth": depth,
-            "dropout": dropout,
-        }
-        self.net = Scorer(latent_shape, 2 * len(names), width=width, depth=depth, dropout=dropout)
-        self.register_buffer("posterior_std", torch.ones(self.latent_shape))
+        super().__init__(latent_shape, names, 2, width=width, depth=depth, dropout=dropout)
 
     def heads(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds of :math:`p_k(z)` and of :math:`r_k(z)`, both `(B, K)`."""
@@ -101,7 +90,6 @@ class RewardCritic(NamedCritics):
         cls,
         latents: Latents,
         *,
-        start: RewardCritic | None = None,
         width: int = 512,
         depth: int = 3,
         dropout: float = 0.0,
@@ -116,7 +104,6 @@ class RewardCritic(NamedCritics):
 
         Arguments:
             latents: With labels in [0, 1], NaN where a reward is not known.
-            start: A critic of the same rules that is trained further, in place.
             width: Units of each layer.
             depth: Number of layers.
             dropout: Share of units dropped while training.
@@ -128,35 +115,23 @@ class RewardCritic(NamedCritics):
             options: Further arguments of `latentctl.fit.fit`.
 
         Raises:
-            InputError: If there are no rewards, a rule has none, or `start` knows other rules.
+            InputError: If there are no rewards, or a rule has none.
         """
         check_rewards(latents)
-        if start is not None and start.names != latents.names:
-            raise InputError(
-                f"The critic to train further knows {', '.join(start.names)}, the latents have "
-                f"{', '.join(latents.names)}."
+        with seeded(seed, "reward critic"):
+            critic = cls(
+                latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
             )
-        critic = start
-        if critic is None:
-            with seeded(seed, "reward critic"):
-                critic = cls(
-                    latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
-                )
-            critic.net.trunk.standardise(*latents.moments())
-            critic.posterior_std.copy_(latents.posterior_std())
-        optimizer = torch.optim.AdamW(
-            critic.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
-        options = {"lr_scheduler": "cosine", "progress": False, **options}
-        fit(
-            Player("rewards", critic, critic.loss, optimizer),
+        return critic.learn(
             latents,
+            player="rewards",
             max_train_steps=max_train_steps,
             batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             seed=seed,
             **options,
         )
-        return critic.eval()
 
 
 def satisfied(rewards: Tensor) -> Tensor:
