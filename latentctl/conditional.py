@@ -24,6 +24,7 @@ from .controllers.base import THRESHOLD, scaled
 from .critics import Critic, NamedCritics, RealismCritic
 from .decoder import Decoder
 from .errors import InputError, ShapeError
+from .hub import fetch, push
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .priors import Prior
@@ -32,6 +33,8 @@ from .priors.knowledge_base import KnowledgeBase
 from .request import Value, asked_targets, held_targets
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, ModelCard
+
     from .latents import Latents
 
 BATCH = 64  # samples decoded at once
@@ -349,12 +352,83 @@ class Conditional:
             threshold=self.threshold,
         )
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, decoder: Decoder) -> Conditional:
-        """The pack at `path`, on the decoder that it was made for.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        card: ModelCard | None = None,
+        endpoint: str | None = None,
+    ) -> CommitInfo:
+        """Pushes the pack to a model hub, as one commit, with a card that says what it is.
+
+        A pack that is there already is replaced, and so is its card; what else somebody put beside
+        it stays. The decoder's weights are not pushed.
+
+        Arguments:
+            repo_id: `"name"` or `"owner/name"`; the repository is made if there is none.
+            private: Whether a new repository is private; the owner's default if not given.
+            token: Of an account that may write there; that of the login if not given.
+            revision: Branch to push to, made if there is none; the main one if not given.
+            commit_message: Says what changed.
+            card: From `latentctl.hub.model_card`, which takes scores and licences; without one, a
+                card says that they are not known.
+            endpoint: Address of the hub; that of `HF_ENDPOINT`, or the public one, if not given.
+
+        Returns:
+            The commit; its `oid` is the `revision` that gives exactly this pack.
 
         Raises:
-            CheckpointError: If the pack is missing, cut, altered, or from a later format.
+            InputError: If there is something else than a pack in the repository, or what was
+                learned cannot be saved as one.
+            CheckpointError: If the hub cannot be reached, or refuses.
+        """
+        return push(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            card=card,
+            endpoint=endpoint,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        decoder: Decoder,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+    ) -> Conditional:
+        """The pack of that name, on the decoder that it was made for.
+
+        Arguments:
+            path_or_repo_id: A folder, or, where there is none of that name, `"owner/name"` on the
+                hub. Every byte is verified in both cases.
+            decoder: The decoder whose weights the pack was made for.
+            revision: Branch, tag or commit on the hub.
+            token: Of an account that may read a private repository.
+            cache_dir: Where downloads are kept.
+            endpoint: As in `push_to_hub`.
+
+        Raises:
+            CheckpointError: If the pack is missing, cut, altered, or from a later format, or the
+                hub cannot be reached.
             FingerprintError: If it was made for another decoder.
         """
+        path = fetch(
+            path_or_repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            endpoint=endpoint,
+        )
         return cls(decoder, **load_pack(path, decoder))
