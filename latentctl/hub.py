@@ -183,17 +183,10 @@ def fetch(
     try:
         first = snapshot_download(repo_id, revision=revision, allow_patterns=[MANIFEST], **source)
         manifest = Path(first) / MANIFEST
-        if not manifest.is_file():
-            raise CheckpointError(
-                f"{repo_id} is on the hub, but it is no pack: it has no {MANIFEST}. Packs are "
-                f"written by push_to_hub."
-            )
-        # by commit, so that a push in between does not mix two packs
-        commit = manifest.parent.name
-        patterns = sorted(_listed(manifest))
-        snapshot_download(repo_id, revision=commit, allow_patterns=patterns, **source)
-    except CheckpointError:
-        raise
+        if manifest.is_file():
+            # by commit, so that a push in between does not mix two packs
+            commit, names = manifest.parent.name, sorted(_listed(manifest))
+            snapshot_download(repo_id, revision=commit, allow_patterns=names, **source)
     except Exception as error:  # the hub's HTTP client, and so its errors, differ by version
         at = "" if revision is None else f" at {revision}"
         raise CheckpointError(
@@ -202,6 +195,11 @@ def fetch(
             f"(`hf auth login`, or token=), and the network. Offline, only what was fetched "
             f"before can be loaded."
         ) from error
+    if not manifest.is_file():
+        raise CheckpointError(
+            f"{repo_id} is on the hub, but it is no pack: it has no {MANIFEST}. Packs are written "
+            f"by push_to_hub."
+        )
     try:
         verify_folder(manifest.parent)
     except CheckpointError as error:
