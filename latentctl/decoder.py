@@ -141,7 +141,8 @@ class Decoder(nn.Module):
         if self._encode is None:
             raise AdapterError(
                 f"{self.name} was wrapped without an encoder, so real inputs cannot be encoded. "
-                f"Pass one: latentctl.wrap(model, encode=...)."
+                f"Pass one: latentctl.wrap(model, encode=...), or let their latents be searched: "
+                f"latentctl.invertible(decoder)."
             )
         self.check_sample(x)
         if x.is_floating_point():
@@ -270,6 +271,17 @@ def frozen_view(model: nn.Module) -> nn.Module:
         >>> model[0].weight.requires_grad, view[0].weight.requires_grad
         (True, False)
     """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        raise AdapterError(
+            f"{type(model).__name__} cannot be viewed: the shapes of its lazy layers are not known "
+            f"yet. Run it once on a batch, and load its weights, before it is wrapped."
+        )
+    if any(tensor.is_meta for tensor in tensors):
+        raise AdapterError(
+            f"{type(model).__name__} cannot be viewed: it is on the device 'meta', where there are "
+            f"no weights. Load them first, without init_empty_weights or low_cpu_mem_usage."
+        )
     shared: dict[int, Any] = {}
     try:
         for module in model.modules():  # weight norm keeps a tensor that is neither
@@ -279,7 +291,8 @@ def frozen_view(model: nn.Module) -> nn.Module:
             shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
         for buffer in model.buffers():
             shared[id(buffer)] = buffer.detach()
-        view = copy.deepcopy(model, shared)
+        with torch.no_grad():  # the tensors of a TorchScript module are copied, not shared
+            view = copy.deepcopy(model, shared)
     except Exception as error:
         raise AdapterError(
             f"{type(model).__name__} cannot be viewed without changing it "

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .decoder import Decoder
 from .errors import AdapterError, UnknownNameError
@@ -76,6 +76,8 @@ def wrap(
 ) -> Decoder:
     """A frozen decoder of the user's model, which itself is not changed.
 
+    `torch.compile`, `DataParallel` and the like stand around a model and are left away.
+
     Arguments:
         model: Any `nn.Module` with an encoder and a decoder, a pair of callables
             `(encode, decode)`, a single callable `decode`, or an object that an adapter accepts.
@@ -97,10 +99,11 @@ def wrap(
         >>> decoder.latent_shape, decoder.sample_shape
         ((2,), (3,))
     """
+    model = tuple(map(_bare, model)) if type(model) is tuple else _bare(model)
     options = {
         "latent_shape": latent_shape,
-        "encode": encode,
-        "decode": decode,
+        "encode": _bare(encode),
+        "decode": _bare(decode),
         "prior": prior,
         "value_range": value_range,
     }
@@ -117,6 +120,16 @@ def wrap(
         f"No adapter accepts a {type(model).__name__}. Pass an nn.Module, a pair of callables "
         f"(encode, decode), or install an adapter; there are {', '.join(sorted(_points()))}."
     )
+
+
+def _bare(model: Any) -> Any:
+    """What `torch.compile` and the wrappers for several processes were put around."""
+    if isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        return _bare(model.module)
+    for name in ("_orig_mod", "_torchdynamo_orig_callable"):  # of a module, of a function
+        if hasattr(model, name):
+            return _bare(getattr(model, name))
+    return model
 
 
 def _points() -> dict[str, EntryPoint]:

@@ -2,19 +2,22 @@
 
 A view is a copy of a module tree. Copying follows bound methods and partials by itself; a function
 is not copied, so the modules that it closes over, or reads as globals, become its submodules here
-and are put back into it at each call.
+and are put back into it at each call. Tensors and numbers that a decoder is given beforehand (a
+label, a map of noise, a truncation) make it what it is, like its weights: they become buffers.
 """
 
 from __future__ import annotations
 
 __all__ = ["CallablePair"]
 
+import dis
 import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class CallablePair(nn.Module):
@@ -37,18 +40,21 @@ class CallablePair(nn.Module):
 
 
 class _Function(nn.Module):
-    """A plain function whose networks are submodules."""
+    """A plain function whose networks are submodules, and whose constants are buffers."""
 
     def __init__(self, function: types.FunctionType) -> None:
         super().__init__()
         self.function = function
-        found = {n: value for n, value in _variables(function) if isinstance(value, nn.Module)}
+        values = dict(_variables(function))
+        found = {n: value for n, value in values.items() if isinstance(value, nn.Module)}
         self.names = tuple(found)
         self.held = nn.ModuleList(found.values())
+        self.constants = _hold(self, "constant", values)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         f = self.function
         held = dict(zip(self.names, self.held, strict=True))
+        held |= {name: getattr(self, buffer) for name, buffer in self.constants.items()}
         cells = tuple(
             types.CellType(held[name]) if name in held else cell
             for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
@@ -59,12 +65,48 @@ class _Function(nn.Module):
         return same(*args, **kwargs)
 
 
+class _Partial(nn.Module):
+    """A `functools.partial` whose fixed arguments move with the module, and are fingerprinted."""
+
+    def __init__(self, part: functools.partial[Any], functions: dict[int, Any]) -> None:
+        super().__init__()
+        self.func = _as_module(part.func, functions)
+        given = {**{str(i): value for i, value in enumerate(part.args)}, **part.keywords}
+        self.constants = _hold(self, "argument", given)
+        plain = {k: None if k in self.constants else value for k, value in given.items()}
+        self.arguments = [plain.pop(str(i)) for i in range(len(part.args))]
+        self.options = plain
+        inner = [part.func, *given.values()]
+        networks = (m for value in inner for m in _networks(value))
+        self.inside = nn.ModuleList({id(m): m for m in networks}.values())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        fixed = {name: getattr(self, buffer) for name, buffer in self.constants.items()}
+        before = [fixed.get(str(i), value) for i, value in enumerate(self.arguments)]
+        options = {name: fixed.get(name, value) for name, value in self.options.items()}
+        return self.func(*before, *args, **{**options, **kwargs})
+
+
+def _hold(owner: nn.Module, prefix: str, values: dict[str, Any]) -> dict[str, str]:
+    """Registers tensors as buffers; numbers too, but only for the fingerprint to know them."""
+    buffers = {}
+    for name, value in values.items():
+        buffer = f"{prefix}_{name}"
+        if isinstance(value, Tensor):
+            owner.register_buffer(buffer, value.detach())
+            buffers[name] = buffer
+        elif isinstance(value, bool | int | float):
+            number = torch.tensor(value, dtype=torch.float64)
+            owner.register_buffer(buffer, number.view(torch.int64))  # .half() must not round it
+    return buffers
+
+
 def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """Names and values of a function's globals and closed-over variables."""
     code = function.__code__
-    for name in code.co_names:
-        if name in function.__globals__:
-            yield name, function.__globals__[name]
+    for line in dis.get_instructions(code):
+        if line.opname == "LOAD_GLOBAL" and line.argval in function.__globals__:
+            yield line.argval, function.__globals__[line.argval]
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -76,16 +118,21 @@ def _as_module(part: Any, functions: dict[int, Any]) -> Any:
     if isinstance(part, types.FunctionType):
         return functions.setdefault(id(part), _Function(part))
     if isinstance(part, functools.partial):
-        return functools.partial(_as_module(part.func, functions), *part.args, **part.keywords)
+        return _Partial(part, functions)
     return part
+
+
+def _networks(value: Any) -> Iterator[nn.Module]:
+    """The networks inside an argument or a callable, itself included."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif callable(value) and not isinstance(value, types.FunctionType):
+        yield from _modules(value)
 
 
 def _modules(part: Any) -> Iterator[nn.Module]:
     """The networks inside a callable that is not itself a module."""
-    if isinstance(part, functools.partial):
-        for inner in (part.func, *part.args, *part.keywords.values()):
-            yield from [inner] if isinstance(inner, nn.Module) else _modules(inner)
-    elif isinstance(part, types.MethodType):
+    if isinstance(part, types.MethodType):
         yield from _modules_of(part.__self__)
     elif not isinstance(part, nn.Module):
         yield from _modules_of(part)

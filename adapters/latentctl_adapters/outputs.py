@@ -14,10 +14,16 @@ from torch.distributions import Distribution
 from latentctl.decoder import Posterior
 from latentctl.errors import AdapterError
 
-MEANS = ("mean", "mu", "loc", "embedding", "latents", "latent", "z")
+MEANS = ("mean", "mu", "z_mean", "z_mu", "loc", "embedding", "latents", "latent", "z")
 STDS = ("std", "stddev", "scale", "sigma")
-LOG_VARIANCES = ("logvar", "log_var", "log_variance", "log_covariance")
-SAMPLES = ("sample", "reconstruction", "recon_x", "recon", "x_hat", "images", "image", "x")
+LOG_VARIANCES = (
+    *("logvar", "log_var", "log_variance", "log_covariance"),
+    *("z_logvar", "z_log_var", "log_sigma2"),
+)
+SAMPLES = (
+    *("sample", "reconstruction", "recon_x", "x_recon", "recon", "x_rec", "x_hat"),
+    *("reconstructed", "samples", "images", "image", "logits", "output", "x"),
+)
 
 
 def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
@@ -60,7 +66,8 @@ def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
             return _pair(out[0], out[1], proven)
     raise AdapterError(
         f"The encoder returned {_words(out)}, which is neither a latent nor a posterior. Pass "
-        "encode=, a callable that returns a tensor or a torch.distributions.Normal."
+        "encode=, a callable that returns a tensor or a torch.distributions.Normal, or give its "
+        "parts their names: encode=lambda x: dict(zip(('z', 'mean', 'logvar'), model.encode(x)))."
     )
 
 
@@ -100,7 +107,7 @@ def sample_of(out: Any) -> Tensor:
         return sample_of(out[0])
     raise AdapterError(
         f"The decoder returned {_words(out)}, which holds no samples. Pass decode=, a callable "
-        "that returns a tensor (B, *sample_shape)."
+        "that returns a tensor (B, *sample_shape), such as decode=lambda z: model.decode(z).name."
     )
 
 
@@ -118,5 +125,7 @@ def _words(out: Any) -> str:
     if isinstance(out, Mapping):
         return f"a {kind} with {', '.join(map(str, out)) or 'no entry'}"
     if isinstance(out, (tuple, list)):
-        return f"a {kind} of {len(out)} ({', '.join(type(part).__name__ for part in out)})"
-    return f"a {kind}"
+        parts = (str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in out)
+        return f"a {kind} of {len(out)} ({', '.join(parts)})"
+    fields = ", ".join(getattr(out, "__dict__", {}))
+    return f"a {kind}" + (f" with {fields}" if fields else "")

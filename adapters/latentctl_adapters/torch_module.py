@@ -9,7 +9,9 @@ from __future__ import annotations
 
 __all__ = ["accepts", "load", "wrap"]
 
+import inspect
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -20,10 +22,11 @@ from latentctl.errors import AdapterError
 from latentctl.priors import Gaussian, Prior
 
 from .callables import CallablePair
-from .outputs import posterior_of, sample_of
-from .trial import Trial
+from .outputs import posterior_of
+from .trial import PARTS, Trial, decoded
 
-ENCODERS, DECODERS = ("encode", "encoder"), ("decode", "decoder")
+ENCODERS = ("encode", "encoder", "enc")
+DECODERS = ("decode", "decoder", "dec", "generator")
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +69,21 @@ def wrap(
     root, encode_name, decode_name = _by_name(model, encode, decode)
     trial = Trial(frozen_view(root), encode_name, decode_name, name)
     latent, sample = trial.shapes(latent_shape)
+    if decode is None and decode_name == "forward" and math.prod(latent) == math.prod(sample):
+        raise AdapterError(
+            f"{name}.forward gives as many numbers as it takes ({latent} -> {sample}), as a whole "
+            f"autoencoder does that goes in and out again. {PARTS} If it is a flow, whose latents "
+            f'have the size of its samples, say decode="forward".'
+        )
     density = prior if prior is not None else Gaussian(latent)
     found_range, differentiable = trial.samples(density)
     values = found_range if value_range is None else value_range
     decoder = Decoder(
         root,
-        lambda view, z: sample_of(getattr(view, decode_name)(z)),
+        lambda view, z: decoded(view, decode_name, z),
         None
         if encode_name is None
-        else lambda view, x: posterior_of(getattr(view, encode_name)(x), proven=True),
+        else lambda view, x: posterior_of(getattr(view, encode_name)(x.clone()), proven=True),
         latent_shape=latent,
         sample_shape=sample,
         value_range=values,
@@ -92,7 +101,8 @@ def _by_name(model: Any, encode: Any, decode: Any) -> tuple[nn.Module, str | Non
     if isinstance(model, nn.Module):
         encode = encode or next((n for n in ENCODERS if callable(getattr(model, n, None))), None)
         decode = decode or next((n for n in DECODERS if callable(getattr(model, n, None))), None)
-        if decode is None and encode is None and type(model).forward is not nn.Module.forward:
+        forward = inspect.getattr_static(type(model), "forward", None)
+        if decode is None and encode is None and forward is not nn.Module.forward:
             decode = "forward"
     for name in (encode, decode):
         if isinstance(name, str) and not callable(getattr(model, name, None)):
@@ -136,6 +146,7 @@ def _say(decoder: Decoder, trial: Trial, missing: list[str]) -> None:
         "values unbounded" if values is None else f"values in [{values[0]:g}, {values[1]:g}]",
         f"encoder {trial.encoder_kind}" if decoder.can_encode else "no encoder",
         f"prior {prior}",
+        f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}",
     ]
     if not decoder.differentiable:
         facts.append("no gradient to z")

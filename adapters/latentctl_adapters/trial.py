@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Trial"]
+__all__ = ["PARTS", "Trial", "decoded"]
 
+import inspect
 import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +21,32 @@ from latentctl.random import noise
 from .outputs import posterior_of, sample_of
 
 SIDES = (64, 32, 28, 128, 256, 96, 48, 16, 224, 512)
+LENGTHS = (1024, 256, 128, 64, 4096, 16384, 512, 2048, 8192, 100, 1000, 16000)
+EDGES = (32, 16, 64, 8)
 BATCH = 4
 FAR = 30.0  # where an output without a bound leaves any bound
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+
+PARTS = (
+    'Say which parts encode and decode: latentctl.wrap(model, encode="name", decode="name"), or '
+    "latentctl.wrap((encoder, decoder))."
+)
+SKIPS = (
+    "A network with skip connections past its latent (a U-Net) cannot be steered by it: the latent "
+    "alone does not say the sample."
+)
+CONSTANT = (
+    "It takes more than the latent. Hold the rest fixed: decode=lambda z: model.decode(z, "
+    f"label.expand(len(z))). {SKIPS}"
+)
+HINTS = {
+    r"missing \d+ required positional": CONSTANT,
+    r"scalar types: Long": (
+        "It takes whole numbers (tokens), and what is decoded are floats. Let both speak of the "
+        "same: encode=lambda x: model.encode(x.argmax(-1)) for logits (B, T, V)."
+    ),
+}
 
 Shape = tuple[int, ...]
 
@@ -41,11 +67,11 @@ class Trial:
         self.device = next((t.device for t in tensors), torch.device("cpu"))
         self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
         self.encoder_kind = ""
-        self.tried: list[str] = []
+        self.tried: dict[str, list[str]] = {}
 
     def decode(self, z: Tensor) -> Tensor:
         """The samples of `z`."""
-        x = sample_of(getattr(self.view, self.decode_name)(z.to(self.device, self.dtype)))
+        x = decoded(self.view, self.decode_name, z.to(self.device, self.dtype))
         if x.ndim == 0 or len(x) != len(z):
             raise AdapterError(f"{len(z)} latents were decoded into {tuple(x.shape)}")
         return x
@@ -53,7 +79,14 @@ class Trial:
     def encode(self, x: Tensor) -> Posterior:
         """The posterior of `x`."""
         encode = getattr(self.view, self.encode_name or "")
-        posterior = posterior_of(encode(x.to(self.device, self.dtype)))
+        x = x.to(self.device, self.dtype)
+        posterior, again = (posterior_of(encode(x.clone())) for _ in range(2))
+        if not torch.equal(posterior.mean, again.mean):
+            raise AdapterError(
+                f"{self.name} encodes the same sample twice to different latents: it draws from "
+                f"its posterior, or drops out. Pass encode= that returns the mean or the "
+                f"distribution, such as encode=lambda x: model.posterior(x).mean"
+            )
         self.encoder_kind = "without std" if posterior.std is None else "with std"
         return posterior
 
@@ -64,11 +97,12 @@ class Trial:
         Raises:
             AdapterError: If no candidate goes through; lists what was tried and the last error.
         """
+        self._check_arguments()
         latents = [tuple(latent_shape)] if latent_shape is not None else list(self._latents())
         last: Exception | None = None
         for shape in latents:
             try:
-                x = self.decode(noise(0, BATCH, shape, seed=0, purpose="trial"))
+                x = self._tried(shape)
                 if self.encode_name is not None:
                     self._check_encoder(tuple(x.shape[1:]), shape)
                 return shape, tuple(x.shape[1:])
@@ -105,7 +139,7 @@ class Trial:
             raise AdapterError(
                 f"{self.name} decodes with weights that take a gradient and that latentctl cannot "
                 f"see, so it cannot freeze them. Pass the module itself: latentctl.wrap(model, "
-                f'decode="name of its method").'
+                f'decode="name of its method"); layers in a list belong into an nn.ModuleList.'
             )
         atol = (
             torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().item()
@@ -115,10 +149,40 @@ class Trial:
         if not torch.allclose(x, halves, rtol=0, atol=atol, equal_nan=True):
             raise AdapterError(
                 f"{self.name} decodes the same latents twice to different samples: it draws "
-                f"random numbers, or holds a module in training mode where latentctl cannot see "
-                f"it. Pass decode= with its noise held fixed, or the module itself."
+                f"random numbers, mixes the samples of a batch (BatchNorm without running "
+                f"statistics), calls F.dropout without training=self.training, or holds a module "
+                f"in training mode where latentctl cannot see it. Pass decode= with its noise "
+                f"held fixed, or the module itself."
             )
         return _bounds(torch.cat([x, far])), differentiable
+
+    def _check_arguments(self) -> None:
+        part = getattr(self.view, self.decode_name)
+        try:
+            call = inspect.signature(part.forward if isinstance(part, nn.Module) else part)
+        except (TypeError, ValueError):  # it is not written in Python
+            return
+        try:
+            call.bind(None)
+        except TypeError as error:
+            raise AdapterError(
+                f"{self.name} cannot decode by the latent: {error}. {CONSTANT}"
+            ) from error
+
+    def _tried(self, shape: Shape) -> Tensor:
+        z = noise(0, BATCH, shape, seed=0, purpose="trial")
+        try:
+            return self.decode(z)
+        except Exception as error:
+            try:
+                self.decode(z[:1])
+            except Exception:
+                raise error from None
+            raise AdapterError(
+                f"one latent is decoded, and {BATCH} are not ({error}): what is held fixed has a "
+                f"batch size of its own. Make it follow the latents: "
+                f"decode=lambda z: model(z, torch.full((len(z),), label))"
+            ) from error
 
     def _check_encoder(self, sample: Shape, latent: Shape) -> None:
         mean = self.encode(noise(0, BATCH, sample, seed=0, purpose="trial", uniform=True)).mean
@@ -143,8 +207,8 @@ class Trial:
         linear = [m.in_features for m in layers if isinstance(m, nn.Linear)]
         yield from ((size,) for size in dict.fromkeys(linear))
         if self.encode_name is None:  # an encoder tells a 1x1 latent from a larger one
-            transposed = [m.in_channels for m in layers if isinstance(m, nn.ConvTranspose2d)]
-            yield from ((size, 1, 1) for size in transposed[:1])
+            for first in [m for m in layers if isinstance(m, TRANSPOSED)][:1]:
+                yield (first.in_channels, *[1] * len(first.kernel_size))
 
     def _samples(self) -> Iterator[Shape]:
         """Samples that the first layer of the encoder takes, at the usual sizes."""
@@ -158,28 +222,45 @@ class Trial:
                     side = math.isqrt(layer.in_features // channels)
                     if channels * side * side == layer.in_features:
                         yield (channels, side, side)
+            elif isinstance(layer, nn.Conv1d):
+                yield from ((layer.in_channels, length) for length in LENGTHS)
             elif isinstance(layer, nn.Conv2d):
                 yield from ((layer.in_channels, side, side) for side in SIDES)
+            elif isinstance(layer, nn.Conv3d):
+                yield from ((layer.in_channels, edge, edge, edge) for edge in EDGES)
 
     def _remember(self, what: str, error: Exception) -> Exception:
         words = str(error).strip().splitlines() or [""]
-        self.tried.append(f"{what}: {type(error).__name__}: {words[0][:160]}")
+        limit = None if isinstance(error, AdapterError) else 160
+        self.tried.setdefault(f"{type(error).__name__}: {words[0][:limit]}", []).append(what)
         return error
 
     def _failure(self, latent_shape: Sequence[int] | None, last: Exception | None) -> str:
         names = f"{self.encode_name or 'no encoder'} and {self.decode_name}"
         if not self.tried:
             return (
-                f"The shape of the latents of {self.name} ({names}) cannot be found: no linear or "
-                f"convolutional layer shows it. Pass latent_shape=."
+                f"The shape of the latents of {self.name} ({names}) cannot be found: its layers do "
+                f"not show it. Pass latent_shape=."
             )
-        tried = "".join(f"\n- {line}" for line in self.tried)
+        tried = "".join(f"\n- {', '.join(what)}: {why}" for why, what in self.tried.items())
         given = "" if latent_shape is None else " with the latent_shape that was given"
+        hints = [hint for text, hint in HINTS.items() if re.search(text, tried)]
+        if self.decode_name == "forward" and self.encode_name is None:
+            hints.append(f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}")
         return (
             f"The trial run of {self.name} ({names}) failed{given}. Tried:{tried}\n"
-            f"Pass latent_shape=, encode= or decode= (a name or a callable), or only the part "
+            + "".join(f"{hint}\n" for hint in hints)
+            + "Pass latent_shape=, encode= or decode= (a name or a callable), or only the part "
             f"that decodes. The last error was: {last}"
         )
+
+
+def decoded(view: nn.Module, name: str, z: Tensor) -> Tensor:
+    """Samples of latents by the method `name` of a view, which may work in place."""
+    recurrent = z.is_cuda and any(isinstance(m, nn.RNNBase) for m in view.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        # cudnn's recurrent layers give no gradient in evaluation mode
+        return sample_of(getattr(view, name)(z.clone()))
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
