@@ -361,12 +361,12 @@ class Conditional:
         revision: str | None = None,
         commit_message: str | None = None,
         card: ModelCard | None = None,
-        endpoint: str | None = None,
     ) -> CommitInfo:
-        """Pushes the pack to a model hub, as one commit, with a card that says what it is.
+        """Pushes the pack to the model hub, as one commit, with a card that says what it is.
 
         A pack that is there already is replaced, and so is its card; what else somebody put beside
-        it stays. The decoder's weights are not pushed.
+        it stays. The decoder's weights are not pushed. The hub is huggingface.co, or the one at
+        the address in the environment variable HF_ENDPOINT.
 
         Arguments:
             repo_id: `"name"` or `"owner/name"`; the repository is made if there is none.
@@ -376,7 +376,6 @@ class Conditional:
             commit_message: Says what changed.
             card: From `latentctl.hub.model_card`, which takes scores and licences; without one, a
                 card says that they are not known.
-            endpoint: Address of the hub; that of `HF_ENDPOINT`, or the public one, if not given.
 
         Returns:
             The commit; its `oid` is the `revision` that gives exactly this pack.
@@ -394,7 +393,6 @@ class Conditional:
             revision=revision,
             commit_message=commit_message,
             card=card,
-            endpoint=endpoint,
         )
 
     @classmethod
@@ -406,7 +404,6 @@ class Conditional:
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
-        endpoint: str | None = None,
     ) -> Conditional:
         """The pack of that name, on the decoder that it was made for.
 
@@ -417,7 +414,6 @@ class Conditional:
             revision: Branch, tag or commit on the hub.
             token: Of an account that may read a private repository.
             cache_dir: Where downloads are kept.
-            endpoint: As in `push_to_hub`.
 
         Raises:
             CheckpointError: If the pack is missing, cut, altered, or from a later format, or the
@@ -429,6 +425,5 @@ class Conditional:
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            endpoint=endpoint,
         )
         return cls(decoder, **load_pack(path, decoder))

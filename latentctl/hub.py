@@ -92,12 +92,11 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
     card: ModelCard | None = None,
-    endpoint: str | None = None,
 ) -> CommitInfo:
     """Pushes a pack and its card, as `Conditional.push_to_hub` says."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = conditional.save_pretrained(Path(temporary) / "pack")
         try:
@@ -154,7 +153,6 @@ def fetch(
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
-    endpoint: str | None = None,
 ) -> Path:
     """The folder of a pack: itself, or where the hub's pack of that name was downloaded to.
 
@@ -179,7 +177,7 @@ def fetch(
         return path  # loading says that it is missing
     from huggingface_hub import snapshot_download
 
-    source: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "endpoint": endpoint}
+    source: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
     try:
         first = snapshot_download(repo_id, revision=revision, allow_patterns=[MANIFEST], **source)
         manifest = Path(first) / MANIFEST

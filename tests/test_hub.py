@@ -153,7 +153,14 @@ def etag(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-@pytest.fixture
+def use(url, monkeypatch):
+    """As HF_ENDPOINT does, which is read on import; nothing can go to the public hub."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    resolve = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+
+
+@pytest.fixture(autouse=True)
 def server(monkeypatch):
     # a client that tells what it runs in asks the public hub for a list of such things first
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
@@ -161,6 +168,7 @@ def server(monkeypatch):
     server.daemon_threads = True
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.hub, server.downloads = Hub(), []
+    use(server.url, monkeypatch)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
@@ -168,13 +176,13 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def owner(server):
-    return {"endpoint": server.url, "token": TOKEN}
+def owner():
+    return {"token": TOKEN}
 
 
 @pytest.fixture
-def reader(server, tmp_path):
-    return {"endpoint": server.url, "cache_dir": tmp_path / "cache", "token": False}
+def reader(tmp_path):
+    return {"cache_dir": tmp_path / "cache", "token": False}
 
 
 @pytest.fixture
@@ -298,18 +306,22 @@ def test_the_decoders_weights_are_not_pushed(critic, server, owner):
     assert learned < size < learned + 2**16 < 2**20
 
 
-def test_offline_only_what_was_fetched_before_is_loaded(faces, decoder, server, owner, reader):
+def test_offline_only_what_was_fetched_before_is_loaded(
+    faces, decoder, server, owner, reader, monkeypatch
+):
     faces.push_to_hub("me/smiling", **owner)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    offline = reader | {"endpoint": nowhere}
+    use(nowhere, monkeypatch)
     with pytest.raises(CheckpointError, match=r"me/smiling is no folder.*the network\. Offline"):
-        Conditional.from_pretrained("me/smiling", decoder, **offline)
+        Conditional.from_pretrained("me/smiling", decoder, **reader)
+    use(server.url, monkeypatch)
     online = Conditional.from_pretrained("me/smiling", decoder, **reader)
-    cached = Conditional.from_pretrained("me/smiling", decoder, **offline)
+    use(nowhere, monkeypatch)
+    cached = Conditional.from_pretrained("me/smiling", decoder, **reader)
     assert torch.equal(online.sample(3).x, cached.sample(3).x)
     with pytest.raises(CheckpointError, match=r"me/smiling was not pushed: .*Check.*the network"):
-        faces.push_to_hub("me/smiling", endpoint=nowhere, token=TOKEN)
+        faces.push_to_hub("me/smiling", **owner)
 
 
 def test_private_packs_are_for_those_who_may_read_them(faces, decoder, server, owner, reader):
@@ -321,7 +333,7 @@ def test_private_packs_are_for_those_who_may_read_them(faces, decoder, server, o
     card = server.hub.files("me/smiling")[1]["README.md"].decode()
     assert 'from_pretrained("me/smiling", decoder)' in card
     with pytest.raises(CheckpointError, match=r"was not pushed.*401.*right to write") as found:
-        faces.push_to_hub("me/other", endpoint=server.url, token="hf_of_a_stranger")
+        faces.push_to_hub("me/other", token="hf_of_a_stranger")
     assert "hf_of_a_stranger" not in str(found.value) and "me/other" not in server.hub.commits
 
 
@@ -428,7 +440,7 @@ def test_the_base_model_is_read_off_a_decoder_that_was_loaded_by_id(critic, tmp_
         assert (f"| on the hub | {found} |" in card.text) == (found is not None)
 
 
-def test_the_lines_that_load_it_run(faces, owner, reader, decoder, monkeypatch, server):
+def test_the_lines_that_load_it_run(faces, decoder, server, owner, reader):
     faces.push_to_hub("me/smiling", **owner)
     text = server.hub.files("me/smiling")[1]["README.md"].decode()
     (code,) = text.split("```python\n")[1:]
