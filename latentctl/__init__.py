@@ -17,6 +17,7 @@ __all__ = [
     "FlowMatching",
     "Gaussian",
     "GaussianMixture",
+    "Inversion",
     "Knowledge",
     "KnowledgeBase",
     "LatentFlow",
@@ -36,6 +37,8 @@ __all__ = [
     "errors",
     "explore",
     "generator",
+    "invert",
+    "invertible",
     "load",
     "prior_rewards",
     "rewards",
@@ -48,6 +51,7 @@ from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Upd
 from .critics import AttributeCritic, Critic, RealismCritic, RewardCritic
 from .decoder import Decoder, Posterior
 from .exploration import Exploration, explore
+from .inversion import Inversion, invert, invertible
 from .latents import CountedRewards, Latents, encode_dataset, encoding_rewards, prior_rewards
 from .priors import Gaussian, GaussianMixture, LatentFlow
 from .priors.knowledge import Knowledge
