@@ -12,10 +12,12 @@ Critics obey the algebra of independent events; controllers with strength 0 move
 
 from __future__ import annotations
 
-__all__ = ["check_controller", "check_critic", "check_decoder"]
+__all__ = ["check_controller", "check_critic", "check_decoder", "decoder_laws"]
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,42 +48,39 @@ def check_decoder(decoder: Decoder, *, seed: int = 0) -> None:
         ...                   sample_shape=(3,), value_range=None)
         >>> check_decoder(decoder)
     """
-    fingerprint = decoder.fingerprint()
-    before = {name: value.clone() for name, value in _tensors(decoder).items()}
-    decoder.train()
-    _require(not any(m.training for m in decoder.modules()), "train() left evaluation mode")
-    _require(not any(p.requires_grad for p in decoder.parameters()), "a weight asks for a gradient")
-    z = decoder.prior.sample(COUNT, seed=seed).to(decoder.device)
-    _require(tuple(z.shape) == (COUNT, *decoder.latent_shape), "the prior has another shape")
-    _require(bool(torch.isfinite(decoder.prior.log_prob(z)).all()), "log_prob is not finite")
-    with torch.no_grad():
-        x = decoder.decode(z)
-        _require(
-            tuple(x.shape) == (COUNT, *decoder.sample_shape),
-            f"decode gave {tuple(x.shape)}, not {(COUNT, *decoder.sample_shape)}",
-        )
-        _require(bool(torch.isfinite(x).all()), "decode gave a NaN or an infinity")
-        _require(torch.equal(x, decoder.decode(z)), "decode gave two results for one latent")
-        _require(
-            bool(torch.isclose(decoder.decode(z[:1]), x[:1], rtol=1e-3, atol=1e-3).all()),
-            "a sample depends on the batch that it is decoded in",
-        )
-    _refuses(decoder, z, x)
+    for law in decoder_laws(decoder, seed=seed).values():
+        law()
+
+
+def decoder_laws(decoder: Decoder, *, seed: int = 0) -> dict[str, Callable[[], None]]:
+    """The laws of `check_decoder` by name, each a check that raises a `LawError`.
+
+    Example:
+        >>> decoder = Decoder(torch.nn.Linear(2, 3), lambda m, z: m(z), latent_shape=(2,),
+        ...                   sample_shape=(3,), value_range=None)
+        >>> for name in decoder_laws(decoder):
+        ...     print(name)
+        stays in evaluation mode
+        has a prior over its latents
+        decodes to the shape it states
+        decodes a latent to one sample
+        refuses what does not fit
+        has the gradient it states
+        changes none of its tensors
+    """
+    laws: dict[str, Callable[..., None]] = {
+        "stays in evaluation mode": _check_mode,
+        "has a prior over its latents": _check_prior,
+        "decodes to the shape it states": _check_shape,
+        "decodes a latent to one sample": _check_repeatable,
+        "refuses what does not fit": _check_refusal,
+    }
     if decoder.can_encode:
-        posterior = decoder.encode(x)
-        _require(posterior.mean.shape == z.shape, "encode gave a mean of another shape")
-        if posterior.std is not None:
-            _require(posterior.std.shape == z.shape, "encode gave a std of another shape")
-            _require(bool((posterior.std > 0).all()), "encode gave a std that is not positive")
-        again = decoder.encode(x)
-        _require(torch.equal(posterior.mean, again.mean), "encode gave two results for one sample")
+        laws["encodes to the shape of its latents"] = _check_encoder
     if decoder.differentiable:
-        _check_gradient(decoder, z, seed)
-    _require(decoder.fingerprint() == fingerprint, "the fingerprint changed")
-    after = _tensors(decoder)
-    _require(after.keys() == before.keys(), "tensors were added or removed")
-    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
-    _require(not changed, f"tensors changed: {changed[:8]}")
+        laws["has the gradient it states"] = _check_gradient
+    laws["changes none of its tensors"] = _check_frozen
+    return {name: partial(law, decoder, seed) for name, law in laws.items()}
 
 
 def check_critic(critic: Critic, z: Tensor) -> None:
@@ -145,7 +144,46 @@ def check_controller(controller: Controller, z: Tensor, y: Tensor | None = None)
     _require(torch.equal(z, given), "the latents were changed in place")
 
 
-def _refuses(decoder: Decoder, z: Tensor, x: Tensor) -> None:
+def _latents(decoder: Decoder, seed: int) -> Tensor:
+    return decoder.prior.sample(COUNT, seed=seed).to(decoder.device)
+
+
+def _check_mode(decoder: Decoder, seed: int) -> None:
+    decoder.train()
+    _require(not any(m.training for m in decoder.modules()), "train() left evaluation mode")
+    _require(not any(p.requires_grad for p in decoder.parameters()), "a weight asks for a gradient")
+
+
+def _check_prior(decoder: Decoder, seed: int) -> None:
+    z = decoder.prior.sample(COUNT, seed=seed)  # may be on another device than the decoder
+    _require(tuple(z.shape) == (COUNT, *decoder.latent_shape), "the prior has another shape")
+    _require(bool(torch.isfinite(decoder.prior.log_prob(z)).all()), "log_prob is not finite")
+
+
+@torch.no_grad()
+def _check_shape(decoder: Decoder, seed: int) -> None:
+    x = decoder.decode(_latents(decoder, seed))
+    stated = (COUNT, *decoder.sample_shape)
+    _require(tuple(x.shape) == stated, f"decode gave {tuple(x.shape)}, not {stated}")
+    _require(bool(torch.isfinite(x).all()), "decode gave a NaN or an infinity")
+
+
+@torch.no_grad()
+def _check_repeatable(decoder: Decoder, seed: int) -> None:
+    z = _latents(decoder, seed)
+    given = z.clone()
+    x = decoder.decode(z)
+    _require(torch.equal(x, decoder.decode(z)), "decode gave two results for one latent")
+    _require(torch.equal(z, given), "decode changed the latents that it was given")
+    _require(
+        bool(torch.isclose(decoder.decode(z[:1]), x[:1], rtol=1e-3, atol=1e-3).all()),
+        "a sample depends on the batch that it is decoded in",
+    )
+
+
+@torch.no_grad()
+def _check_refusal(decoder: Decoder, seed: int) -> None:
+    z = _latents(decoder, seed)
     try:
         decoder.decode(torch.cat([z, z], dim=-1))
     except ShapeError:
@@ -154,6 +192,7 @@ def _refuses(decoder: Decoder, z: Tensor, x: Tensor) -> None:
         raise LawError("decode took latents of a wrong shape")
     if not decoder.can_encode:
         return
+    x = decoder.decode(z)
     wrong = [(torch.cat([x, x], dim=-1), "samples of a wrong shape")]
     if x.is_floating_point():
         wrong.append((torch.full_like(x, math.nan), "samples that are NaN"))
@@ -165,9 +204,43 @@ def _refuses(decoder: Decoder, z: Tensor, x: Tensor) -> None:
         raise LawError(f"encode took {what}")
 
 
-def _check_gradient(decoder: Decoder, z: Tensor, seed: int) -> None:
-    z = z.detach().clone().requires_grad_()
-    decoder.decode(z).square().mean().backward()
+@torch.no_grad()
+def _check_encoder(decoder: Decoder, seed: int) -> None:
+    z = _latents(decoder, seed)
+    x = decoder.decode(z)
+    given = x.clone()
+    posterior = decoder.encode(x)
+    _require(posterior.mean.shape == z.shape, "encode gave a mean of another shape")
+    if posterior.std is not None:
+        _require(posterior.std.shape == z.shape, "encode gave a std of another shape")
+        _require(bool((posterior.std > 0).all()), "encode gave a std that is not positive")
+    _require(torch.equal(x, given), "encode changed the samples that it was given")
+    again = decoder.encode(x)
+    _require(torch.equal(posterior.mean, again.mean), "encode gave two results for one sample")
+
+
+def _check_frozen(decoder: Decoder, seed: int) -> None:
+    fingerprint = decoder.fingerprint()
+    before = {name: value.clone() for name, value in _tensors(decoder).items()}
+    z = _latents(decoder, seed).requires_grad_(decoder.differentiable)
+    decoder.train()
+    x = decoder.decode(z)
+    if x.requires_grad:
+        x.square().mean().backward()
+    if decoder.can_encode:
+        decoder.encode(x.detach())
+    _require(decoder.fingerprint() == fingerprint, "the fingerprint changed")
+    after = _tensors(decoder)
+    _require(after.keys() == before.keys(), "tensors were added or removed")
+    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    _require(not changed, f"tensors changed: {changed[:8]}")
+
+
+def _check_gradient(decoder: Decoder, seed: int) -> None:
+    z = _latents(decoder, seed).requires_grad_()
+    loss = decoder.decode(z).square().mean()
+    _require(loss.requires_grad, "no gradient reaches z; state differentiable=False")
+    loss.backward()
     _require(z.grad is not None, "no gradient reaches z; state differentiable=False")
     _require(all(p.grad is None for p in decoder.parameters()), "a weight got a gradient")
     exact = copy.deepcopy(decoder).double()
