@@ -237,21 +237,22 @@ class Trial:
 
     def _failure(self, latent_shape: Sequence[int] | None, last: Exception | None) -> str:
         names = f"{self.encode_name or 'no encoder'} and {self.decode_name}"
+        guessed = ""
+        if self.decode_name == "forward" and self.encode_name is None:
+            guessed = f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}\n"
         if not self.tried:
             return (
                 f"The shape of the latents of {self.name} ({names}) cannot be found: its layers do "
-                f"not show it. Pass latent_shape=."
+                f"not show it. {guessed}Pass latent_shape=."
             )
         tried = "".join(f"\n- {', '.join(what)}: {why}" for why, what in self.tried.items())
         given = "" if latent_shape is None else " with the latent_shape that was given"
         hints = [hint for text, hint in HINTS.items() if re.search(text, tried)]
-        if self.decode_name == "forward" and self.encode_name is None:
-            hints.append(f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}")
         return (
             f"The trial run of {self.name} ({names}) failed{given}. Tried:{tried}\n"
             + "".join(f"{hint}\n" for hint in hints)
-            + "Pass latent_shape=, encode= or decode= (a name or a callable), or only the part "
-            f"that decodes. The last error was: {last}"
+            + f"{guessed}Pass latent_shape=, encode= or decode= (a name or a callable), or only the "
+            f"part that decodes. The last error was: {last}"
         )
 
 

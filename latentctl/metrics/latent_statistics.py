@@ -1,0 +1,114 @@
+r"""How well a decoder gives back what it encodes, and whether its prior is where the latents are.
+
+Of the base noise :math:`e` of encodings under the prior, N(0, I) if the prior is true, with
+moments :math:`\mu_i, \sigma_i` of each dimension,
+
+.. math:: \mathrm{KL} = \frac{1}{2 d} \sum_i (\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2) - \frac1N
+
+in nats per dimension is what a Gaussian of the data's moments would gain, less the share that comes
+of having `N` samples. Correlation and excess kurtosis are what it would still leave to a flow.
+"""
+
+from __future__ import annotations
+
+__all__ = ["latent_statistics", "prior_advice", "reconstruction"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..decoder import Decoder
+from ..random import noise
+
+DIMENSIONS = 256  # of which correlations are taken, evenly spread
+DIVERGENCE, CORRELATION, KURTOSIS = 0.05, 0.1, 0.5  # more is another distribution
+
+
+@torch.no_grad()
+def reconstruction(decoder: Decoder, x: Tensor, batch_size: int = 16) -> dict[str, float]:
+    """How near `decode(encode(x).mean)` comes to samples `x (N, *sample_shape)`.
+
+    Returns:
+        `error`, the root mean square in the units of the samples, and `explained`, the share of
+        their variance that is not lost: 1 is perfect, 0 is as good as their mean. Of samples that
+        are whole numbers, `wrong`, the share of them that differ.
+
+    Example:
+        >>> import latentctl
+        >>> halves = (torch.nn.Linear(2, 1), torch.nn.Linear(1, 2))
+        >>> sorted(reconstruction(latentctl.wrap(halves), torch.rand(8, 2)))
+        ['error', 'explained']
+    """
+    parts = x.split(batch_size)
+    back = torch.cat([decoder.decode(decoder.encode(part).mean).cpu() for part in parts])
+    x = x.cpu()
+    if not x.is_floating_point():
+        return {"wrong": float((back.round() != x).double().mean())}
+    missed = (back - x).double().square().mean()
+    variance = x.double().var(0, unbiased=False).mean().clamp_min(1e-12)
+    return {"error": float(missed.sqrt()), "explained": float(1 - missed / variance)}
+
+
+@torch.no_grad()
+def latent_statistics(
+    decoder: Decoder, x: Tensor, batch_size: int = 16, seed: int = 0
+) -> dict[str, float]:
+    """Statistics of the encodings of samples `x (N, *sample_shape)`, N at least 2.
+
+    A posterior with a std is sampled once.
+
+    Returns:
+        `mean` (root mean square over the dimensions), `std_lowest`, `std_median`, `std_highest`,
+        `kurtosis` (mean excess, 0 for a normal distribution) and `correlation` (root mean square
+        between dimensions, less what chance makes) of the latents. Where the prior is a map of
+        white noise, `divergence` in nats per dimension, as above, and the correlation and kurtosis
+        are those of the base noise.
+    """
+    rows = []
+    for start in range(0, len(x), batch_size):
+        posterior = decoder.encode(x[start : start + batch_size])
+        eps = noise(
+            start, len(posterior.mean), decoder.latent_shape, seed=seed, purpose="posterior"
+        )
+        rows.append(posterior.sample(eps.to(posterior.mean)).cpu())
+    z = torch.cat(rows)
+    std = z.flatten(1).double().std(0, unbiased=False)
+    found = {
+        "mean": float(z.flatten(1).double().mean(0).square().mean().sqrt()),
+        "std_lowest": float(std.min()),
+        "std_median": float(std.median()),
+        "std_highest": float(std.max()),
+    }
+    prior: Any = decoder.prior
+    known = hasattr(prior, "to_base")
+    home = prior.sample(1).device
+    base = (prior.to_base(z.to(home)).cpu() if known else z).flatten(1).double()
+    mean, variance = base.mean(0), base.var(0, unbiased=False).clamp_min(1e-12)
+    white = (base - mean) / variance.sqrt()
+    found["kurtosis"] = float(white.pow(4).mean() - 3 * (1 - 2 / len(z)))  # of N normal numbers
+    found["correlation"] = _correlation(white)
+    if known:
+        gain = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
+        found["divergence"] = max(0.0, float(gain) - 1 / len(z))
+    return found
+
+
+def prior_advice(statistics: dict[str, float]) -> str:
+    """`keep` the prior, fit a `gaussian`, fit a `flow`; `unknown` where the prior has no base."""
+    if abs(statistics["kurtosis"]) > KURTOSIS or statistics["correlation"] > CORRELATION:
+        return "flow"
+    if "divergence" not in statistics:
+        return "unknown"
+    return "gaussian" if statistics["divergence"] > DIVERGENCE else "keep"
+
+
+def _correlation(white: Tensor) -> float:
+    count, size = white.shape
+    some = white[:, torch.linspace(0, size - 1, min(size, DIMENSIONS)).long()]
+    if some.shape[1] < 2:
+        return 0.0
+    products = (some.T @ some / count).square()
+    squares = (products.sum() - products.diag().sum()) / (products.numel() - len(products))
+    return math.sqrt(max(0.0, float(squares) - 1 / (count - 1)))
