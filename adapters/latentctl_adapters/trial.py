@@ -251,8 +251,8 @@ class Trial:
         return (
             f"The trial run of {self.name} ({names}) failed{given}. Tried:{tried}\n"
             + "".join(f"{hint}\n" for hint in hints)
-            + f"{guessed}Pass latent_shape=, encode= or decode= (a name or a callable), or only the "
-            f"part that decodes. The last error was: {last}"
+            + f"{guessed}Pass latent_shape=, encode= or decode= (a name or a callable), or only "
+            f"the part that decodes. The last error was: {last}"
         )
 
 
