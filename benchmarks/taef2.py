@@ -12,7 +12,7 @@ folder in the environment variable `LATENTCTL_DATA`.
 
 from __future__ import annotations
 
-__all__ = ["TinyAutoencoder", "faces", "load_taef2", "psnr", "wrap_taef2"]
+__all__ = ["TinyAutoencoder", "faces", "load_taef2", "psnr", "reconstruct", "wrap_taef2"]
 
 import sys
 from pathlib import Path
@@ -129,14 +129,15 @@ def faces(count: int, side: int = 64, split: str = "test") -> Tensor:
     return nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
+def psnr(found: Tensor, x: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [0, 1], averaged over them."""
+    return float((-10 * torch.log10((found - x).square().flatten(1).mean(1))).mean())
+
+
 @torch.no_grad()
-def psnr(decoder: Decoder, x: Tensor, batch_size: int = 50) -> float:
-    """Peak signal-to-noise ratio of the reconstruction in dB, averaged over images."""
-    errors = [
-        (decoder.decode(decoder.encode(part).mean) - part).square().flatten(1).mean(1)
-        for part in x.split(batch_size)
-    ]
-    return float((-10 * torch.log10(torch.cat(errors))).mean())
+def reconstruct(decoder: Decoder, x: Tensor, batch_size: int = 50) -> Tensor:
+    """`decode(encode(x).mean)`."""
+    return torch.cat([decoder.decode(decoder.encode(part).mean) for part in x.split(batch_size)])
 
 
 if __name__ == "__main__":
@@ -146,5 +147,5 @@ if __name__ == "__main__":
         z = decoder.encode(x[:100]).mean
         print(
             f"{side} px: latent {decoder.latent_shape}, mean {z.mean():.3f}, std {z.std():.3f}, "
-            f"PSNR {psnr(decoder, x):.2f} dB on {len(x)} test faces"
+            f"PSNR {psnr(reconstruct(decoder, x), x):.2f} dB on {len(x)} test faces"
         )
