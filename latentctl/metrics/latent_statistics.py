@@ -6,7 +6,10 @@ moments :math:`\mu_i, \sigma_i` of each dimension,
 .. math:: \mathrm{KL} = \frac{1}{2 d} \sum_i (\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2) - \frac1N
 
 in nats per dimension is what a Gaussian of the data's moments would gain, less the share that comes
-of having `N` samples. Correlation and excess kurtosis are what it would still leave to a flow.
+of having `N` samples. Excess kurtosis and correlation are what it would still leave to a flow. The
+latter adds up what a dimension shares with all others, however many are strangers to it,
+
+.. math:: r = \Big( \frac{1}{d} \sum_{i \ne j} r_{ij}^2 - \frac{d - 1}{N - 1} \Big)^{1/2}
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from ..decoder import Decoder
 from ..random import noise
 
 DIMENSIONS = 256  # of which correlations are taken, evenly spread
-DIVERGENCE, CORRELATION, KURTOSIS = 0.05, 0.1, 0.5  # more is another distribution
+DIVERGENCE, CORRELATION, KURTOSIS = 0.05, 0.3, 0.5  # more is another distribution
 
 
 @torch.no_grad()
@@ -61,8 +64,8 @@ def latent_statistics(
 
     Returns:
         `mean` (root mean square over the dimensions), `std_lowest`, `std_median`, `std_highest`,
-        `kurtosis` (mean excess, 0 for a normal distribution) and `correlation` (root mean square
-        between dimensions, less what chance makes) of the latents. Where the prior is a map of
+        `kurtosis` (mean excess, 0 for a normal distribution) and `correlation` (`r` above, which
+        may exceed 1) of the latents. Where the prior is a map of
         white noise, `divergence` in nats per dimension, as above, and the correlation and kurtosis
         are those of the base noise.
     """
@@ -110,5 +113,5 @@ def _correlation(white: Tensor) -> float:
     if some.shape[1] < 2:
         return 0.0
     products = (some.T @ some / count).square()
-    squares = (products.sum() - products.diag().sum()) / (products.numel() - len(products))
-    return math.sqrt(max(0.0, float(squares) - 1 / (count - 1)))
+    shared = float(products.sum() - products.diag().sum()) / len(products)
+    return math.sqrt(max(0.0, shared - (len(products) - 1) / (count - 1)))

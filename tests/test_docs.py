@@ -1,0 +1,53 @@
+"""The code in the pages of `docs/` runs, in order, in one namespace and an empty folder.
+
+Of a block ```` ```python file=NAME ```` a file is made; in a block of bash the commands `latentctl`
+are carried out.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentctl.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = ["bring-your-own-decoder.md"]
+
+
+def make_photos(folder):
+    Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray((255 * torch.rand(12, 10, 3)).byte().numpy()).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos")
+    text = (DOCS / page).read_text()
+    names = {"__name__": "page"}
+    counts = dict.fromkeys(("python", "bash"), 0)
+    with torch.random.fork_rng():
+        for found in BLOCK.finditer(text):
+            language, file, code = found.groups()
+            counts[language] += 1
+            line = text[: found.start(3)].count("\n")
+            if file:
+                Path(file).write_text(code)
+            elif language == "python":
+                # so that a traceback shows the line of the page
+                exec(compile("\n" * line + code, str(DOCS / page), "exec"), names)
+            else:
+                for command in code.splitlines():
+                    program, *words = shlex.split(command)
+                    assert program == "latentctl" and main([*words, "--device", "cpu"]) == 0
+    assert counts["python"] >= 10 and counts["bash"] >= 1
+    assert "What works" in capsys.readouterr().out
+    assert Path("report.json").exists()
