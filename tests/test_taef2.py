@@ -23,17 +23,21 @@ pytestmark = [
 ]
 
 
-def test_it_is_wrapped_as_the_foreign_module_it_is():
-    decoder = taef2.wrap_taef2()
+@pytest.fixture(scope="module")
+def decoder():
+    return taef2.wrap_taef2()
+
+
+def test_it_is_wrapped_as_the_foreign_module_it_is(decoder):
     assert decoder.latent_shape == (32, 8, 8) and decoder.sample_shape == (3, 64, 64)
     assert decoder.value_range == (0.0, 1.0) and decoder.differentiable
     assert decoder.encode(taef2.faces(2)).std is None
     check_decoder(decoder)
 
 
-def test_real_faces_come_back():
+def test_real_faces_come_back(decoder):
     x = taef2.faces(30)
-    found = taef2.psnr(taef2.reconstruct(taef2.wrap_taef2(), x), x)
+    found = taef2.psnr(taef2.reconstruct(decoder, x), x)
     assert abs(found - 28.1) < 0.8, f"{found:.2f} dB"
 
 
@@ -46,7 +50,7 @@ def test_enlarged_faces_come_back_better():
     assert abs(found - 35.2) < 0.8, f"{found:.2f} dB"
 
 
-def test_another_latent_gives_another_face():
-    decoder, x = taef2.wrap_taef2(), taef2.faces(4)
+def test_another_latent_gives_another_face(decoder):
+    x = taef2.faces(4)
     swapped = decoder.decode(decoder.encode(x).mean.flip(0))
     assert taef2.psnr(swapped, x) < 15
