@@ -23,6 +23,7 @@ __all__ = [
     "LatentFlow",
     "Latents",
     "Outcome",
+    "PixelCritics",
     "Posterior",
     "RealismCritic",
     "RewardCritic",
@@ -42,13 +43,14 @@ __all__ = [
     "load",
     "prior_rewards",
     "rewards",
+    "teach",
     "wrap",
 ]
 
 from . import errors, rewards
 from .conditional import Conditional, Outcome, condition
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import AttributeCritic, Critic, RealismCritic, RewardCritic
+from .critics import AttributeCritic, Critic, PixelCritics, RealismCritic, RewardCritic
 from .decoder import Decoder, Posterior
 from .exploration import Exploration, explore
 from .inversion import Inversion, invert, invertible
@@ -59,3 +61,4 @@ from .priors.knowledge_base import KnowledgeBase
 from .random import generator
 from .registry import available, load, wrap
 from .rule_edit import RuleEdit, edit_by_rule
+from .teaching import teach

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from .completion import Completion, complete
-from .controllers import Actor, Ascent, Controller, Transport, Updater
+from .controllers import Actor, Ascent, Controller, Refined, Transport, Updater
 from .controllers.base import THRESHOLD, scaled
-from .critics import Critic, NamedCritics, RealismCritic
+from .critics import Critic, NamedCritics, PixelCritics, RealismCritic
 from .decoder import Decoder
 from .errors import InputError, ShapeError
 from .hub import fetch, push
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .latents import Latents
 
 BATCH = 64  # samples decoded at once
+AUDITED_THRESHOLD = 0.8
 SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
 
 
@@ -46,20 +47,28 @@ def condition(
     critic: NamedCritics | Critic,
     controller: Controller | None = None,
     *,
+    teacher: PixelCritics | None = None,
+    audit: PixelCritics | None = None,
     realism: RealismCritic | None = None,
     prior: Prior | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
 ) -> Conditional:
     """A frozen decoder that samples and edits by the attributes of a critic.
 
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: An `AttributeCritic`, a `KnowledgeBase`, or any single `Critic`.
-        controller: How latents move; gradient ascent on the critics if not given.
+        controller: How latents move. If none is given, samples climb the critics by `Ascent`, and
+            edits by `Ascent.gentle`, which stays near.
+        teacher: Networks on samples of the same attributes, on which edits are refined after the
+            quick move (`controllers.Refined`): dearer and better.
+        audit: Networks on samples of the same attributes that no edit has climbed. Receipts then
+            are their word, not the critic's own.
         realism: The critic of realism for the default controller; a controller given here brings
             its own.
         prior: Where samples start; the decoder's prior if not given.
-        threshold: Probability with which a request must hold to count as satisfied, in (0, 1).
+        threshold: Probability with which a request must hold to count as satisfied, in (0, 1):
+            0.95 if not given, or 0.8 if an auditor says it, who was not climbed on.
 
     Raises:
         ShapeError: If one of them is over latents of another shape.
@@ -75,7 +84,14 @@ def condition(
         torch.Size([3, 2])
     """
     return Conditional(
-        decoder, critic, controller, realism=realism, prior=prior, threshold=threshold
+        decoder,
+        critic,
+        controller,
+        teacher=teacher,
+        audit=audit,
+        realism=realism,
+        prior=prior,
+        threshold=threshold,
     )
 
 
@@ -88,10 +104,14 @@ class Conditional:
         critic: NamedCritics | Critic,
         controller: Controller | None = None,
         *,
+        teacher: PixelCritics | None = None,
+        audit: PixelCritics | None = None,
         realism: RealismCritic | None = None,
         prior: Prior | None = None,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
     ) -> None:
+        if threshold is None:
+            threshold = THRESHOLD if audit is None else AUDITED_THRESHOLD
         if not 0 < threshold < 1:
             raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
         self.decoder = decoder
@@ -99,8 +119,10 @@ class Conditional:
         self.attributes = critic if isinstance(critic, NamedCritics) else None
         self.names = self.attributes.names if self.attributes is not None else ()
         self._only = critic if isinstance(critic, Critic) else None
+        editor = controller
         if controller is None:
             controller = Ascent(self.attributes, realism)
+            editor = Ascent.gentle(self.attributes)
         if isinstance(controller, Ascent | Transport) and realism is not None:
             if controller.realism is not realism:
                 raise InputError(
@@ -109,11 +131,15 @@ class Conditional:
                 )
         elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
             realism = controller.realism
-        self.realism = realism
+        self.realism, self.audit = realism, audit
         self.controller = controller
-        for part in (critic, realism, controller, getattr(controller, "attributes", None)):
+        parts = (critic, realism, controller, getattr(controller, "attributes", None))
+        for part in (*parts, teacher, audit):
             self._check_fit(part)
-        self.controller.to(decoder.device).eval()
+        editor = editor if editor is not None else controller
+        self.editor = editor if teacher is None else Refined(editor, teacher)
+        for mover in (self.controller, self.editor):
+            mover.to(decoder.device).eval()
         self.prior = prior if prior is not None else decoder.prior
         self.threshold = threshold
 
@@ -164,9 +190,9 @@ class Conditional:
         """
         asked = asked_targets(self.names, count, y, where, attributes).to(self.decoder.device)
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        held = torch.zeros_like(asked, dtype=torch.bool)
         # what the critic is content with already may still be nothing that the data knows
-        return self._move(z, asked, held, where, strength, seed, start, spare_satisfied=False)
+        mover, held = self.controller, torch.zeros_like(asked, dtype=torch.bool)
+        return self._move(mover, z, asked, held, where, strength, seed, start, spare=False)
 
     def edit(
         self,
@@ -201,7 +227,7 @@ class Conditional:
         asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        return self._move(z, asked, held, where, strength, seed, 0, spare_satisfied=True)
+        return self._move(self.editor, z, asked, held, where, strength, seed, 0, spare=True)
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
@@ -248,6 +274,7 @@ class Conditional:
     @torch.no_grad()
     def _move(
         self,
+        controller: Controller,
         z: Tensor,
         asked: Tensor,
         held: Tensor,
@@ -256,23 +283,24 @@ class Conditional:
         seed: int,
         start: int,
         *,
-        spare_satisfied: bool,
+        spare: bool,
     ) -> Outcome:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
         # a network was trained for the critic; any other controller is told of it
-        trained = self.controller.learned
-        goal = where if trained else where or self._only
+        goal = where if controller.learned else where or self._only
         where = where or self._only
         before = self._probability(z)
         y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
+        known = before if self.audit is None else self.audit.in_parts(z)
+        seen_by = where if where is None or self.audit is None else where.of(self.audit)
         todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        if spare_satisfied:
-            todo = ~self._satisfied(z, before, asked, where)
+        if spare:
+            todo = self._least(z, known, asked, seen_by) < self.threshold
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         moved = z
         if strength != 0 and bool(todo.any()):
-            move = self.controller.move(
+            move = controller.move(
                 z[todo],
                 y[todo],
                 where=goal,
@@ -283,28 +311,34 @@ class Conditional:
             moved = z.clone()
             moved[todo] = scaled(z[todo], move.z, strength)
             evaluations[todo] = move.evaluations
-        after = self._probability(moved)
+        x = torch.cat([self.decoder.decode(part) for part in moved.split(BATCH)])
+        if self.audit is None:
+            after = self._probability(moved)
+        else:
+            after = torch.cat([self.audit.of_samples(part).sigmoid() for part in x.split(BATCH)])
+        least = self._least(moved, after, asked, seen_by)
         return Outcome(
-            x=torch.cat([self.decoder.decode(part) for part in moved.split(BATCH)]),
+            x=x,
             z=moved,
             start=z,
-            satisfied=self._satisfied(moved, after, asked, where),
+            satisfied=least >= self.threshold,
+            unreachable=(least < 0.5) if strength >= 1 else torch.zeros_like(todo),
             probability=after,
-            leakage=torch.where(held, (after - before).abs(), torch.nan),
+            leakage=torch.where(held, (after - known).abs(), torch.nan),
             shift=(moved - z).flatten(1).square().mean(1).sqrt(),
             evaluations=evaluations,
             names=self.names,
             value_range=self.decoder.value_range,
         )
 
-    def _satisfied(
-        self, z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None
-    ) -> Tensor:
-        near = (probability - asked).abs() <= 1 - self.threshold
-        satisfied = (near | torch.isnan(asked)).all(1)
+    def _least(self, z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None) -> Tensor:
+        """Probability `(B,)` of the part of each request that is least likely to hold."""
+        agreement = torch.where(torch.isnan(asked), 1.0, 1 - (probability - asked).abs())
+        least = torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
         if where is not None:
-            satisfied &= where.probability(z) >= self.threshold
-        return satisfied
+            parts = (where.probability(part) for part in z.split(BATCH))
+            least = torch.minimum(least, torch.cat(list(parts)))
+        return least
 
     def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
         """Learns one more attribute, in seconds; what the others say stays as it is, bit for bit.

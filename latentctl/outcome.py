@@ -30,11 +30,14 @@ class Outcome:
     satisfied: Tensor
     """Whether all that was asked holds with the probability asked for, `(B,)` booleans."""
 
+    unreachable: Tensor
+    """Whether the whole move has ended with the request less likely than not, `(B,)` booleans."""
+
     probability: Tensor
-    """Probability of each attribute now, by the critic, `(B, K)`."""
+    """Probability of each attribute now, by the auditor or else by the critic, `(B, K)`."""
 
     leakage: Tensor
-    """Change of probability of each attribute that was held, `(B, K)`; NaN where none was."""
+    """Change of that probability of each attribute that was held, `(B, K)`; NaN where none was."""
 
     shift: Tensor
     """Root mean square move of a latent dimension, `(B,)`, in latent units."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Actor", "Ascent", "Controller", "FlowMatching", "Move", "Transport", "Updater"]
+__all__ = [
+    "Actor",
+    "Ascent",
+    "Controller",
+    "FlowMatching",
+    "Move",
+    "Refined",
+    "Transport",
+    "Updater",
+]
 
 from .actor import Actor
 from .ascent import Ascent
 from .base import Controller, Move
 from .flow_matching import FlowMatching
+from .refined import Refined
 from .transport import Transport
 from .updater import Updater

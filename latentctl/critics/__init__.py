@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["AttributeCritic", "Critic", "NamedCritics", "RealismCritic", "RewardCritic"]
+__all__ = [
+    "AttributeCritic",
+    "Critic",
+    "NamedCritics",
+    "PixelCritics",
+    "RealismCritic",
+    "RewardCritic",
+]
 
 from .attributes import AttributeCritic
 from .base import Critic
 from .named import NamedCritics
+from .pixel import PixelCritics
 from .realism import RealismCritic
 from .reward import RewardCritic

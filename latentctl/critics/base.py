@@ -16,9 +16,14 @@ from __future__ import annotations
 __all__ = ["Critic", "log_odds"]
 
 import abc
+import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .named import NamedCritics
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
@@ -51,6 +56,15 @@ class Critic(nn.Module, abc.ABC):
         """Names of the attributes that this critic speaks of."""
         children = (c for c in self.children() if isinstance(c, Critic))
         return frozenset[str]().union(*(c.attributes for c in children))
+
+    def of(self, critics: NamedCritics) -> Critic:
+        """The same expression over other critics of the same names, such as an auditor's."""
+        parts = {n: c.of(critics) for n, c in self.named_children() if isinstance(c, Critic)}
+        if not parts:
+            return self
+        other = copy.copy(self)
+        other._modules = {**self._modules, **parts}
+        return other
 
     def __and__(self, other: Critic) -> Critic:
         return _And(self, other)

@@ -67,6 +67,9 @@ class _Head(Critic):
     def attributes(self) -> frozenset[str]:
         return frozenset({self.name})
 
+    def of(self, critics: NamedCritics) -> Critic:
+        return critics[self.name] if self.name in critics.names else self
+
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.critic(z)
         return logits[:, self.critic.index(self.name)]
@@ -83,6 +86,9 @@ class _Match(Critic):
     def attributes(self) -> frozenset[str]:
         asked = (~torch.isnan(self.y)).any(0)
         return frozenset(n for n, a in zip(self.critic.names, asked, strict=True) if a)
+
+    def of(self, critics: NamedCritics) -> Critic:
+        return critics.match(self.y) if critics.names == self.critic.names else self
 
     def forward(self, z: Tensor) -> Tensor:
         return log_odds(-cross_entropy(self.critic(z), self.y).sum(1))

@@ -1,0 +1,167 @@
+r"""Networks on samples as critics of latents: through the frozen decoder.
+
+.. math:: \mathrm{logit}\, P(a_k \mid z) = \frac{s_k}{M} \sum_{m=1}^{M} h_{mk}(g(z)) + b_k
+
+with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
+:math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (Platt, 1999). Exact and slow:
+every evaluation decodes. Such critics teach a fast one (`latentctl.teach`), refine its edits
+(`controllers.Refined`), and sign receipts (`condition(..., audit=...)`). What one of them was
+climbed on it should not audit: nothing is fooled as easily as the network that one climbs.
+
+References:
+    | Probabilistic Outputs for Support Vector Machines (Platt, 1999)
+    | https://home.cs.colorado.edu/~mozer/Teaching/syllabi/6622/papers/Platt1999.pdf
+"""
+
+from __future__ import annotations
+
+__all__ = ["PixelCritics"]
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..decoder import Decoder, frozen_view
+from ..errors import InputError, ShapeError
+from .named import NamedCritics, cross_entropy
+
+Network: TypeAlias = Callable[[Tensor], Tensor]
+PART = 128  # samples decoded or looked at at once
+PULL = 1e-3  # keeps the scale of an attribute finite that the networks tell without an error
+
+
+class PixelCritics(NamedCritics):
+    """Log-odds `(B, K)` of named attributes of what latents decode to.
+
+    Arguments:
+        decoder: The frozen decoder.
+        networks: One or more, each `x (B, *sample_shape)` in [0, 1] to log-odds `(B, K)`. They
+            are viewed, frozen and in evaluation mode; the caller's own stay as they are.
+        names: The attributes; those of the first network (`network.names`) if not given.
+        probabilities: Whether the networks return probabilities in [0, 1] instead, as scorers do.
+
+    Raises:
+        InputError: If there is no network, or no name for what it says.
+        ShapeError: If a network does not return `(B, K)`.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(nn.Linear(4, 12), decode="forward", value_range=(0, 1))
+        >>> bright = lambda x: 10 * (x.mean(1, keepdim=True) - 0.5)
+        >>> critics = PixelCritics(decoder, bright, names=["Bright"])
+        >>> critics(torch.zeros(3, 4)).shape, critics["Bright"](torch.zeros(3, 4)).shape
+        (torch.Size([3, 1]), torch.Size([3]))
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *networks: Network,
+        names: Sequence[str] | None = None,
+        probabilities: bool = False,
+    ) -> None:
+        super().__init__()
+        if not networks:
+            raise InputError("PixelCritics need a network on samples: PixelCritics(decoder, net).")
+        found = names if names is not None else getattr(networks[0], "names", None)
+        if not found:
+            raise InputError(
+                f"What the {type(networks[0]).__name__} says has no names. Pass names=[...], one "
+                f"for each of its outputs."
+            )
+        for network in networks:
+            own = getattr(network, "names", None)
+            if own is not None and tuple(own) != tuple(found):
+                raise InputError(
+                    f"The networks disagree on what they say: {', '.join(own)} and "
+                    f"{', '.join(found)}. Give networks of the same attributes in the same order."
+                )
+        self.names = tuple(found)
+        self.latent_shape = decoder.latent_shape
+        self.decoder = decoder
+        self.probabilities = probabilities
+        self.networks: list[Any] = [
+            frozen_view(n) if isinstance(n, nn.Module) else n for n in networks
+        ]
+        for number, network in enumerate(self.networks):
+            if isinstance(network, nn.Module):
+                self.add_module(f"network_{number}", network)
+        self.register_buffer("scale", torch.ones(len(self.names)))
+        self.register_buffer("bias", torch.zeros(len(self.names)))
+        self.register_buffer("posterior_std", torch.ones(self.latent_shape))
+        self.to(decoder.device)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> PixelCritics:
+        """Does nothing: the networks are always in evaluation mode."""
+        return self
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
+        return self.of_samples(self.decoder.decode(z))
+
+    def of_samples(self, x: Tensor) -> Tensor:
+        """Log-odds `(B, K)` of samples `x (B, *sample_shape)` in the decoder's range."""
+        if self.decoder.value_range is not None:
+            low, high = self.decoder.value_range
+            x = ((x - low) / (high - low)).clamp(0, 1)
+        logits = sum(self._one(network, x) for network in self.networks) / len(self.networks)
+        return self.scale * logits + self.bias
+
+    def _one(self, network: Network, x: Tensor) -> Tensor:
+        said = network(x)
+        if said.shape != (len(x), len(self.names)):
+            raise ShapeError(
+                f"The {type(network).__name__} should say ({len(x)}, {len(self.names)}) for "
+                f"{', '.join(self.names)}, it returned {tuple(said.shape)}."
+            )
+        return torch.logit(said, eps=1e-6) if self.probabilities else said
+
+    @torch.no_grad()
+    def in_parts(self, z: Tensor) -> Tensor:
+        """Probabilities `(N, K)` of many latents, a part at a time."""
+        return torch.cat([self.probability(part.to(self.scale.device)) for part in z.split(PART)])
+
+    def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritics:
+        """Fits scale and bias of each attribute on samples that the networks did not see.
+
+        Arguments:
+            x: Samples as the decoder draws them, `(N, *sample_shape)`: reconstructions, rather
+                than originals.
+            labels: `(N, K)` in [0, 1]; NaN = unknown.
+
+        Raises:
+            ShapeError: If the labels do not fit.
+        """
+        if labels.shape != (len(x), len(self.names)):
+            raise ShapeError(
+                f"{len(x)} samples and {len(self.names)} attributes need labels "
+                f"({len(x)}, {len(self.names)}), these are {tuple(labels.shape)}."
+            )
+        self.scale.fill_(1), self.bias.zero_()
+        with torch.no_grad():
+            parts = (self.of_samples(part.to(self.scale.device)) for part in x.split(PART))
+            logits = torch.cat(list(parts))
+        y = labels.to(logits)
+        known = (~torch.isnan(y)).sum(0).clamp_min(1)
+        log_scale = torch.zeros_like(self.scale, requires_grad=True)
+        bias = torch.zeros_like(self.bias, requires_grad=True)
+        search = torch.optim.LBFGS([log_scale, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            search.zero_grad()
+            entropy = cross_entropy(log_scale.exp() * logits + bias, y).sum(0) / known
+            total: Tensor = entropy.sum() + PULL * (log_scale**2 + bias**2).sum()
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            search.step(loss)
+        self.scale.copy_(log_scale.detach().exp())
+        self.bias.copy_(bias.detach())
+        return self
