@@ -11,9 +11,11 @@ __all__ = [
     "Refined",
     "Transport",
     "Updater",
+    "amortise",
 ]
 
 from .actor import Actor
+from .amortised import amortise
 from .ascent import Ascent
 from .base import Controller, Move
 from .flow_matching import FlowMatching

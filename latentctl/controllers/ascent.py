@@ -49,7 +49,7 @@ GENTLE: dict[str, Any] = {
     "steps": 40,
     "learning_rate": 0.1,
     "realism_weight": 0.0,
-    "hold_weight": 0.5,
+    "hold_weight": 0.3,
     "shift_weight": 0.015,
     "settle": True,
 }
@@ -186,7 +186,7 @@ class Ascent(Controller):
                 here = here.detach().requires_grad_()
                 target = None if y is None else y[active]
                 keep = None if kept is None else kept[active]
-                loss, done = self._objective(here, origin[active], target, keep, where, threshold)
+                loss, done = self.objective(here, origin[active], target, keep, where, threshold)
                 evaluations[active] += 1
                 going = ~done | settling[active]
                 if not bool(going.any()):
@@ -216,7 +216,7 @@ class Ascent(Controller):
         spread = self.noise * math.sqrt(2 * self.learning_rate)
         return spread * draw.to(index.device)[index - first]
 
-    def _objective(
+    def objective(
         self,
         z: Tensor,
         origin: Tensor,
@@ -225,7 +225,16 @@ class Ascent(Controller):
         where: Critic | None,
         threshold: float,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of each sample, and whether its request holds, both `(B,)`."""
+        """The loss of each sample, and whether its request holds, both `(B,)`.
+
+        Arguments:
+            z: Where the samples are, `(B, *latent_shape)`.
+            origin: Where they came from.
+            y: Targets, `(B, K)`, as in `move`.
+            kept: Which of them are values to keep.
+            where: A further critic to satisfy.
+            threshold: Probability with which a request must hold.
+        """
         loss = torch.zeros(len(z), device=z.device)
         done = torch.ones(len(z), dtype=torch.bool, device=z.device)
         if y is not None and kept is not None and self.attributes is not None:
