@@ -91,7 +91,7 @@ class _Match(Critic):
         return critics.match(self.y) if critics.names == self.critic.names else self
 
     def forward(self, z: Tensor) -> Tensor:
-        return log_odds(-cross_entropy(self.critic(z), self.y).sum(1))
+        return log_odds(-cross_entropy(self.critic(z), self.y.to(z.device)).sum(1))
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
