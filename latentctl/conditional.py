@@ -47,6 +47,7 @@ def condition(
     critic: NamedCritics | Critic,
     controller: Controller | None = None,
     *,
+    editor: Controller | None = None,
     teacher: PixelCritics | None = None,
     audit: PixelCritics | None = None,
     realism: RealismCritic | None = None,
@@ -58,8 +59,9 @@ def condition(
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: An `AttributeCritic`, a `KnowledgeBase`, or any single `Critic`.
-        controller: How latents move. If none is given, samples climb the critics by `Ascent`, and
-            edits by `Ascent.gentle`, which stays near.
+        controller: How latents move; gradient ascent on the critics if not given.
+        editor: How edits move, if otherwise: by `Ascent.gentle`, which stays near, where no
+            controller is given, else by the controller.
         teacher: Networks on samples of the same attributes, on which edits are refined after the
             quick move (`controllers.Refined`): dearer and better.
         audit: Networks on samples of the same attributes that no edit has climbed. Receipts then
@@ -87,6 +89,7 @@ def condition(
         decoder,
         critic,
         controller,
+        editor=editor,
         teacher=teacher,
         audit=audit,
         realism=realism,
@@ -104,6 +107,7 @@ class Conditional:
         critic: NamedCritics | Critic,
         controller: Controller | None = None,
         *,
+        editor: Controller | None = None,
         teacher: PixelCritics | None = None,
         audit: PixelCritics | None = None,
         realism: RealismCritic | None = None,
@@ -119,10 +123,10 @@ class Conditional:
         self.attributes = critic if isinstance(critic, NamedCritics) else None
         self.names = self.attributes.names if self.attributes is not None else ()
         self._only = critic if isinstance(critic, Critic) else None
-        editor = controller
         if controller is None:
             controller = Ascent(self.attributes, realism)
-            editor = Ascent.gentle(self.attributes)
+            editor = editor if editor is not None else Ascent.gentle(self.attributes)
+        editor = editor if editor is not None else controller
         if isinstance(controller, Ascent | Transport) and realism is not None:
             if controller.realism is not realism:
                 raise InputError(
@@ -133,10 +137,11 @@ class Conditional:
             realism = controller.realism
         self.realism, self.audit = realism, audit
         self.controller = controller
-        parts = (critic, realism, controller, getattr(controller, "attributes", None))
-        for part in (*parts, teacher, audit):
+        for mover in (controller, editor):
+            self._check_fit(mover)
+            self._check_fit(getattr(mover, "attributes", None))
+        for part in (critic, realism, teacher, audit):
             self._check_fit(part)
-        editor = editor if editor is not None else controller
         self.editor = editor if teacher is None else Refined(editor, teacher)
         for mover in (self.controller, self.editor):
             mover.to(decoder.device).eval()
@@ -381,6 +386,8 @@ class Conditional:
             self.decoder,
             self.critic,
             self.controller,
+            self.editor,
+            audited=self.audit is not None,
             realism=self.realism,
             prior=self.prior,
             threshold=self.threshold,
@@ -435,6 +442,8 @@ class Conditional:
         path_or_repo_id: str | Path,
         decoder: Decoder,
         *,
+        teacher: PixelCritics | None = None,
+        audit: PixelCritics | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -445,6 +454,8 @@ class Conditional:
             path_or_repo_id: A folder, or, where there is none of that name, `"owner/name"` on the
                 hub. Every byte is verified in both cases.
             decoder: The decoder whose weights the pack was made for.
+            teacher: As in `condition`; no pack holds networks on samples.
+            audit: As in `condition`, likewise.
             revision: Branch, tag or commit on the hub.
             token: Of an account that may read a private repository.
             cache_dir: Where downloads are kept.
@@ -460,4 +471,4 @@ class Conditional:
             token=token,
             cache_dir=cache_dir,
         )
-        return cls(decoder, **load_pack(path, decoder))
+        return cls(decoder, **load_pack(path, decoder, teacher=teacher, audit=audit))

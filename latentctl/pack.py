@@ -2,24 +2,36 @@
 
 A pack holds the critics, the controller and, where it is not the decoder's own, the prior, with
 the fingerprint of the decoder that they were made for; on any other decoder it refuses to load.
+Networks on samples that refined edits or audited them are the user's own: a pack says that there
+were some, and takes them again when it is loaded.
 """
 
 from __future__ import annotations
 
 __all__ = ["load_pack", "save_pack"]
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .checkpoint import load_strict
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import AttributeCritic, Critic, NamedCritics, RealismCritic, RewardCritic
+from .controllers import Actor, Ascent, Controller, FlowMatching, Refined, Transport, Updater
+from .critics import (
+    AttributeCritic,
+    Critic,
+    NamedCritics,
+    PixelCritics,
+    RealismCritic,
+    RewardCritic,
+)
 from .decoder import Decoder
 from .errors import CheckpointError, FingerprintError, InputError
 from .folder import load_folder, save_folder
 from .priors import Gaussian, Prior
+
+logger = logging.getLogger(__name__)
 
 CONTROLLERS: dict[str, Any] = {
     "actor": Actor,
@@ -37,17 +49,22 @@ def save_pack(
     decoder: Decoder,
     critic: NamedCritics | Critic,
     controller: Controller,
+    editor: Controller,
     *,
+    audited: bool,
     realism: RealismCritic | None,
     prior: Prior,
     threshold: float,
 ) -> Path:
     """Writes the parts of a `Conditional`, as `Conditional.save_pretrained` says."""
     kinds = {kind: name for name, kind in CONTROLLERS.items()}
+    refinement = None
+    if isinstance(editor, Refined):
+        editor, refinement = editor.first, editor.second.config
     own_prior = prior is decoder.prior
     if (
         not isinstance(critic, AttributeCritic | RewardCritic)
-        or type(controller) not in kinds
+        or not {type(controller), type(editor)} <= kinds.keys()
         or not (own_prior or isinstance(prior, Gaussian))
     ):
         raise InputError(
@@ -55,12 +72,13 @@ def save_pack(
             f"and a Gaussian or the decoder's own prior; here are a {type(critic).__name__}, a "
             f"{type(controller).__name__} and a {type(prior).__name__}. Save those yourself."
         )
-    if getattr(controller, "attributes", critic) is not critic:
+    strangers = [m for m in (controller, editor) if getattr(m, "attributes", critic) is not critic]
+    if strangers:
         raise InputError(
-            f"The {type(controller).__name__} climbs another critic than the one that judges, and "
-            f"a pack holds one. Build the controller on the critic given to `condition`."
+            f"The {type(strangers[0]).__name__} climbs another critic than the one that judges, "
+            f"and a pack holds one. Build the controller on the critic given to `condition`."
         )
-    if isinstance(controller, Updater) and controller.observer is not None:
+    if any(isinstance(m, Updater) and m.observer is not None for m in (controller, editor)):
         raise InputError(
             "A pack holds no Updater with an observer of its own, such as a completer. Save its "
             "state_dict yourself."
@@ -81,6 +99,14 @@ def save_pack(
         "controller": {"kind": kinds[type(controller)], "config": controller.config},
         "config": config,
     }
+    if editor is not controller:
+        state["editor"] = {"kind": kinds[type(editor)], "config": editor.config}
+        if editor.learned:
+            tensors["editor"] = _network(editor).state_dict()
+    if refinement is not None:
+        state["refinement"] = refinement
+    if audited:
+        state["audited"] = True
     return save_folder(path, tensors, state)
 
 
@@ -90,7 +116,13 @@ def _network(controller: Any) -> nn.Module:
     return network
 
 
-def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
+def load_pack(
+    path: str | Path,
+    decoder: Decoder,
+    *,
+    teacher: PixelCritics | None = None,
+    audit: PixelCritics | None = None,
+) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `Conditional`."""
     tensors, state = load_folder(path)
     if missing := PARTS - state.keys():
@@ -105,12 +137,14 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
             f"{made_for['fingerprint'][:12]}, this decoder is {decoder.name} with "
             f"{found[:12]}. Load the weights it was made for, or fit new critics on this one."
         )
-    config, options = state["config"], state["controller"]["config"]
-    if state["controller"]["kind"] not in CONTROLLERS:
-        raise CheckpointError(
-            f"The pack at {path} has a controller of kind {state['controller']['kind']!r}; this "
-            f"latentctl knows {', '.join(CONTROLLERS)}. Upgrade latentctl."
-        )
+    config = state["config"]
+    for part in ("controller", "editor"):
+        kind = state.get(part, {}).get("kind", "ascent")
+        if kind not in CONTROLLERS:
+            raise CheckpointError(
+                f"The pack at {path} has a controller of kind {kind!r}; this latentctl knows "
+                f"{', '.join(CONTROLLERS)}. Upgrade latentctl."
+            )
     kind = state.get("critic", "attributes")  # older packs know of one kind, and name none
     if kind not in CRITICS:
         raise CheckpointError(
@@ -125,18 +159,35 @@ def load_pack(path: str | Path, decoder: Decoder) -> dict[str, Any]:
         load_strict(realism, tensors.get("realism", {}), "realism critic")
     if "prior" in tensors:
         prior = Gaussian(decoder.latent_shape, **tensors["prior"]).to(decoder.device)
-    kind = CONTROLLERS[state["controller"]["kind"]]
-    controller: Any
-    if kind.learned:
-        controller = kind(**options)
-        load_strict(_network(controller), tensors.get("controller", {}), "controller")
-    else:
-        controller = kind(attributes, realism, **options)
+
+    def build(part: str) -> Any:
+        options, kind = state[part]["config"], CONTROLLERS[state[part]["kind"]]
+        if not kind.learned:
+            # the realism critic is the controller's; a gentle editor has none
+            return kind(attributes, realism if part == "controller" else None, **options)
+        built = kind(**options)
+        load_strict(_network(built), tensors.get(part, {}), part)
+        return built
+
+    for given, key, what in ((teacher, "refinement", "teacher"), (audit, "audited", "audit")):
+        if given is None and key in state:
+            logger.warning(
+                "The pack at %s was saved with networks on samples, which are not in it: pass "
+                "%s= again for the same answers.",
+                path,
+                what,
+            )
+    controller = build("controller")
+    editor = build("editor") if "editor" in state else None
+    if teacher is not None:
+        editor = Refined(editor or controller, teacher, **state.get("refinement", {}))
     if isinstance(controller, Actor):
         controller.realism = realism
     return {
         "critic": attributes,
         "controller": controller,
+        "editor": editor,
+        "audit": audit,
         "realism": realism,
         "prior": prior,
         "threshold": state["threshold"],

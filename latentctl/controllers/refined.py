@@ -40,6 +40,9 @@ class Refined(Controller):
         (torch.Size([3, 8]), [60, 60, 60])
     """
 
+    first: Controller
+    second: Ascent
+
     def __init__(self, first: Controller, teacher: NamedCritics, **options: Any) -> None:
         super().__init__()
         self.first = first
