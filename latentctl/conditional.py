@@ -206,6 +206,7 @@ class Conditional:
         y: Tensor | None = None,
         where: Critic | None = None,
         hold: bool | Iterable[str] = True,
+        mask: Tensor | None = None,
         strength: float = 1.0,
         seed: int = 0,
         **attributes: Value,
@@ -219,6 +220,10 @@ class Conditional:
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
             where: A critic to satisfy.
             hold: Whether attributes that are not named are held where they are, or their names.
+            mask: Where the input may change, 1 or True, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
+                pixels. A cell of a spatial latent moves if half of its pixels may change; all
+                others stay bit for bit, and pixels beyond the mask change only as far as the
+                decoder carries a cell. Latents that are vectors have no places.
             strength: Share of the move: 0 is the reconstruction, 1 the whole move.
             seed: Seed of the controller's noise, if it uses any.
             attributes: As in `sample`.
@@ -232,7 +237,10 @@ class Conditional:
         asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        return self._move(self.editor, z, asked, held, where, strength, seed, 0, spare=True)
+        region = None if mask is None else self._region(mask, len(z)).to(z)
+        return self._move(
+            self.editor, z, asked, held, where, strength, seed, 0, spare=True, region=region
+        )
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
@@ -289,6 +297,7 @@ class Conditional:
         start: int,
         *,
         spare: bool,
+        region: Tensor | None = None,
     ) -> Outcome:
         if not 0 <= strength < math.inf:
             raise InputError(f"strength is the share of a move, it was given as {strength}.")
@@ -305,14 +314,16 @@ class Conditional:
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         moved = z
         if strength != 0 and bool(todo.any()):
-            move = controller.move(
-                z[todo],
-                y[todo],
-                where=goal,
-                threshold=self.threshold,
-                seed=seed,
-                index=start + todo.nonzero().flatten(),
-            )
+            options: dict[str, Any] = {
+                "where": goal,
+                "threshold": self.threshold,
+                "seed": seed,
+                "index": start + todo.nonzero().flatten(),
+            }
+            if region is None:
+                move = controller.move(z[todo], y[todo], **options)
+            else:
+                move = controller.move_within(region[todo], z[todo], y[todo], **options)
             moved = z.clone()
             moved[todo] = scaled(z[todo], move.z, strength)
             evaluations[todo] = move.evaluations
@@ -335,6 +346,25 @@ class Conditional:
             names=self.names,
             value_range=self.decoder.value_range,
         )
+
+    def _region(self, mask: Tensor, count: int) -> Tensor:
+        """A mask of pixels as one of latent cells, `(count, 1, h', w')`."""
+        latent, sample = self.decoder.latent_shape, self.decoder.sample_shape
+        if len(latent) != 3 or len(sample) != 3:
+            raise InputError(
+                f"An edit is held to a region only where latents have places, as in (C, h, w); "
+                f"{self.decoder.name} has latents {latent} of samples {sample}. Leave out mask=, "
+                f"or hold attributes instead."
+            )
+        pixels = math.prod(sample[-2:])
+        if mask.shape[-2:] != sample[-2:] or mask.numel() not in (pixels, count * pixels):
+            raise ShapeError(
+                f"A mask of {count} samples {sample} is {sample[-2:]} or ({count}, 1, "
+                f"{sample[-2]}, {sample[-1]}), this one is {tuple(mask.shape)}."
+            )
+        places = mask.to(torch.float32).reshape(-1, 1, *sample[-2:])
+        cells = torch.nn.functional.adaptive_avg_pool2d(places, latent[-2:]) >= 0.5
+        return cells.float().expand(count, -1, -1, -1)
 
     def _least(self, z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None) -> Tensor:
         """Probability `(B,)` of the part of each request that is least likely to hold."""

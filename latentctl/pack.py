@@ -60,7 +60,7 @@ def save_pack(
     kinds = {kind: name for name, kind in CONTROLLERS.items()}
     refinement = None
     if isinstance(editor, Refined):
-        editor, refinement = editor.first, editor.second.config
+        refinement, editor = editor.second.config, editor.first
     own_prior = prior is decoder.prior
     if (
         not isinstance(critic, AttributeCritic | RewardCritic)

@@ -10,7 +10,16 @@ from conftest import FAST, QUICK, Linear, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentctl.controllers import Actor, Ascent, Controller, FlowMatching, Move, Transport, Updater
+from latentctl.controllers import (
+    Actor,
+    Ascent,
+    Controller,
+    FlowMatching,
+    Move,
+    Refined,
+    Transport,
+    Updater,
+)
 from latentctl.controllers.ascent import distance
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.errors import InputError, LawError, NonFiniteError
@@ -23,7 +32,7 @@ NAN = torch.nan
 SMILE = torch.tensor([[1.0, NAN, NAN]])
 NEVER = Linear(torch.zeros(8), -200.0)  # unsatisfied, and without a slope
 SMALL = {"width": 64, "depth": 2, "seed": 1}
-KINDS = (Actor, Ascent, FlowMatching, Transport, Updater)
+KINDS = (Actor, Ascent, FlowMatching, Refined, Transport, Updater)
 
 
 class Broken(Critic):
@@ -46,6 +55,7 @@ def build(kind, critic, realism, learned):
         Updater: lambda: learned[Updater],
         Ascent: lambda: Ascent(critic, realism, steps=10, distance_weight=0.01, noise=0.1),
         Transport: lambda: Transport(critic, realism, steps=5, realism_weight=0.1),
+        Refined: lambda: Refined(Ascent.gentle(critic, steps=10), critic, steps=5),
     }
     return made[kind]()
 

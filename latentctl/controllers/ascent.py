@@ -151,18 +151,35 @@ class Ascent(Controller):
     ) -> Move:
         return self.climb(z, z, y, where=where, threshold=threshold, seed=seed, index=index)
 
+    def move_within(
+        self, region: Tensor, z: Tensor, y: Tensor | None = None, **options: Any
+    ) -> Move:
+        return self.climb(z, z, y, region=region, **options)
+
     def climb(
         self,
         z: Tensor,
         begin: Tensor,
         y: Tensor | None = None,
         *,
+        region: Tensor | None = None,
         where: Critic | None = None,
         threshold: float = THRESHOLD,
         seed: int = 0,
         index: Tensor | None = None,
     ) -> Move:
-        """The move of `z` that is searched from `begin`, both `(B, *latent_shape)`; see `move`."""
+        """The move of `z` that is searched from `begin`, both `(B, *latent_shape)`.
+
+        Arguments:
+            z: What is moved, and what the shift is measured from.
+            begin: Where the search begins.
+            y: As in `move`.
+            region: As in `move_within`.
+            where: As in `move`.
+            threshold: As in `move`.
+            seed: As in `move`.
+            index: As in `move`.
+        """
         origin = z.detach()
         result = begin.detach().clone()
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
@@ -198,12 +215,14 @@ class Ascent(Controller):
                 active, here, gradient = active[going], here[going], gradient[going]
                 first, second = first[going], second[going]
                 going = going[going]
+            share = 1.0 if region is None else region.expand_as(z)[active]
+            gradient = gradient * share
             first = torch.lerp(gradient, first, BETAS[0])
             second = torch.lerp(gradient**2, second, BETAS[1])
             scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPSILON
             update = -self.learning_rate * first / (1 - BETAS[0] ** (step + 1)) / scale
             if self.noise:
-                update = update + self._langevin(index[active], z.shape[1:], seed, step)
+                update = update + share * self._langevin(index[active], z.shape[1:], seed, step)
             here = torch.where(going.view(-1, *[1] * (z.ndim - 1)), here + update, here)
         result[active] = here.detach()
         return Move(result, evaluations)

@@ -6,7 +6,7 @@ __all__ = ["Controller", "Move"]
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,20 @@ class Controller(nn.Module, abc.ABC):
             index: Number of each sample, `(B,)`, so that its noise does not depend on the batch
                 that it travels in; 0 ... B - 1 if not given.
         """
+
+    def move_within(
+        self, region: Tensor, z: Tensor, y: Tensor | None = None, **options: Any
+    ) -> Move:
+        """The part of the move that lies in a region; controllers that search do so within it.
+
+        Arguments:
+            region: 1 where a latent may move and 0 where it stays, bit for bit; broadcasts to `z`.
+            z: As in `move`.
+            y: As in `move`.
+            options: As in `move`.
+        """
+        move = self.move(z, y, **options)
+        return Move(torch.where(region > 0, torch.lerp(z, move.z, region), z), move.evaluations)
 
     def forward(
         self,

@@ -51,18 +51,26 @@ class Refined(Controller):
         )
         self.attributes = teacher
 
-    def move(
+    def move(self, z: Tensor, y: Tensor | None = None, **options: Any) -> Move:
+        return self._stages(self.first.move(z, y, **options), z, y, **options)
+
+    def move_within(
+        self, region: Tensor, z: Tensor, y: Tensor | None = None, **options: Any
+    ) -> Move:
+        near = self.first.move_within(region, z, y, **options)
+        return self._stages(near, z, y, region=region, **options)
+
+    def _stages(
         self,
+        near: Move,
         z: Tensor,
-        y: Tensor | None = None,
+        y: Tensor | None,
         *,
         where: Critic | None = None,
         threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
+        **options: Any,
     ) -> Move:
-        shared: dict[str, Any] = {"threshold": threshold, "seed": seed, "index": index}
-        near = self.first.move(z, y, where=where, **shared)
+        """The second stage, after the first has come `near`."""
         if y is not None:  # a value to keep is the teacher's own, or it would be one to reach
             y = y.to(z.device).expand(len(z), -1)
             kept = (y > 0) & (y < 1)
@@ -75,5 +83,5 @@ class Refined(Controller):
                 y = torch.where(kept, own.clamp(1 - SURE, SURE), y)
         if where is not None:
             where = where.of(self.attributes)
-        far = self.second.climb(z, near.z, y, where=where, **shared)
+        far = self.second.climb(z, near.z, y, where=where, threshold=threshold, **options)
         return Move(far.z, near.evaluations + far.evaluations)
