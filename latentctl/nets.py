@@ -38,6 +38,7 @@ class Trunk(nn.Module):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped after each layer while training.
+        smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
     """
 
     shift: Tensor
@@ -50,6 +51,7 @@ class Trunk(nn.Module):
         width: int = 512,
         depth: int = 4,
         dropout: float = 0.0,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         _check_shape(latent_shape)
@@ -64,7 +66,7 @@ class Trunk(nn.Module):
                 nn.Conv2d(features, width, 3, padding=1)
                 if self.spatial
                 else nn.Linear(features, width),
-                nn.ReLU(),
+                nn.SiLU() if smooth else nn.ReLU(),
             ]
             if dropout:
                 layers.append(nn.Dropout(dropout))
@@ -107,7 +109,7 @@ class Scorer(nn.Module):
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`; features of a grid are averaged over its cells.
         outputs: Numbers per latent.
-        options: `context`, `width`, `depth` and `dropout` of the trunk.
+        options: `context`, `width`, `depth`, `dropout` and `smooth` of the trunk.
 
     Example:
         >>> Scorer((4, 8, 8), 3, width=16, depth=2)(torch.zeros(5, 4, 8, 8)).shape
@@ -123,9 +125,10 @@ class Scorer(nn.Module):
         width: int = 512,
         depth: int = 4,
         dropout: float = 0.0,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(latent_shape, context, width, depth, dropout)
+        self.trunk = Trunk(latent_shape, context, width, depth, dropout, smooth)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:

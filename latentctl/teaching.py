@@ -104,7 +104,7 @@ def teach(
     shape, names = latents.latent_shape, teacher.names
     start = prior if prior is not None else Gaussian(shape)
     with seeded(seed, "pupil"):
-        pupil = AttributeCritic(shape, names, width=width, depth=depth)
+        pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True)
     pupil.net.trunk.standardise(*latents.moments())
     pupil.posterior_std.copy_(latents.posterior_std())
     known: list[Tensor] = []

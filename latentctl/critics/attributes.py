@@ -37,6 +37,8 @@ class AttributeCritic(NamedScorer):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped while training.
+        smooth: Whether units are SiLU, whose slopes vary, rather than rectified; for a critic
+            that learns gradients (`latentctl.teach`).
 
     Example:
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
@@ -57,8 +59,10 @@ class AttributeCritic(NamedScorer):
         width: int = 512,
         depth: int = 2,
         dropout: float = 0.0,
+        smooth: bool = False,
     ) -> None:
-        super().__init__(latent_shape, names, 1, width=width, depth=depth, dropout=dropout)
+        sizes = {"width": width, "depth": depth}
+        super().__init__(latent_shape, names, 1, **sizes, dropout=dropout, smooth=smooth)
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, K)` of `z (B, *latent_shape)`."""

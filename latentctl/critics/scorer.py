@@ -33,6 +33,7 @@ class NamedScorer(NamedCritics):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped while training.
+        smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
     """
 
     def __init__(
@@ -44,11 +45,14 @@ class NamedScorer(NamedCritics):
         width: int,
         depth: int,
         dropout: float,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
         self.names = tuple(names)
         sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
+        if smooth:
+            sizes["smooth"] = True
         self.config = {"latent_shape": list(latent_shape), "names": list(names), **sizes}
         self.net = Scorer(latent_shape, heads * len(names), **sizes)
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
