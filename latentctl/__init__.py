@@ -13,6 +13,7 @@ __all__ = [
     "CountedRewards",
     "Critic",
     "Decoder",
+    "ExampleCritic",
     "Exploration",
     "FlowMatching",
     "Gaussian",
@@ -50,7 +51,14 @@ __all__ = [
 from . import errors, rewards
 from .conditional import Conditional, Outcome, condition
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import AttributeCritic, Critic, PixelCritics, RealismCritic, RewardCritic
+from .critics import (
+    AttributeCritic,
+    Critic,
+    ExampleCritic,
+    PixelCritics,
+    RealismCritic,
+    RewardCritic,
+)
 from .decoder import Decoder, Posterior
 from .exploration import Exploration, explore
 from .inversion import Inversion, invert, invertible

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AttributeCritic",
     "Critic",
+    "ExampleCritic",
     "NamedCritics",
     "PixelCritics",
     "RealismCritic",
@@ -13,6 +14,7 @@ __all__ = [
 
 from .attributes import AttributeCritic
 from .base import Critic
+from .examples import ExampleCritic
 from .named import NamedCritics
 from .pixel import PixelCritics
 from .realism import RealismCritic
