@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +234,51 @@ def test_scores_need_names_and_must_be_finite():
         label(brightness, photos(), probabilities=True)
     with pytest.raises(InputError, match="not finite"):
         label(lambda x: brightness(x)[:, None] * torch.nan, photos(), ["Bright"])
+
+
+class FakeClip(torch.nn.Module):
+    """The signature of transformers' CLIP, without its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    @classmethod
+    def from_pretrained(cls, name):
+        return cls()
+
+    def forward(self, input_ids, attention_mask, pixel_values):
+        assert pixel_values.shape[1:] == (3, 224, 224) and input_ids.shape == attention_mask.shape
+        fit = self.scale * pixel_values.mean((1, 2, 3))[:, None] * input_ids.float().mean(1)
+        return SimpleNamespace(logits_per_image=fit)
+
+
+class FakeTokenizer:
+    @classmethod
+    def from_pretrained(cls, name):
+        return cls()
+
+    def __call__(self, texts, padding, return_tensors):
+        ids = torch.tensor([[len(text), ord(text[-3])] for text in texts])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_the_code_of_the_page_runs_with_the_weights_of_clip_replaced(tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "bring-your-own-network.md"
+    blocks = re.findall(r"^```python[ \w]*\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert len(blocks) >= 5
+    fake = ModuleType("transformers")
+    fake.CLIPModel, fake.AutoTokenizer = FakeClip, FakeTokenizer
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(compile(block, str(page), "exec"), names)
+    x = photos()
+    scores = names["scorer"](x)
+    assert bool(((scores > 0) & (scores < 1)).all())
+    assert not torch.allclose(scores[0], scores[1])
+    z = torch.randn(2, 8, generator=generator(0))
+    check_critic(names["words"]["Smiling"], z)
