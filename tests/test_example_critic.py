@@ -64,20 +64,22 @@ def test_log_odds_are_zero_between_the_classes_and_have_the_spread_asked_for():
         assert critic(middle[None]).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_features_of_a_critic_of_other_attributes_tell_more_than_the_latents():
-    """A curve in the latents is nearly a line in the features of a network that knows it."""
-    z = noise(0, 3000, (8,), seed=1, purpose="known")
-    far = (z[:, 0].square() + z[:, 1].square()).sqrt()
-    labels = torch.stack([(far > level).float() for level in (0.8, 1.6)], 1)
-    latents = Latents(z, labels=labels, names=["Beyond", "Far beyond"])
-    known = AttributeCritic.fit(latents, width=64, max_train_steps=300, batch_size=128)
-    between = far > 1.2
-    rows = [between.nonzero().flatten()[:15], (~between).nonzero().flatten()[:15]]
-    scores = {}
-    for name, critic in (("features", known), ("latents", None)):
-        found = ExampleCritic.fit("Between", z[rows[0]], z[rows[1]], latents=latents, known=critic)
-        scores[name] = accuracy(found, z[1000:], between[1000:])
-    assert scores["features"] > 0.7 > 0.6 > scores["latents"], scores
+def test_a_critic_of_other_attributes_makes_ten_examples_worth_more():
+    """Others that live in the same few directions tell where to look."""
+    z, _ = gaussian(3000, 1)
+    inner = z @ TURN.T
+    labels = torch.stack([(inner[:, k : k + 2].sum(1) > 0).float() for k in range(0, 8, 2)], 1)
+    latents = Latents(z, labels=labels, names=["One", "Two", "Three", "Four"])
+    known = AttributeCritic.fit(latents, width=64, max_train_steps=200, batch_size=128)
+    test, truly = gaussian(2000, 2)
+    better = []
+    for seed in range(10, 18):
+        x, y = gaussian(10, seed)
+        alone = ExampleCritic.fit("Tall", x[y], x[~y], latents=latents)
+        helped = ExampleCritic.fit("Tall", x[y], x[~y], latents=latents, known=known)
+        better.append(accuracy(helped, test, truly) - accuracy(alone, test, truly))
+    assert sum(better) / len(better) > 0.05, better
+    assert sum(gain > 0 for gain in better) >= 6, better
 
 
 def test_the_critic_it_learned_from_is_left_alone_and_not_needed_any_more():
@@ -172,3 +174,7 @@ def test_bad_examples_are_refused_with_what_to_do():
         ExampleCritic.fit("Tall", z[:5], z[5:], latents=Latents(z[:, :4]))
     with pytest.raises(ShapeError, match="another decoder"):
         ExampleCritic.fit("Tall", z[:5], z[5:], known=AttributeCritic((4,), ["Smiling"], width=8))
+    with pytest.raises(InputError, match=r"Smiling have taught.*pass latents"):
+        ExampleCritic.fit("Tall", z[:5], z[5:], known=AttributeCritic((8,), ["Smiling"], width=8))
+    with pytest.raises(ShapeError, match="another decoder"):
+        ExampleCritic.fit("Tall", z[:5], z[5:])(z[:, :4])

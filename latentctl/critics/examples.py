@@ -1,26 +1,33 @@
 r"""An attribute from a few examples, or from pairs before and after.
 
 Ten examples tell hardly anything in 256 dimensions: the difference of their means is mostly noise,
-and noise is what an edit would follow. Two things that need no labels of the new attribute help.
-A critic that knows *other* attributes has learned features :math:`\phi(z)`, the last hidden layer
-of its network, in which new ones are simple; and encodings without labels tell how such features
-vary. The critic is the regularised linear discriminant of those features,
+and noise is what an edit would follow. Two things that need no labels of the new attribute help. A
+critic that knows *other* attributes has features :math:`\phi(z)`, the last hidden layer of its
+network, in which a new one is simple; and encodings without labels tell how features vary. First
+comes the regularised linear discriminant of the features,
 
 .. math::
-    s(z) = a \, w^T (\phi(z) - c), \quad
-    w = (S + \tfrac{\rho}{n} \bar v I)^{-1} (\bar \phi_{+} - \bar \phi_{-}), \quad
-    c = \tfrac{1}{2} (\bar \phi_{+} + \bar \phi_{-})
+    s(z) = w^T (\phi(z) - \tfrac{1}{2} (\bar \phi_{+} + \bar \phi_{-})), \quad
+    w = (S + \tfrac{\rho}{n} \bar v I)^{-1} (\bar \phi_{+} - \bar \phi_{-})
 
 with the covariance :math:`S` of all encodings, of mean variance :math:`\bar v`, and the number of
-examples :math:`n`: the fewer they are, the nearer it is to the plain difference of means. The scale
-:math:`a` gives the log-odds the spread over encodings that a critic of all labels has, so that
-ascent moves as far on either.
+examples :math:`n`: the fewer they are, the nearer it is to the plain difference of means. Then the
+discriminant guesses labels of all encodings, and the critic is linear in the latents, along what
+differs between those: smoother than any network, which is what edits that keep a face need,
+
+.. math::
+    \mathrm{logit}\, P(a \mid z) = \alpha \, u^T z + \beta, \quad
+    u = \mathrm{Cov}(z, \mathrm{sigmoid}(\gamma s(z)))
+
+where :math:`\alpha` and :math:`\beta` give it the spread over encodings with which ascent moves as
+far as on a critic of all labels. Without another critic the features are the latents, and
+:math:`u = w`.
 
 References:
     | Regularized Discriminant Analysis (Friedman, 1989)
     | https://doi.org/10.1080/01621459.1989.10478752
-    | A Baseline for Few-Shot Image Classification (Dhillon et al., 2019)
-    | https://arxiv.org/abs/1909.02729
+    | Self-training with Noisy Student improves ImageNet classification (Xie et al., 2019)
+    | https://arxiv.org/abs/1911.04252
 """
 
 from __future__ import annotations
@@ -28,35 +35,32 @@ from __future__ import annotations
 __all__ = ["ExampleCritic"]
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
 from ..latents import Latents
-from ..nets import Trunk
 from ..random import permutation
 from .named import NamedCritics
 from .scorer import NamedScorer
 
 RIDGE = 1000.0  # in mean variances, divided by the number of examples
-SPREAD = 2.5  # standard deviation of the log-odds over encodings
+SPREAD = 2.0  # standard deviation of the log-odds over encodings
+GUESS = 4.0  # the same, of the log-odds by which labels are guessed
 MOST_FEATURES = 4096  # up to here the covariance is a matrix
-MOST_ROWS = 16_384  # encodings that the covariance is of
-FEWER_ROWS = 1024  # the same, where it is not a matrix
+MOST_ROWS = 16_384  # encodings that are looked at
+FEWER_ROWS = 1024  # the same, where the covariance is no matrix
 PART = 1024  # latents at once
 
 
 class ExampleCritic(NamedCritics):
-    r"""Log-odds `(B, 1)` of one attribute that few examples tell.
+    r"""Log-odds `(B, 1)` of one attribute that few examples tell, linear in the latent.
 
     Arguments:
         latent_shape: Shape of one latent.
         name: The attribute.
-        width: Units of each layer of the features.
-        depth: Layers of the features; 0 for the latents themselves.
 
     Example:
         >>> z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
@@ -69,34 +73,22 @@ class ExampleCritic(NamedCritics):
     weight: Tensor
     bias: Tensor
 
-    def __init__(
-        self, latent_shape: Sequence[int], name: str, *, width: int = 512, depth: int = 0
-    ) -> None:
+    def __init__(self, latent_shape: Sequence[int], name: str) -> None:
         super().__init__()
         self.latent_shape, self.names = tuple(latent_shape), (name,)
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "name": name,
-            "width": width,
-            "depth": depth,
-        }
-        self.trunk = Trunk(latent_shape, width=width, depth=depth).requires_grad_(False)
-        with torch.no_grad():
-            count = self.features(torch.zeros(1, *self.latent_shape)).shape[1]
-        self.register_buffer("weight", torch.zeros(count))
+        self.config = {"latent_shape": list(latent_shape), "name": name}
+        self.register_buffer("weight", torch.zeros(self.latent_shape))
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
-    def features(self, z: Tensor) -> Tensor:
-        """What it is linear in, `(B, F)`; the features of a grid are means over its cells."""
-        if not self.config["depth"]:
-            return (z - self.trunk.shift).flatten(1)
-        found: Tensor = self.trunk(z)
-        return found.flatten(2).mean(2) if self.trunk.spatial else found
-
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, 1)` of `z (B, *latent_shape)`."""
-        return (self.features(z) @ self.weight + self.bias)[:, None]
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(
+                f"This critic takes latents (B, {', '.join(map(str, self.latent_shape))}), it was "
+                f"given {tuple(z.shape)}. It was made for another decoder."
+            )
+        return (z.flatten(1) @ self.weight.flatten() + self.bias)[:, None]
 
     @classmethod
     def fit(
@@ -110,17 +102,17 @@ class ExampleCritic(NamedCritics):
         ridge: float = RIDGE,
         spread: float = SPREAD,
     ) -> ExampleCritic:
-        r"""A critic of what distinguishes `with_it` from `without`, in closed form.
+        r"""A critic of what tells `with_it` from `without`, in closed form.
 
         Arguments:
             name: The attribute.
             with_it: Latents of examples, `(n, *latent_shape)`.
             without: Latents of counterexamples, `(m, *latent_shape)`; best as many.
             latents: Encodings, the more the better; their labels are not looked at. Without them
-                nothing is known of how features vary but what the examples show.
-            known: A critic of other attributes, such as an `AttributeCritic`, whose last hidden
-                layer gives the features. Without it they are the latents.
-            ridge: :math:`\rho`, how far few examples are to be trusted; infinity gives the
+                the critic is the plain difference of means.
+            known: A critic of other attributes, the more the better, such as an `AttributeCritic`.
+                It needs `latents`, and is not needed any more afterwards.
+            ridge: :math:`\rho`, how little few examples are to be trusted; infinity gives the
                 difference of means.
             spread: Standard deviation of the log-odds over encodings.
 
@@ -180,47 +172,52 @@ class ExampleCritic(NamedCritics):
         ridge: float,
         spread: float,
     ) -> ExampleCritic:
-        shape, examples = with_it.shape[1:], torch.cat([with_it, without])
-        sizes: dict[str, Any] = {}
-        if known is not None:
-            sizes = {k: known.config[k] for k in ("width", "depth")}
-        critic = cls(shape, name, **sizes).to(examples.device)
-        if known is not None:
-            # in order, for layers that drop units while training are left out here
-            pairs = zip(
-                critic.trunk.state_dict(), known.net.trunk.state_dict().values(), strict=True
-            )
-            critic.trunk.load_state_dict(dict(pairs))
-        others = examples
-        if latents is not None:
-            order = permutation(len(latents), seed=0, epoch=0, purpose="covariance")
-            rows = order[: MOST_ROWS if len(critic.weight) <= MOST_FEATURES else FEWER_ROWS]
-            others = latents[rows].mean.to(examples)
-            critic.posterior_std.copy_(latents.posterior_std())
-        if known is None:
-            critic.trunk.shift.copy_(others.mean(0))
-        high, low = (critic._features_of(part).mean(0) for part in (with_it, without))
-        around = critic._features_of(others)
-        difference = high - low
-        if not bool(difference.any()):
+        critic = cls(with_it.shape[1:], name).to(with_it.device)
+        examples = torch.cat([with_it, without])
+        features = _features(known)
+        high, low = (features(part).mean(0) for part in (with_it, without))
+        weight = high - low
+        if not bool(weight.any()):
             raise InputError(f"The examples with and without {name!r} are the same on average.")
-        weight = difference
+        z = examples
+        if latents is not None:
+            order = permutation(len(latents), seed=0, epoch=0, purpose="encodings")
+            rows = order[: MOST_ROWS if len(weight) <= MOST_FEATURES else FEWER_ROWS]
+            z = latents[rows].mean.to(examples)
+            critic.posterior_std.copy_(latents.posterior_std())
+        around = features(z)
         if latents is not None and math.isfinite(ridge):
-            centred = around - around.mean(0)
-            pull = ridge / len(examples) * centred.square().mean()
-            weight = _solved(centred, pull, difference)
-        size = (around @ weight).std().clamp_min(1e-12)
-        critic.weight.copy_(weight * (spread / size))
-        critic.bias.copy_(-(critic.weight @ (high + low)) / 2)
+            weight = _discriminant(around - around.mean(0), weight, ridge / len(examples))
+        score = (around - (high + low) / 2) @ weight
+        size = score.std().clamp_min(1e-12)
+        flat = z.flatten(1)
+        if known is not None:
+            guess = torch.sigmoid(GUESS * score / size)
+            weight = (flat - flat.mean(0)).T @ (guess - guess.mean())
+        along = flat @ weight
+        weight = weight * (spread / along.std().clamp_min(1e-12))
+        critic.weight.copy_(weight.view(critic.latent_shape))
+        critic.bias.copy_(spread * score.mean() / size - (flat @ weight).mean())
         return critic.eval()
 
-    def _features_of(self, z: Tensor) -> Tensor:
-        return torch.cat([self.features(part) for part in z.split(PART)])
+
+def _features(known: NamedScorer | None) -> Callable[[Tensor], Tensor]:
+    """What a discriminant is linear in, `(B, F)`: of a grid, means over its cells."""
+
+    def hidden(z: Tensor) -> Tensor:
+        if known is None:
+            return z.flatten(1)
+        trunk = known.net.trunk
+        found = torch.cat([trunk(part.to(trunk.shift)) for part in z.split(PART)]).to(z)
+        return found.flatten(2).mean(2) if trunk.spatial else found
+
+    return hidden
 
 
-def _solved(centred: Tensor, pull: Tensor, difference: Tensor) -> Tensor:
-    r""":math:`(S + p I)^{-1} d` for the covariance of rows `centred (N, F)`, up to a factor."""
+def _discriminant(centred: Tensor, difference: Tensor, ridge: float) -> Tensor:
+    r""":math:`(S + \mathrm{ridge}\, \bar v I)^{-1} d` for the covariance of `centred (N, F)`."""
     count, size = centred.shape
+    pull = ridge * centred.square().mean().clamp_min(1e-12)
     if size <= MOST_FEATURES:
         system = centred.T @ centred / count
         system.diagonal().add_(pull)
@@ -261,3 +258,8 @@ def _check(
                 f"The examples of {name!r} are latents {shape}, the {kind} are of "
                 f"{given.latent_shape}. They belong to another decoder."
             )
+    if known is not None and latents is None:
+        raise InputError(
+            f"What {', '.join(known.names[:3])} have taught tells of {name!r} only through "
+            f"encodings: pass latents=..., which need no labels."
+        )
