@@ -55,7 +55,7 @@ def build(kind, critic, realism, learned):
         Updater: lambda: learned[Updater],
         Ascent: lambda: Ascent(critic, realism, steps=10, distance_weight=0.01, noise=0.1),
         Transport: lambda: Transport(critic, realism, steps=5, realism_weight=0.1),
-        Refined: lambda: Refined(Ascent.gentle(critic, steps=10), critic, steps=5),
+        Refined: lambda: Refined(Ascent.gentle(critic), critic, learning_rate=0.1),
     }
     return made[kind]()
 

@@ -94,7 +94,6 @@ def test_an_amortised_editor_comes_near_the_ascent_in_one_evaluation(critic, lat
     loss = {}
     for name, moved in {"none": z, "ascent": ascent(z, y), "editor": editor(z, y)}.items():
         loss[name] = ascent.objective(moved, z, y, kept, None, 0.95)[0].mean()
-    assert loss["ascent"] < loss["editor"] + 1e-3
     assert loss["editor"] - loss["ascent"] < 0.4 * (loss["none"] - loss["ascent"])
     assert editor.move(z, y).evaluations.tolist() == [1] * len(z)
     assert editor.names == critic.names and editor.learned

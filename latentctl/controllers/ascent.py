@@ -14,11 +14,12 @@ is not moved at all. With `noise > 0` the climb is Langevin dynamics at that tem
 `Ascent.gentle` has other terms, those that kept faces themselves best (`benchmarks/RESULTS.md`):
 
 .. math::
-    L(z') = -\log P(y \mid z') - h \log P(\text{what is held} \mid z') + \rho \|z' - z\|^2
+    L(z') = -\log P(y \mid z') + h \sum_{k \text{ held}} (p_k(z') - p_k(z))^2 + \rho \|z' - z\|^2
 
 whose optimum it settles in, instead of stopping where a critic is content first: the plain square
 costs less identity than the distance above at equal success, and a critic that is content by a
-hair is often wrong.
+hair is often wrong. What is held costs a bounded price: black hair cannot come where brown hair
+must stay, and cross-entropy would fight for that to the end.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -49,7 +50,8 @@ GENTLE: dict[str, Any] = {
     "steps": 40,
     "learning_rate": 0.1,
     "realism_weight": 0.0,
-    "hold_weight": 0.3,
+    "hold_weight": 2.0,
+    "bounded_hold": True,
     "shift_weight": 0.015,
     "settle": True,
 }
@@ -66,6 +68,8 @@ class Ascent(Controller):
         realism_weight: Weight of the realism term.
         realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
         hold_weight: Weight of values to keep: fractional targets that held at the start.
+        bounded_hold: Whether a value to keep costs the square of its change of probability, rather
+            than its cross-entropy.
         distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
         shift_weight: Weight of the squared shift, in nats for a squared latent unit.
         settle: Whether a sample goes on to the optimum when its request holds, unless the request
@@ -92,6 +96,7 @@ class Ascent(Controller):
         realism_weight: float = 0.05,
         realism_threshold: float = 0.0,
         hold_weight: float = 1.0,
+        bounded_hold: bool = False,
         distance_weight: float = 0.0,
         shift_weight: float = 0.0,
         settle: bool = False,
@@ -111,6 +116,7 @@ class Ascent(Controller):
             "realism_weight": realism_weight,
             "realism_threshold": realism_threshold,
             "hold_weight": hold_weight,
+            "bounded_hold": bounded_hold,
             "distance_weight": distance_weight,
             "shift_weight": shift_weight,
             "settle": settle,
@@ -119,7 +125,8 @@ class Ascent(Controller):
         }
         self.steps, self.learning_rate = steps, learning_rate
         self.realism_weight, self.realism_threshold = realism_weight, realism_threshold
-        self.hold_weight, self.distance_weight = hold_weight, distance_weight
+        self.hold_weight, self.bounded_hold = hold_weight, bounded_hold
+        self.distance_weight = distance_weight
         self.shift_weight, self.settle = shift_weight, settle
         self.noise, self.drop_finished = noise, drop_finished
 
@@ -258,8 +265,11 @@ class Ascent(Controller):
         done = torch.ones(len(z), dtype=torch.bool, device=z.device)
         if y is not None and kept is not None and self.attributes is not None:
             logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
-            weight = torch.where(kept, self.hold_weight, 1.0)
-            loss = loss + (weight * cross_entropy(logits, y)).sum(1)
+            each = cross_entropy(logits, y)
+            held = each
+            if self.bounded_hold:  # no NaN even where it is not chosen, or gradients are NaN
+                held = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
+            loss = loss + torch.where(kept, self.hold_weight * held, each).sum(1)
             near = (torch.sigmoid(logits) - y).abs() <= 1 - threshold
             done &= (near | kept | torch.isnan(y)).all(1)
         if where is not None:
