@@ -9,6 +9,7 @@ trained here, so that nothing is downloaded.
     --train_data_dir DIR                        photographs instead of drawn faces
     --pretrained_model_name_or_path DIR_OR_ID   a trained reference VAE
     --decoder FILE.py:FUNCTION                  your own model: a function that returns it
+    --teacher_train_seconds SECONDS             a critic taught by a network on pixels, for edits
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -30,6 +31,7 @@ from command import run
 from evaluation import JudgeFlags, load_judges
 from face_data import DataFlags, load_faces
 from loading import load_decoder
+from pixel_teacher import TeachFlags, taught
 from pretrain_vae import RunFlags, VAEFlags, overview, pretrain
 from showcase import write_report
 
@@ -107,6 +109,7 @@ class Flags:
     frozen: DecoderFlags = field(default_factory=DecoderFlags)
     vae: VAEFlags = field(default_factory=VAEFlags)
     control: ControlFlags = field(default_factory=ControlFlags)
+    teach: TeachFlags = field(default_factory=TeachFlags)
     judges: JudgeFlags = field(default_factory=JudgeFlags)
     num_edits: int = 50
     """Held-out faces of which every attribute is flipped once."""
@@ -132,6 +135,7 @@ def train(
     flags: ControlFlags,
     run: RunFlags,
     accelerator: Accelerator,
+    attributes: AttributeCritic | None = None,
 ) -> Trained:
     """The critics and the controllers, on cached latents; the decoder is not called."""
     seconds: dict[str, float] = {}
@@ -140,19 +144,20 @@ def train(
     width, depth = SIZES[flags.preset]
 
     paper = flags.preset == "paper"
-    started = time.monotonic()
-    attributes = AttributeCritic.fit(
-        latents,
-        max_train_steps=flags.critic_train_steps,
-        **({"width": 2048, "depth": 4, "learning_rate": 1e-4} if paper else {}),
-        **run.fit_options(accelerator, "attributes"),
-    )
-    seconds["attribute critic"] = time.monotonic() - started
+    if attributes is None:
+        started = time.monotonic()
+        attributes = AttributeCritic.fit(
+            latents,
+            max_train_steps=flags.critic_train_steps,
+            **({"width": 2048, "depth": 4, "learning_rate": 1e-4} if paper else {}),
+            **run.fit_options(accelerator, "attributes"),
+        )
+        seconds["attribute critic"] = time.monotonic() - started
 
     parts = accelerator.num_processes * run.gradient_accumulation_steps
     batch_size = flags.train_batch_size * parts
 
-    def taught(part: str, data: Latents, steps: int) -> FlowMatching | None:
+    def matched(part: str, data: Latents, steps: int) -> FlowMatching | None:
         if steps == 0 or paper:
             return None
         started = time.monotonic()
@@ -180,7 +185,7 @@ def train(
         **({"free_share": 0.0, "ema": None} if paper else {}),
     }
     unlabelled = latents.select([])
-    teacher = taught("realism_teacher", unlabelled, flags.realism_teacher_train_steps)
+    teacher = matched("realism_teacher", unlabelled, flags.realism_teacher_train_steps)
     started = time.monotonic()
     realism_actor = Actor.fit(
         unlabelled,
@@ -191,7 +196,7 @@ def train(
     )
     seconds["realism alone"] = time.monotonic() - started
 
-    teacher = taught("teacher", latents, flags.teacher_train_steps)
+    teacher = matched("teacher", latents, flags.teacher_train_steps)
     started = time.monotonic()
     actor = Actor.fit(
         latents,
@@ -215,7 +220,11 @@ def train(
     if flags.controller not in controllers:
         raise latentctl.errors.UnknownNameError("controller", flags.controller, controllers)
     conditional = latentctl.condition(
-        decoder, attributes, controllers[flags.controller], realism=actor.realism
+        decoder,
+        attributes,
+        controllers[flags.controller],
+        editor=Ascent.gentle(attributes),
+        realism=actor.realism,
     )
     return Trained(attributes, teacher, realism_actor, conditional, seconds)
 
@@ -263,13 +272,20 @@ def main(flags: Flags) -> Path:
     )
     seconds["encode the faces"] = time.monotonic() - began
 
-    trained = train(decoder, latents, flags.control, run, accelerator)
+    attributes = None
+    if flags.teach.teacher_train_seconds > 0:
+        began = time.monotonic()
+        attributes = taught(decoder, faces["train"], latents, flags.teach, run, accelerator)
+        seconds["teach the attribute critic"] = time.monotonic() - began
+    trained = train(decoder, latents, flags.control, run, accelerator, attributes)
     seconds |= trained.seconds
     report = folder / "report.html"
     if accelerator.is_main_process:
         trained.conditional.save_pretrained(folder / "pack")
         began = time.monotonic()
         judges = load_judges(flags.judges, faces["train"], run.seed)
+        if flags.judges.judge is None:
+            judges.attributes.save(folder / "judge")  # an auditor for edit_identity.py
         seconds["train or load the judges"] = time.monotonic() - began
         write_report(folder, flags, trained, latents, faces, judges, seconds)
         print(f"Done in {time.monotonic() - started:.0f} s. The report is {report}.")

@@ -1,8 +1,8 @@
-"""Flip one attribute at a time, hold all others: `accelerate launch recipes/edit_identity.py`.
+"""Change one thing about a face and hold the rest: `accelerate launch recipes/edit_identity.py`.
 
 Takes a pack, the decoder that it was made for, and faces. Each attribute of each face is flipped
-from what the critic sees in its reconstruction, and every flip gets a receipt: whether it holds,
-how far the attributes that should have stayed have moved, how far the latent went.
+from what is seen in its reconstruction, and every flip gets a receipt: whether it holds, how far
+the attributes that should have stayed have moved, how far the latent went, and who says so.
 
     --pack DIR                                  from Conditional.save_pretrained
     --pretrained_model_name_or_path DIR_OR_ID   its decoder, a reference VAE
@@ -10,8 +10,16 @@ how far the attributes that should have stayed have moved, how far the latent we
     --images DIR                                photographs of faces
     --train_data_dir DIR, --dataset_name NAME   or the test split of a data set; else drawn faces
 
-In `--output_dir`: `report.html`, `edits.png`, a strip for each face in `faces/`, `receipts.csv`,
-`receipts.json` and `config.json`.
+    --where "(Smiling & Eyeglasses) | ~Male"    ask for a logical expression
+    --from_examples DIR                         or for what the images in DIR/with have and those in
+                                                DIR/without lack; or pairs, in before and after
+    --hold Male Young                           hold these alone; `--hold none` holds nothing
+    --strength 0 0.5 1                          the same edits at several strengths
+    --teacher DIR ...                           refine edits on networks on pixels
+    --audit DIR                                 and let another one, which no edit climbs, sign
+
+In `--output_dir`: `report.html`, `edits.png`, a strip for each face in `faces/` and, of several
+strengths, for each request in `strengths/`, `receipts.csv`, `receipts.json` and `config.json`.
 """
 
 from __future__ import annotations
@@ -23,20 +31,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from command import run
-from edit_report import receipts, write_receipts, write_report
-from face_data import DataFlags, SourceFlags, load_faces, read_images
-from loading import load_decoder
+from edit_examples import learn
+from edit_faces import PART, FaceFlags, read_faces
+from edit_receipts import Edited, receipts, write_receipts
+from edit_report import Sources, write_report
+from face_data import Faces, as_samples
+from loading import load_decoder, load_networks
 from torch import Tensor
 
 import latentctl
-from latentctl import Ascent, Conditional, Outcome
+from latentctl import Ascent, Conditional, Critic, Outcome, PixelCritics
 from latentctl.errors import InputError, UnknownNameError
+from latentctl.expression import parse
 
 
 @dataclass
 class ModelFlags:
-    """What edits."""
+    """What edits, and who signs."""
 
     pack: str
     """A folder written by Conditional.save_pretrained."""
@@ -46,8 +59,12 @@ class ModelFlags:
     """Its revision on the hub."""
     decoder: str | None = None
     """FILE.py:FUNCTION that returns the model that it was made for."""
-    controller: Literal["ascent", "pack"] = "ascent"
-    """Gradient ascent on the pack's critics, or the pack's own controller."""
+    controller: Literal["ascent", "paper", "pack"] = "ascent"
+    """Gentle ascent on the pack's critic; the ascent of the paper; or what the pack edits with."""
+    teacher: tuple[str, ...] = ()
+    """Folders of networks on pixels (PixelClassifier), on which edits are refined: slow, better."""
+    audit: str | None = None
+    """A folder of one that no edit climbs: receipts are its word, and not the critic's own."""
 
 
 @dataclass
@@ -55,28 +72,24 @@ class EditFlags:
     """What is asked for."""
 
     attributes: tuple[str, ...] = ()
-    """The attributes to flip, one at a time; all of the pack if none is given."""
+    """The attributes to flip, one at a time; all of the pack if nothing is asked."""
+    where: str | None = None
+    """A logical expression over attributes to satisfy, with & | ~ and parentheses."""
+    from_examples: str | None = None
+    """A folder with `with/` and `without/`, or `before/` and `after/`: what they show is put on."""
+    hold: tuple[str, ...] = ()
+    """The attributes to hold; all that are not asked for if none is given, `none` for none."""
     num_faces: int = 8
     """Faces, the first ones of the folder or of the data set."""
-    strength: float = 1.0
-    """Share of each move: 0 is the reconstruction."""
+    strength: tuple[float, ...] = (1.0,)
+    """Share of each move, one or several: 0 is the reconstruction, 1 the whole move."""
     threshold: float | None = None
-    """Probability with which a flip must hold; the pack's own if not given."""
-
-
-@dataclass
-class FaceFlags(SourceFlags):
-    """Where the faces come from."""
-
-    images: str | None = None
-    """A folder of image files; comes before a data set."""
-    on_bad_sample: Literal["raise", "skip"] = "raise"
-    """What to do with a file in it that cannot be read."""
+    """Probability with which a request must hold; the pack's own, or 0.8 with an auditor."""
 
 
 @dataclass
 class Flags:
-    """Flip one attribute at a time, hold all others."""
+    """Change one thing about a face and hold the rest."""
 
     model: ModelFlags
     edit: EditFlags = field(default_factory=EditFlags)
@@ -87,25 +100,124 @@ class Flags:
     """Decides which faces are drawn, and the noise of a controller that uses any."""
 
 
-def read_faces(flags: Flags, decoder: latentctl.Decoder) -> tuple[Tensor, list[str]]:
-    """Faces as the decoder takes them, `(N, 3, h, w)`, and what each is called."""
-    shape, count = decoder.sample_shape, flags.edit.num_faces
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise InputError(f"Faces are square and in colour; {decoder.name} has samples {shape}.")
-    if count < 1:
-        raise InputError(f"--num_faces is 1 or more, it was given as {count}.")
-    if flags.data.images is not None:
-        skip = flags.data.on_bad_sample == "skip"
-        folder, crop = Path(flags.data.images), flags.data.center_crop
-        images, names = read_images(folder, count, shape[1], crop, skip_bad=skip)
-    else:
-        source = {f.name: getattr(flags.data, f.name) for f in dataclasses.fields(SourceFlags)}
-        limits: dict[str, Any] = {"max_train_samples": 0, "max_test_samples": count}
-        data = DataFlags(**source, attributes=(), resolution=shape[1], **limits)
-        images = load_faces(data, flags.seed)["test"].images
-        names = [f"test_{row:05d}" for row in range(len(images))]
-    low, high = decoder.value_range or (0.0, 1.0)
-    return low + (high - low) * images.float() / 255, names
+@dataclass(frozen=True)
+class Request:
+    """An attribute to flip, or, where `where` is given, an expression to satisfy."""
+
+    label: str
+    hold: bool | list[str]
+    where: Critic | None = None
+
+
+def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: int) -> list[Request]:
+    """What the flags ask for; whatever is asked is not held."""
+    for name in (*flags.attributes, *(() if flags.hold == ("none",) else flags.hold)):
+        if name not in pack.names:
+            raise UnknownNameError("attribute in the pack", name, pack.names)
+    if not flags.strength:
+        raise InputError("--strength needs at least one value, such as 1.")
+
+    def hold(asked: frozenset[str]) -> bool | list[str]:
+        names = [name for name in flags.hold if name not in asked]
+        return names if flags.hold and flags.hold != ("none",) else not flags.hold
+
+    other = flags.where is not None or flags.from_examples is not None
+    wanted = flags.attributes or (() if other else pack.names)
+    requests = [Request(name, hold(frozenset({name}))) for name in wanted]
+    if flags.where is not None:
+        if pack.attributes is None:
+            raise InputError("--where needs a pack with named attributes.")
+        where = parse(flags.where, pack.attributes)
+        requests.append(Request(flags.where, hold(where.attributes), where))
+    if flags.from_examples is not None:
+        learned = learn(Path(flags.from_examples), pack, data, seed)
+        (name,) = learned.attributes
+        requests.append(Request(name, hold(learned.attributes), learned))
+    return requests
+
+
+@torch.no_grad()
+def calibrated(auditor: PixelCritics, decoder: latentctl.Decoder, faces: Faces) -> float:
+    """Calibrates an auditor on reconstructions; the share of labels on which it then agrees."""
+    parts = as_samples(faces.images, decoder).split(PART)
+    x = torch.cat([decoder.decode(decoder.encode(part).mean) for part in parts])
+    auditor.calibrate(x, faces.labels)
+    said = torch.cat([auditor.of_samples(part) for part in x.split(PART)]).cpu() > 0
+    return (said == (faces.labels > 0.5)).float().mean().item()
+
+
+def build_editor(
+    flags: Flags, pack: Conditional, labelled: Faces | None
+) -> tuple[Conditional, Sources]:
+    """What edits, and what is to be said of it."""
+    model, decoder = flags.model, pack.decoder
+    folders = [Path(folder).resolve() for folder in model.teacher]
+    if model.audit is not None and Path(model.audit).resolve() in folders:
+        raise InputError(
+            f"The network at {model.audit} is to refine edits and to audit them. What was climbed "
+            f"on is no outside judge: name another one by --audit."
+        )
+    teacher = audit = agreement = None
+    if model.teacher:
+        teacher = PixelCritics(decoder, *load_networks(model.teacher, pack.names))
+    if model.audit is not None:
+        audit = PixelCritics(decoder, *load_networks([model.audit], pack.names))
+        if labelled is not None:
+            agreement = calibrated(audit, decoder, labelled)
+    controllers = {
+        "ascent": None,
+        "paper": Ascent(pack.attributes, pack.realism),
+        "pack": pack.editor,
+    }
+    threshold = flags.edit.threshold
+    if threshold is None and audit is None:
+        threshold = pack.threshold
+    editor = latentctl.condition(
+        decoder,
+        pack.critic,
+        controllers[model.controller],
+        teacher=teacher,
+        audit=audit,
+        realism=pack.realism if model.controller == "paper" else None,
+        prior=pack.prior,
+        threshold=threshold,
+    )
+    how = {
+        "ascent": "gentle gradient ascent on the pack's critic",
+        "paper": "the paper's gradient ascent on the pack's critics",
+        "pack": f"the pack's own {type(pack.editor).__name__}",
+    }
+    count = 0 if labelled is None else len(labelled)
+    return editor, Sources(how[model.controller], model.teacher, model.audit, count, agreement)
+
+
+@torch.no_grad()
+def make(
+    request: Request, editor: Conditional, x: Tensor, start: Outcome, flags: EditFlags, seed: int
+) -> Edited:
+    """One request of every face at every strength."""
+    where = request.where
+    said = where if where is None or editor.audit is None else where.of(editor.audit)
+
+    def seen(out: Outcome) -> Tensor:
+        if said is None:
+            return out.probability[:, editor.names.index(request.label)]
+        return torch.cat([said.probability(part) for part in out.z.split(PART)])
+
+    before, asked = seen(start), {}
+    requested = torch.ones_like(before)
+    if where is None:
+        requested = (before <= 0.5).float()
+        asked["y"] = torch.full_like(start.probability, torch.nan)
+        asked["y"][:, editor.names.index(request.label)] = requested
+    outcomes = [
+        editor.edit(x, where=where, hold=request.hold, strength=strength, seed=seed, **asked)
+        for strength in flags.strength
+    ]
+    known = where is None or where.attributes <= set(editor.names)
+    signed_by = "critic" if editor.audit is None or not known else "auditor"
+    after = [seen(out) for out in outcomes]
+    return Edited(request.label, requested, before, after, outcomes, signed_by)
 
 
 def main(flags: Flags) -> Path | None:
@@ -125,36 +237,22 @@ def main(flags: Flags) -> Path | None:
         )
     decoder.to(accelerator.device)
     pack = Conditional.from_pretrained(model.pack, decoder)
-    wanted = flags.edit.attributes or pack.names
-    for name in wanted:
-        if name not in pack.names:
-            raise UnknownNameError("attribute in the pack", name, pack.names)
-    ascent = Ascent(pack.attributes, pack.realism)
-    editor = latentctl.condition(
-        decoder,
-        pack.critic,
-        ascent if model.controller == "ascent" else pack.controller,
-        realism=pack.realism,
-        prior=pack.prior,
-        threshold=pack.threshold if flags.edit.threshold is None else flags.edit.threshold,
-    )
-    x, files = read_faces(flags, decoder)
+    requests = read_requests(flags.edit, flags.data, pack, flags.seed)
+    labels = () if model.audit is None else pack.names
+    x, files, labelled = read_faces(flags.data, decoder, flags.edit.num_faces, labels, flags.seed)
+    editor, sources = build_editor(flags, pack, labelled)
     start = editor.edit(x)  # nothing is asked: the reconstruction
-    outcomes: dict[str, Outcome] = {}
+    edits: list[Edited] = []
     rows: list[dict[str, Any]] = []
-    for name in tqdm(wanted, desc="Edit", unit="attribute"):
-        requested = (start.probability[:, pack.names.index(name)] <= 0.5).float()
-        asked: dict[str, Any] = {name: requested}
-        out = editor.edit(x, strength=flags.edit.strength, seed=flags.seed, **asked)
-        outcomes[name] = out
-        rows += receipts(files, name, requested, start.probability, out)
+    for request in tqdm(requests, desc="Edit", unit="request"):
+        edits.append(make(request, editor, x, start, flags.edit, flags.seed))
+        rows += receipts(files, edits[-1], flags.edit.strength, start)
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(flags), indent=2))
+    settings = dataclasses.asdict(flags)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
     write_receipts(folder, rows)
-    report = write_report(
-        folder, dataclasses.asdict(flags), editor, x, files, start, outcomes, rows
-    )
+    report = write_report(folder, settings, editor, sources, x, files, start, edits, rows)
     print(f"{len(rows)} edits of {len(files)} faces. The report is {report}.")
     return report
 

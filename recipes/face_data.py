@@ -12,7 +12,9 @@ __all__ = [
     "DataFlags",
     "Faces",
     "SourceFlags",
+    "as_bytes",
     "as_face",
+    "as_samples",
     "load_faces",
     "read_images",
 ]
@@ -27,6 +29,7 @@ from procedural_faces import ProceduralFaces
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from latentctl import Decoder
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import permutation
 
@@ -162,6 +165,18 @@ def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
     if image.size != (resolution, resolution):
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def as_samples(images: Tensor, decoder: Decoder) -> Tensor:
+    """Bytes `(N, 3, h, w)` in the decoder's range, on its device."""
+    low, high = decoder.value_range or (0.0, 1.0)
+    return low + (high - low) * images.to(decoder.device).float() / 255
+
+
+def as_bytes(samples: Tensor, decoder: Decoder) -> Tensor:
+    """What `as_samples` undoes."""
+    low, high = decoder.value_range or (0.0, 1.0)
+    return (255 * (samples - low) / (high - low)).round().clamp(0, 255).byte()
 
 
 def read_images(

@@ -1,11 +1,16 @@
-"""The user's own model, or a pretrained reference one, as a frozen decoder."""
+"""What the flags name: the user's own model as a frozen decoder, and networks on pixels."""
 
 from __future__ import annotations
 
-__all__ = ["load_decoder", "load_function"]
+__all__ = ["load_decoder", "load_function", "load_networks"]
+
+from collections.abc import Sequence
+
+from latentctl_adapters.pixel_classifier import PixelClassifier
+from torch import Tensor, nn
 
 import latentctl
-from latentctl.errors import InputError
+from latentctl.errors import InputError, UnknownNameError
 from latentctl.user_function import load_function
 
 
@@ -33,3 +38,34 @@ def load_decoder(
         return None
     model = load_function(source, "--decoder")()
     return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)
+
+
+class _Columns(nn.Module):
+    """Some of what a network says, in another order."""
+
+    def __init__(self, network: PixelClassifier, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+        self.columns = [network.names.index(name) for name in names]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits[:, self.columns]
+
+
+def load_networks(folders: Sequence[str], names: Sequence[str]) -> list[nn.Module]:
+    """Networks on pixels, from folders of `PixelClassifier`, that say `names` in this order.
+
+    Raises:
+        CheckpointError: If a folder holds no such network.
+        UnknownNameError: If one does not know one of the names.
+    """
+    networks: list[nn.Module] = []
+    for folder in folders:
+        network = PixelClassifier.load(folder)
+        for name in names:
+            if name not in network.names:
+                raise UnknownNameError(f"attribute of the network at {folder}", name, network.names)
+        same = network.names == tuple(names)
+        networks.append(network if same else _Columns(network, names))
+    return networks

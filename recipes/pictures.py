@@ -94,6 +94,8 @@ class Pictures:
         parts = (
             "vae",
             "attributes",
+            "taught/round-0",
+            "taught/round-1",
             "realism_teacher",
             "realism/game",
             "teacher",
