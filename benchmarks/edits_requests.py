@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from edits import Flips, K, Setting, gentle
+from edits import Flips, K, Setting
 from face_base import ATTRIBUTES
 from torch import Tensor
 
@@ -32,8 +32,7 @@ POSSIBLE = (
 
 
 def editor_of(setting: Setting) -> latentctl.Conditional:
-    controller = gentle(setting.taught, 0.015)
-    return latentctl.condition(setting.decoder, setting.taught, controller, audit=setting.auditor)
+    return latentctl.condition(setting.decoder, setting.taught, audit=setting.auditor)
 
 
 def requests(setting: Setting) -> None:
