@@ -164,6 +164,7 @@ def use(url, monkeypatch):
 def server(monkeypatch):
     # a client that tells what it runs in asks the public hub for a list of such things first
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the hub is in this process
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.url = f"http://127.0.0.1:{server.server_port}"
