@@ -75,8 +75,7 @@ class Sources:
         else:
             sure = (
                 f"It was calibrated on reconstructions of {self.calibrated_on} labelled faces, and "
-                f"agrees with {per_cent(self.agreement)} of their labels: no receipt can be truer "
-                f"than that."
+                f"then agrees with {per_cent(self.agreement)} of their labels."
             )
         return (
             f"**The receipts are the word of an auditor**, a network on pixels (`{self.auditor}`) "
