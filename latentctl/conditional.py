@@ -30,7 +30,7 @@ from .pack import load_pack, save_pack
 from .priors import Prior
 from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase
-from .request import Value, asked_targets, held_targets
+from .request import Value, asked_targets, held_targets, latent_region, least_likely
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -237,7 +237,7 @@ class Conditional:
         asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        region = None if mask is None else self._region(mask, len(z)).to(z)
+        region = None if mask is None else latent_region(mask, self.decoder, len(z)).to(z)
         return self._move(
             self.editor, z, asked, held, where, strength, seed, 0, spare=True, region=region
         )
@@ -310,7 +310,7 @@ class Conditional:
         seen_by = where if where is None or self.audit is None else where.of(self.audit)
         todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
         if spare:
-            todo = self._least(z, known, asked, seen_by) < self.threshold
+            todo = least_likely(z, known, asked, seen_by) < self.threshold
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         moved = z
         if strength != 0 and bool(todo.any()):
@@ -332,7 +332,7 @@ class Conditional:
             after = self._probability(moved)
         else:
             after = torch.cat([self.audit.of_samples(part).sigmoid() for part in x.split(BATCH)])
-        least = self._least(moved, after, asked, seen_by)
+        least = least_likely(moved, after, asked, seen_by)
         return Outcome(
             x=x,
             z=moved,
@@ -347,34 +347,6 @@ class Conditional:
             value_range=self.decoder.value_range,
         )
 
-    def _region(self, mask: Tensor, count: int) -> Tensor:
-        """A mask of pixels as one of latent cells, `(count, 1, h', w')`."""
-        latent, sample = self.decoder.latent_shape, self.decoder.sample_shape
-        if len(latent) != 3 or len(sample) != 3:
-            raise InputError(
-                f"An edit is held to a region only where latents have places, as in (C, h, w); "
-                f"{self.decoder.name} has latents {latent} of samples {sample}. Leave out mask=, "
-                f"or hold attributes instead."
-            )
-        pixels = math.prod(sample[-2:])
-        if mask.shape[-2:] != sample[-2:] or mask.numel() not in (pixels, count * pixels):
-            raise ShapeError(
-                f"A mask of {count} samples {sample} is {sample[-2:]} or ({count}, 1, "
-                f"{sample[-2]}, {sample[-1]}), this one is {tuple(mask.shape)}."
-            )
-        places = mask.to(torch.float32).reshape(-1, 1, *sample[-2:])
-        cells = torch.nn.functional.adaptive_avg_pool2d(places, latent[-2:]) >= 0.5
-        return cells.float().expand(count, -1, -1, -1)
-
-    def _least(self, z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None) -> Tensor:
-        """Probability `(B,)` of the part of each request that is least likely to hold."""
-        agreement = torch.where(torch.isnan(asked), 1.0, 1 - (probability - asked).abs())
-        least = torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
-        if where is not None:
-            parts = (where.probability(part) for part in z.split(BATCH))
-            least = torch.minimum(least, torch.cat(list(parts)))
-        return least
-
     def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
         """Learns one more attribute, in seconds; what the others say stays as it is, bit for bit.
 
@@ -386,19 +358,25 @@ class Conditional:
             options: As in `Knowledge.fit`.
 
         Raises:
-            InputError: If the critic is not a `KnowledgeBase`, or the controller is a network that
-                was trained for the older attributes.
+            InputError: If the critic is not a `KnowledgeBase`, or the controller, the editor or
+                the auditor knows the older attributes only.
         """
         if not isinstance(self.critic, KnowledgeBase):
             raise InputError(
                 f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
                 f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
             )
-        if self.controller.learned:
+        if self.audit is not None:
             raise InputError(
-                f"The {type(self.controller).__name__} was trained for "
-                f"{', '.join(self.names)}. Use the default controller, which climbs any critic."
+                f"The auditor knows {', '.join(self.names)} and cannot learn {name}. Condition "
+                f"without audit=, or with one that knows all attributes."
             )
+        for mover in (self.controller, self.editor):
+            if mover.learned or isinstance(mover, Refined):
+                raise InputError(
+                    f"The {type(mover).__name__} was made for {', '.join(self.names)}. Use the "
+                    f"default controller and editor, which climb any critic."
+                )
         new = self.critic.add(name, latents, **options)
         self.critic.to(self.decoder.device)
         self.names = self.critic.names

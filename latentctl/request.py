@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Value", "asked_targets", "held_targets"]
+__all__ = ["Value", "asked_targets", "held_targets", "latent_region", "least_likely"]
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from .critics import Critic
+from .decoder import Decoder
 from .errors import InputError, ShapeError, UnknownNameError
+
+PART = 64  # latents that a critic may have to decode
 
 Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
 """What a user gives to an attribute: one value for all samples, or one each."""
@@ -96,6 +100,56 @@ def held_targets(
             raise InputError(f"{name} is to be changed and to be held: ask for one of both.")
         held[:, column] = True
     return held
+
+
+def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
+    """A mask of pixels as one of the cells of a spatial latent, `(count, 1, h', w')`.
+
+    Arguments:
+        mask: 1 or True where a sample may change, `(h, w)`, `(1, h, w)` or `(count, 1, h, w)`.
+        decoder: Whose latents and samples they are.
+        count: Number of samples.
+
+    Returns:
+        1 for the cells of which half of the pixels may change, 0 for all others.
+
+    Raises:
+        InputError: If the latents are no grids.
+        ShapeError: If the mask does not fit the samples.
+    """
+    latent, sample = decoder.latent_shape, decoder.sample_shape
+    if len(latent) != 3 or len(sample) != 3:
+        raise InputError(
+            f"An edit is held to a region only where latents have places, as in (C, h, w); "
+            f"{decoder.name} has latents {latent} of samples {sample}. Leave out mask=, or hold "
+            f"attributes instead."
+        )
+    pixels = math.prod(sample[-2:])
+    if mask.shape[-2:] != sample[-2:] or mask.numel() not in (pixels, count * pixels):
+        raise ShapeError(
+            f"A mask of {count} samples {sample} is {sample[-2:]} or ({count}, 1, {sample[-2]}, "
+            f"{sample[-1]}), this one is {tuple(mask.shape)}."
+        )
+    places = mask.to(torch.float32).reshape(-1, 1, *sample[-2:])
+    cells = torch.nn.functional.adaptive_avg_pool2d(places, latent[-2:]) >= 0.5
+    return cells.float().expand(count, -1, -1, -1)
+
+
+def least_likely(z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None) -> Tensor:
+    """Probability `(B,)` of that part of each request which is least likely to hold.
+
+    Arguments:
+        z: Latents, `(B, *latent_shape)`.
+        probability: Of each attribute, `(B, K)`.
+        asked: Targets, `(B, K)`, NaN where nothing is asked.
+        where: A critic to satisfy as well.
+    """
+    agreement = torch.where(torch.isnan(asked), 1.0, 1 - (probability - asked).abs())
+    least = torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
+    if where is not None:
+        parts = (where.probability(part) for part in z.split(PART))
+        least = torch.minimum(least, torch.cat(list(parts)))
+    return least
 
 
 def _index(names: Sequence[str], name: str) -> int:

@@ -274,3 +274,12 @@ class TestRegions:
         toy = decoder.decode(held_out.mean[:2])
         with pytest.raises(InputError, match="places"):
             condition(decoder, critic).edit(toy, mask=torch.ones(4, 4), Smiling=True)
+
+
+def test_an_auditor_cannot_learn_what_is_added(decoder, latents, network):
+    known = latentctl.KnowledgeBase(decoder.prior, decoder.latent_shape)
+    known.add("Smiling", latents, max_train_steps=5)
+    audit = PixelCritics(decoder, lambda x: network(x)[:, :1], names=["Smiling"])
+    faces = condition(decoder, known, audit=audit)
+    with pytest.raises(InputError, match="auditor knows Smiling"):
+        faces.add("Male", latents)
