@@ -85,7 +85,7 @@ def expressions():
         lambda inner: st.one_of(
             inner.map("~({})".format),
             st.builds("({} & {})".format, inner, inner),
-            st.builds("{} | {}".format, inner, inner),
+            st.builds("({} | {})".format, inner, inner),
             st.builds("(not {} or {})".format, inner, inner),
         ),
         max_leaves=12,
