@@ -16,6 +16,7 @@ the reconstruction. Neither network is seen by any method.
 - `refined`: the climb on the teachers through the decoder after the fast edit.
 - `requests`: contradictory requests, and logical ones.
 - `strength`: success, shift and identity over `strength`, and a strip of pictures.
+- `identity`: the likeness to the photograph, beside linear directions of equal success.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Flags:
-    part: Literal["flips", "frontier", "refined", "requests", "strength"] = "flips"
+    part: Literal["flips", "frontier", "refined", "requests", "strength", "identity"] = "flips"
     seed: int = 0
     faces: int = 500
     """Test faces."""
@@ -309,9 +310,11 @@ def main(flags: Flags) -> None:
     if flags.part in parts:
         parts[flags.part](setting)
     else:
+        from edits_identity import identity
         from edits_requests import requests, strength
 
-        {"requests": requests, "strength": strength}[flags.part](setting)
+        later = {"requests": requests, "strength": strength, "identity": identity}
+        later[flags.part](setting)
     if setting.decoder.fingerprint() != fingerprint:
         raise latentctl.errors.FingerprintError("The frozen decoder has changed.")
 

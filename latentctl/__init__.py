@@ -49,7 +49,8 @@ __all__ = [
 ]
 
 from . import errors, rewards
-from .conditional import Conditional, Outcome, condition
+from .conditional import Conditional
+from .conditioning import condition
 from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
 from .critics import (
     AttributeCritic,
@@ -63,6 +64,7 @@ from .decoder import Decoder, Posterior
 from .exploration import Exploration, explore
 from .inversion import Inversion, invert, invertible
 from .latents import CountedRewards, Latents, encode_dataset, encoding_rewards, prior_rewards
+from .outcome import Outcome
 from .priors import Gaussian, GaussianMixture, LatentFlow
 from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase

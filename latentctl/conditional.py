@@ -1,4 +1,4 @@
-"""A frozen decoder that takes orders: `condition`, and what it answers.
+"""A frozen decoder that takes orders.
 
 A `Conditional` joins a decoder, a critic and a controller. Every answer is an `Outcome`: the
 samples, and a receipt that says of each one whether the request is satisfied, how probable each
@@ -8,163 +8,60 @@ went, and what it cost. The receipt speaks of what was achieved, never of what w
 
 from __future__ import annotations
 
-__all__ = ["Conditional", "Outcome", "condition"]
+__all__ = ["Conditional"]
 
-import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .carrying_out import carry_out, probabilities
 from .completion import Completion, complete
-from .controllers import Actor, Ascent, Controller, Refined, Transport, Updater
-from .controllers.base import THRESHOLD, scaled
+from .controllers import Controller, Refined, Updater
 from .critics import Critic, NamedCritics, PixelCritics, RealismCritic
 from .decoder import Decoder
-from .errors import InputError, ShapeError
+from .errors import InputError
 from .hub import fetch, push
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .priors import Prior
 from .priors.knowledge import Knowledge
 from .priors.knowledge_base import KnowledgeBase
-from .request import Value, asked_targets, held_targets, latent_region, least_likely
+from .request import Value, asked_targets, held_targets, latent_region
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
 
     from .latents import Latents
 
-BATCH = 64  # samples decoded at once
-AUDITED_THRESHOLD = 0.8
-SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
+BATCH = 64  # samples encoded at once
 
 
-def condition(
-    decoder: Decoder,
-    critic: NamedCritics | Critic,
-    controller: Controller | None = None,
-    *,
-    editor: Controller | None = None,
-    teacher: PixelCritics | None = None,
-    audit: PixelCritics | None = None,
-    realism: RealismCritic | None = None,
-    prior: Prior | None = None,
-    threshold: float | None = None,
-) -> Conditional:
-    """A frozen decoder that samples and edits by the attributes of a critic.
-
-    Arguments:
-        decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
-        critic: An `AttributeCritic`, a `KnowledgeBase`, or any single `Critic`.
-        controller: How latents move; gradient ascent on the critics if not given.
-        editor: How edits move, if otherwise: by `Ascent.gentle`, which stays near, where no
-            controller is given, else by the controller.
-        teacher: Networks on samples of the same attributes, on which edits are refined after the
-            quick move (`controllers.Refined`): dearer and better.
-        audit: Networks on samples of the same attributes that no edit has climbed. Receipts then
-            are their word, not the critic's own.
-        realism: The critic of realism for the default controller; a controller given here brings
-            its own.
-        prior: Where samples start; the decoder's prior if not given.
-        threshold: Probability with which a request must hold to count as satisfied, in (0, 1):
-            0.95 if not given, or 0.8 if an auditor says it, who was not climbed on.
-
-    Raises:
-        ShapeError: If one of them is over latents of another shape.
-        InputError: If they do not know the same attributes in the same order, or `threshold` is
-            no probability.
-
-    Example:
-        >>> import latentctl
-        >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
-        >>> critic = latentctl.AttributeCritic((4,), ["Smiling", "Male"], width=16)
-        >>> faces = condition(decoder, critic)
-        >>> faces.sample(3, Smiling=True).probability.shape
-        torch.Size([3, 2])
-    """
-    return Conditional(
-        decoder,
-        critic,
-        controller,
-        editor=editor,
-        teacher=teacher,
-        audit=audit,
-        realism=realism,
-        prior=prior,
-        threshold=threshold,
-    )
-
-
+@dataclass(eq=False)
 class Conditional:
-    """Made by `condition`, which says what the arguments are."""
+    """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        critic: NamedCritics | Critic,
-        controller: Controller | None = None,
-        *,
-        editor: Controller | None = None,
-        teacher: PixelCritics | None = None,
-        audit: PixelCritics | None = None,
-        realism: RealismCritic | None = None,
-        prior: Prior | None = None,
-        threshold: float | None = None,
-    ) -> None:
-        if threshold is None:
-            threshold = THRESHOLD if audit is None else AUDITED_THRESHOLD
-        if not 0 < threshold < 1:
-            raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
-        self.decoder = decoder
-        self.critic = critic.to(decoder.device).eval()
-        self.attributes = critic if isinstance(critic, NamedCritics) else None
-        self.names = self.attributes.names if self.attributes is not None else ()
-        self._only = critic if isinstance(critic, Critic) else None
-        if controller is None:
-            controller = Ascent(self.attributes, realism)
-            editor = editor if editor is not None else Ascent.gentle(self.attributes)
-        editor = editor if editor is not None else controller
-        if isinstance(controller, Ascent | Transport) and realism is not None:
-            if controller.realism is not realism:
-                raise InputError(
-                    f"The {type(controller).__name__} would not use this realism critic. Give it "
-                    f"to the controller, as {type(controller).__name__}(attributes, realism)."
-                )
-        elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
-            realism = controller.realism
-        self.realism, self.audit = realism, audit
-        self.controller = controller
-        for mover in (controller, editor):
-            self._check_fit(mover)
-            self._check_fit(getattr(mover, "attributes", None))
-        for part in (critic, realism, teacher, audit):
-            self._check_fit(part)
-        self.editor = editor if teacher is None else Refined(editor, teacher)
-        for mover in (self.controller, self.editor):
-            mover.to(decoder.device).eval()
-        self.prior = prior if prior is not None else decoder.prior
-        self.threshold = threshold
+    decoder: Decoder
+    critic: NamedCritics | Critic
+    controller: Controller
+    editor: Controller
+    realism: RealismCritic | None
+    audit: PixelCritics | None
+    prior: Prior
+    threshold: float
 
-    def _check_fit(self, given: object) -> None:
-        part: Any = given
-        learned = isinstance(part, Controller) and part.learned
-        if not (learned or isinstance(part, NamedCritics | RealismCritic)):
-            return
-        kind = type(part).__name__
-        if part.latent_shape != self.decoder.latent_shape:
-            raise ShapeError(
-                f"The {kind} is over latents {part.latent_shape}, {self.decoder.name} has "
-                f"{self.decoder.latent_shape}. It was made for another decoder."
-            )
-        if part.names and part.names != self.names and part is not self.critic:
-            raise InputError(
-                f"The {kind} knows {', '.join(part.names)}, the critic "
-                f"{', '.join(self.names) or 'no names'}. Fit both on the same labels in the same "
-                f"order: latents.select(names)."
-            )
+    @property
+    def attributes(self) -> NamedCritics | None:
+        """The critic, if it has named attributes."""
+        return self.critic if isinstance(self.critic, NamedCritics) else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes, in the order of the columns."""
+        return self.attributes.names if self.attributes is not None else ()
 
     def sample(
         self,
@@ -197,7 +94,9 @@ class Conditional:
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
         # what the critic is content with already may still be nothing that the data knows
         mover, held = self.controller, torch.zeros_like(asked, dtype=torch.bool)
-        return self._move(mover, z, asked, held, where, strength, seed, start, spare=False)
+        return carry_out(
+            self, mover, z, asked, held, where, strength=strength, seed=seed, start=start
+        )
 
     def edit(
         self,
@@ -238,15 +137,24 @@ class Conditional:
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
         region = None if mask is None else latent_region(mask, self.decoder, len(z)).to(z)
-        return self._move(
-            self.editor, z, asked, held, where, strength, seed, 0, spare=True, region=region
+        return carry_out(
+            self,
+            self.editor,
+            z,
+            asked,
+            held,
+            where,
+            strength=strength,
+            seed=seed,
+            region=region,
+            spare=True,
         )
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
         """Probability of each attribute of inputs `x (B, *sample_shape)`, `(B, K)`."""
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        return self._probability(z)
+        return probabilities(self.critic, z)
 
     def complete(
         self,
@@ -277,74 +185,6 @@ class Conditional:
             prior=self.prior,
             steps=steps,
             seed=seed,
-        )
-
-    def _probability(self, z: Tensor) -> Tensor:
-        if self.attributes is not None:
-            return self.attributes.probability(z)
-        return z.new_empty(len(z), 0)
-
-    @torch.no_grad()
-    def _move(
-        self,
-        controller: Controller,
-        z: Tensor,
-        asked: Tensor,
-        held: Tensor,
-        where: Critic | None,
-        strength: float,
-        seed: int,
-        start: int,
-        *,
-        spare: bool,
-        region: Tensor | None = None,
-    ) -> Outcome:
-        if not 0 <= strength < math.inf:
-            raise InputError(f"strength is the share of a move, it was given as {strength}.")
-        # a network was trained for the critic; any other controller is told of it
-        goal = where if controller.learned else where or self._only
-        where = where or self._only
-        before = self._probability(z)
-        y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
-        known = before if self.audit is None else self.audit.in_parts(z)
-        seen_by = where if where is None or self.audit is None else where.of(self.audit)
-        todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        if spare:
-            todo = least_likely(z, known, asked, seen_by) < self.threshold
-        evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        moved = z
-        if strength != 0 and bool(todo.any()):
-            options: dict[str, Any] = {
-                "where": goal,
-                "threshold": self.threshold,
-                "seed": seed,
-                "index": start + todo.nonzero().flatten(),
-            }
-            if region is None:
-                move = controller.move(z[todo], y[todo], **options)
-            else:
-                move = controller.move_within(region[todo], z[todo], y[todo], **options)
-            moved = z.clone()
-            moved[todo] = scaled(z[todo], move.z, strength)
-            evaluations[todo] = move.evaluations
-        x = torch.cat([self.decoder.decode(part) for part in moved.split(BATCH)])
-        if self.audit is None:
-            after = self._probability(moved)
-        else:
-            after = torch.cat([self.audit.of_samples(part).sigmoid() for part in x.split(BATCH)])
-        least = least_likely(moved, after, asked, seen_by)
-        return Outcome(
-            x=x,
-            z=moved,
-            start=z,
-            satisfied=least >= self.threshold,
-            unreachable=(least < 0.5) if strength >= 1 else torch.zeros_like(todo),
-            probability=after,
-            leakage=torch.where(held, (after - known).abs(), torch.nan),
-            shift=(moved - z).flatten(1).square().mean(1).sqrt(),
-            evaluations=evaluations,
-            names=self.names,
-            value_range=self.decoder.value_range,
         )
 
     def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
@@ -379,7 +219,6 @@ class Conditional:
                 )
         new = self.critic.add(name, latents, **options)
         self.critic.to(self.decoder.device)
-        self.names = self.critic.names
         return new
 
     def save_pretrained(self, path: str | Path) -> Path:
@@ -479,4 +318,6 @@ class Conditional:
             token=token,
             cache_dir=cache_dir,
         )
-        return cls(decoder, **load_pack(path, decoder, teacher=teacher, audit=audit))
+        from .conditioning import condition  # which makes objects of this class
+
+        return condition(decoder, **load_pack(path, decoder, teacher=teacher, audit=audit))
