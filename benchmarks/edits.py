@@ -92,7 +92,8 @@ class Flips:
         self.x = images[:count].float() / 255
         self.faces = torch.cat([decoder.encode(part).mean for part in self.x.split(250)])
         said, who = judges(self.faces)
-        self.z, self.who = self.faces.repeat(K, 1), who.repeat(K, 1)
+        self.z = self.faces.repeat(K, *[1] * (self.faces.ndim - 1))
+        self.who = who.repeat(K, 1)
         self.before = said.repeat(K, 1)
         self.column = torch.arange(K).repeat_interleave(count)
         self.wanted = 1 - self.of_column(self.before).round()
@@ -114,7 +115,7 @@ class Flips:
         changed = ((said > 0.5) != (self.before > 0.5)).float()
         changed.scatter_(1, self.column[:, None], 0)
         leaked, same = changed.sum(1) / (K - 1), (who * self.who).sum(1)
-        shift = (z - self.z).square().mean(1).sqrt()
+        shift = (z - self.z).flatten(1).square().mean(1).sqrt()
         parts = {"success": done.float(), "leakage": leaked, "identity": same, "shift": shift}
         row: Row = {"name": name, **{k: v.mean().item() for k, v in parts.items()}, **more}
         each = {k: v.view(K, -1).mean(1).tolist() for k, v in parts.items()}

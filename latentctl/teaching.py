@@ -14,7 +14,8 @@ Every lesson is the teacher's log-odds and, of one attribute drawn at random, th
     \quad j \sim U(1, K)
 
 A gradient costs one backward pass and says as much as `d` further labels would, of exactly what
-ascent will ask: which way is up. No labels of data are needed.
+ascent will ask: which way is up. On grids both gradients are taken in white coordinates
+(`latentctl.latents.Covariance`), where ascent steps. No labels of data are needed.
 
 References:
     | Sobolev Training for Neural Networks (Czarnecki et al., 2017)
@@ -41,6 +42,7 @@ from .critics import AttributeCritic, NamedCritics
 from .errors import InputError
 from .fit import Player, Step, fit
 from .latents import Latents
+from .latents.covariance import default_rank
 from .priors import Gaussian, Prior
 from .random import seeded
 
@@ -64,6 +66,7 @@ def teach(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
+    rank: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
     **options: Any,
@@ -73,7 +76,8 @@ def teach(
     Arguments:
         teacher: Critics of the same latents, differentiable in them, such as `PixelCritics`.
         latents: Encodings; their labels, if any, are not looked at.
-        prior: Where the lessons on samples come from, N(0, I) by default.
+        prior: Where the lessons on samples come from; by default N(0, I), or of a grid the normal
+            with the moments of `latents`.
         lessons: Latents of the first round.
         rounds: Rounds on the pupil's own edits.
         lessons_per_round: Edits in each of them.
@@ -84,6 +88,8 @@ def teach(
         batch_size: Lessons in a step.
         learning_rate: Peak of AdamW's learning rate.
         weight_decay: Of AdamW.
+        rank: Leading directions of the latents' covariance, in whose white coordinates gradients
+            are compared and edits measured; 512 for a grid by default, and 0 for a vector.
         seed: Decides every random number.
         output_dir: Gets the logs and checkpoints of each round, a folder each.
         options: Further arguments of `latentctl.fit.fit`.
@@ -102,16 +108,18 @@ def teach(
     """
     teacher.eval()
     shape, names = latents.latent_shape, teacher.names
-    start = prior if prior is not None else Gaussian(shape)
+    rank = default_rank(shape) if rank is None else rank
     with seeded(seed, "pupil"):
-        pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True)
-    pupil.net.trunk.standardise(*latents.moments())
-    pupil.posterior_std.copy_(latents.posterior_std())
+        pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
+    pupil.look_at(latents, seed=seed)
     known: list[Tensor] = []
     for number in range(rounds + 1):
         count = lessons_per_round if number else lessons
         place = Step(seed, number, 0, count, count)
-        z = _edits(pupil, latents, place) if number else _places(teacher, latents, start, place)
+        if number:
+            z = _edits(pupil, latents, place)
+        else:
+            z = _places(teacher, pupil, latents, prior, place)
         column = place.integers(len(names), purpose="column").cpu()
         new = (z, *_lessons(teacher, z, column), column)
         known = [torch.cat(pair) for pair in zip(known, new, strict=True)] if known else list(new)
@@ -133,7 +141,9 @@ def teach(
 
 def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
     spread = known[1].var(0).clamp_min(1e-6)
-    slope = known[2].square().mean().clamp_min(1e-12)
+    metric = pupil.covariance
+    slopes = known[2] if metric is None else metric.colour(known[2].to(pupil.posterior_std))
+    slope = slopes.square().mean().clamp_min(1e-12).cpu()
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         z, logits, gradient, column = batch
@@ -145,7 +155,8 @@ def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: floa
                 return value, {"value": value}
             chosen = said.gather(1, column[:, None]).sum()
             (own,) = torch.autograd.grad(chosen, z, create_graph=True)
-        error = (own - gradient).square().mean() / slope.to(z.device)
+        wrong = own - gradient if metric is None else metric.colour(own - gradient)
+        error = wrong.square().mean() / slope.to(z.device)
         return value + gradient_weight * error, {"value": value, "gradient": error}
 
     return loss
@@ -171,7 +182,13 @@ def _lessons(teacher: NamedCritics, z: Tensor, column: Tensor) -> tuple[Tensor, 
     return torch.cat(logits), torch.cat(gradients)
 
 
-def _places(teacher: NamedCritics, latents: Latents, prior: Prior, place: Step) -> Tensor:
+def _places(
+    teacher: NamedCritics,
+    pupil: AttributeCritic,
+    latents: Latents,
+    prior: Prior | None,
+    place: Step,
+) -> Tensor:
     """Latents of the first round: encodings, moved encodings, samples of the prior."""
     shape, ones = latents.latent_shape, [1] * len(latents.latent_shape)
 
@@ -191,10 +208,22 @@ def _places(teacher: NamedCritics, latents: Latents, prior: Prior, place: Step) 
     length = 3 * sign * place.uniform(1, purpose="length")
     also = 2 * place.normal(1, purpose="also") * (place.uniform(1, purpose="both") < 0.3)
     noise = 0.25 * each(place.uniform(1, purpose="noise")) * place.normal(*shape, purpose="jitter")
-    moved = z + each(length) * vectors[first] + each(also) * vectors[second] + noise.cpu()
-    z = torch.where(kind < KINDS[0], z, moved)
-    drawn = prior.sample(len(z), seed=~place.seed).cpu()
+    moved = z + each(length) * vectors[first] + each(also) * vectors[second]
+    z = torch.where(kind < KINDS[0], z, moved + _coloured(pupil, noise))
+    if prior is not None:
+        drawn = prior.sample(len(z), seed=~place.seed).cpu()
+    else:
+        drawn = Gaussian(shape).sample(len(z), seed=~place.seed)
+        if pupil.covariance is not None:
+            drawn = latents.moments()[0].cpu() + _coloured(pupil, drawn)
     return torch.where(kind > KINDS[1], drawn, z)
+
+
+def _coloured(pupil: AttributeCritic, white: Tensor) -> Tensor:
+    """Moves of white coordinates, where the pupil knows how latents vary together."""
+    if pupil.covariance is None:
+        return white.cpu()
+    return pupil.covariance.colour(white.to(pupil.posterior_std)).cpu()
 
 
 def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
@@ -222,5 +251,5 @@ def _edits(pupil: AttributeCritic, latents: Latents, place: Step) -> Tensor:
         ascent = Ascent.gentle(pupil, shift_weight=weight)
         moved.append(ascent.move(part.to(home), asked).z.cpu())
     share = 0.4 + 0.8 * place.uniform(1, purpose="share").cpu().view(-1, *ones)
-    jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter").cpu()
-    return torch.lerp(z, torch.cat(moved), share) + jitter
+    jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter")
+    return torch.lerp(z, torch.cat(moved), share) + _coloured(pupil, jitter)

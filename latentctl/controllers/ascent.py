@@ -54,6 +54,7 @@ GENTLE: dict[str, Any] = {
     "bounded_hold": True,
     "shift_weight": 0.015,
     "settle": True,
+    "white": True,
 }
 
 
@@ -74,6 +75,8 @@ class Ascent(Controller):
         shift_weight: Weight of the squared shift, in nats for a squared latent unit.
         settle: Whether a sample goes on to the optimum when its request holds, unless the request
             is a probability to aim at.
+        white: Whether steps are taken, and the shift is measured, in the white coordinates of
+            `attributes.covariance`, if there is one: along what data vary in.
         noise: Standard deviation of the Langevin noise in units of `sqrt(2 * learning_rate)`.
         drop_finished: Whether finished samples leave the batch; if not, they only stand still.
 
@@ -100,6 +103,7 @@ class Ascent(Controller):
         distance_weight: float = 0.0,
         shift_weight: float = 0.0,
         settle: bool = False,
+        white: bool = False,
         noise: float = 0.0,
         drop_finished: bool = True,
     ) -> None:
@@ -120,6 +124,7 @@ class Ascent(Controller):
             "distance_weight": distance_weight,
             "shift_weight": shift_weight,
             "settle": settle,
+            "white": white,
             "noise": noise,
             "drop_finished": drop_finished,
         }
@@ -128,6 +133,7 @@ class Ascent(Controller):
         self.hold_weight, self.bounded_hold = hold_weight, bounded_hold
         self.distance_weight = distance_weight
         self.shift_weight, self.settle = shift_weight, settle
+        self.covariance = attributes.covariance if white and attributes is not None else None
         self.noise, self.drop_finished = noise, drop_finished
 
     @classmethod
@@ -204,35 +210,48 @@ class Ascent(Controller):
             settling &= ~((y > 0) & (y < 1) & ~kept).any(1)
         active = torch.arange(len(z), device=z.device)
         index = active if index is None else index
-        here, first, second = result.clone(), torch.zeros_like(result), torch.zeros_like(result)
+        point = result.clone() if self.covariance is None else self.covariance.whiten(begin - z)
+        share = torch.ones_like(z) if region is None else region.expand_as(z)
+        first, second = torch.zeros_like(result), torch.zeros_like(result)
         for step in range(self.steps):
             with torch.enable_grad():
-                here = here.detach().requires_grad_()
+                point = point.detach().requires_grad_()
+                here = self._latents(point, origin[active], share[active])
                 target = None if y is None else y[active]
                 keep = None if kept is None else kept[active]
-                loss, done = self.objective(here, origin[active], target, keep, where, threshold)
+                way = None if self.covariance is None else point
+                loss, done = self.objective(
+                    here, origin[active], target, keep, where, threshold, way=way
+                )
                 evaluations[active] += 1
                 going = ~done | settling[active]
                 if not bool(going.any()):
                     break
-                (gradient,) = torch.autograd.grad(loss.sum(), here)
-            here = here.detach()
+                (gradient,) = torch.autograd.grad(loss.sum(), point)
+            point, here = point.detach(), here.detach()
+            if self.covariance is None:  # white points reach latents through the share
+                gradient = gradient * share[active]
             if self.drop_finished:
                 result[active[~going]] = here[~going]
-                active, here, gradient = active[going], here[going], gradient[going]
+                active, point, gradient = active[going], point[going], gradient[going]
                 first, second = first[going], second[going]
                 going = going[going]
-            share = 1.0 if region is None else region.expand_as(z)[active]
-            gradient = gradient * share
             first = torch.lerp(gradient, first, BETAS[0])
             second = torch.lerp(gradient**2, second, BETAS[1])
             scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPSILON
             update = -self.learning_rate * first / (1 - BETAS[0] ** (step + 1)) / scale
             if self.noise:
-                update = update + share * self._langevin(index[active], z.shape[1:], seed, step)
-            here = torch.where(going.view(-1, *[1] * (z.ndim - 1)), here + update, here)
-        result[active] = here.detach()
+                draw = self._langevin(index[active], z.shape[1:], seed, step)
+                update = update + (draw if self.covariance is not None else share[active] * draw)
+            point = torch.where(going.view(-1, *[1] * (z.ndim - 1)), point + update, point)
+        result[active] = self._latents(point.detach(), origin[active], share[active])
         return Move(result, evaluations)
+
+    def _latents(self, point: Tensor, origin: Tensor, share: Tensor) -> Tensor:
+        """Where a point of the search is: itself, or a white move of `origin`, all `(B, ...)`."""
+        if self.covariance is None:
+            return point
+        return origin + share * self.covariance.colour(point)
 
     def _langevin(self, index: Tensor, shape: torch.Size, seed: int, step: int) -> Tensor:
         first = int(index.min())
@@ -250,6 +269,8 @@ class Ascent(Controller):
         kept: Tensor | None,
         where: Critic | None,
         threshold: float,
+        *,
+        way: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of each sample, and whether its request holds, both `(B,)`.
 
@@ -260,6 +281,8 @@ class Ascent(Controller):
             kept: Which of them are values to keep.
             where: A further critic to satisfy.
             threshold: Probability with which a request must hold.
+            way: The white move that led from `origin` to `z`, if that is known. Where only a part
+                of it may be taken, it is the whole.
         """
         loss = torch.zeros(len(z), device=z.device)
         done = torch.ones(len(z), dtype=torch.bool, device=z.device)
@@ -285,7 +308,9 @@ class Ascent(Controller):
             used = 1.0 if self.attributes is None else self.attributes.posterior_std
             loss = loss + self.distance_weight * distance(z, origin, used)
         if self.shift_weight:
-            loss = loss + self.shift_weight * (z - origin).flatten(1).square().sum(1)
+            if way is None:
+                way = z - origin if self.covariance is None else self.covariance.whiten(z - origin)
+            loss = loss + self.shift_weight * way.flatten(1).square().sum(1)
         return loss, done.detach()
 
 

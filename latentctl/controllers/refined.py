@@ -50,6 +50,9 @@ class Refined(Controller):
             teacher, **{"steps": STEPS, "learning_rate": LEARNING_RATE, **options}
         )
         self.attributes = teacher
+        judge = getattr(first, "attributes", None)
+        if judge is not None:  # the teacher has seen no latents to know how they vary
+            self.second.covariance = judge.covariance
 
     def move(self, z: Tensor, y: Tensor | None = None, **options: Any) -> Move:
         return self._stages(self.first.move(z, y, **options), z, y, **options)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..fit import Step
 from ..latents import Latents
+from ..latents.covariance import default_rank
 from ..random import seeded
 from .named import cross_entropy
 from .scorer import NamedScorer
@@ -39,6 +40,8 @@ class AttributeCritic(NamedScorer):
         dropout: Share of units dropped while training.
         smooth: Whether units are SiLU, whose slopes vary, rather than rectified; for a critic
             that learns gradients (`latentctl.teach`).
+        rank: Leading directions of the latents' covariance that edits measure their way by, 0 for
+            none; see `latentctl.latents.Covariance`.
 
     Example:
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
@@ -60,9 +63,18 @@ class AttributeCritic(NamedScorer):
         depth: int = 2,
         dropout: float = 0.0,
         smooth: bool = False,
+        rank: int = 0,
     ) -> None:
-        sizes = {"width": width, "depth": depth}
-        super().__init__(latent_shape, names, 1, **sizes, dropout=dropout, smooth=smooth)
+        super().__init__(
+            latent_shape,
+            names,
+            1,
+            width=width,
+            depth=depth,
+            dropout=dropout,
+            smooth=smooth,
+            rank=rank,
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
@@ -90,10 +102,13 @@ class AttributeCritic(NamedScorer):
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
+        rank: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> AttributeCritic:
         """A critic of every label of `latents`; `options` go to `latentctl.fit.fit`.
+
+        `rank` is by default 512 for a grid, or half of its size, and 0 for a vector.
 
         Raises:
             InputError: If there are no labels, or an attribute has one class only.
@@ -101,7 +116,12 @@ class AttributeCritic(NamedScorer):
         check_classes(latents)
         with seeded(seed, "attribute critic"):
             critic = cls(
-                latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
+                latents.latent_shape,
+                latents.names,
+                width=width,
+                depth=depth,
+                dropout=dropout,
+                rank=default_rank(latents.latent_shape) if rank is None else rank,
             )
         return critic.learn(
             latents,

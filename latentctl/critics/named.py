@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnknownNameError
+from ..latents import Covariance
 from .base import Critic, log_odds
 
 
@@ -21,6 +22,12 @@ class NamedCritics(nn.Module, abc.ABC):
     latent_shape: tuple[int, ...]
     posterior_std: Tensor
     """Mean posterior standard deviation of the latents it was fitted on, `(*latent_shape)`."""
+    covariance: Covariance | None
+    """How those latents vary together; None where that is taken for the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.covariance = None
 
     @abc.abstractmethod
     def forward(self, z: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..fit import Player, Step, fit
-from ..latents import Latents
+from ..latents import Covariance, Latents
 from ..nets import Scorer
 from .named import NamedCritics
 
@@ -34,6 +34,7 @@ class NamedScorer(NamedCritics):
         depth: Number of layers.
         dropout: Share of units dropped while training.
         smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
+        rank: Leading directions of the latents' covariance that are known one by one; 0 for none.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class NamedScorer(NamedCritics):
         depth: int,
         dropout: float,
         smooth: bool = False,
+        rank: int = 0,
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
@@ -54,12 +56,22 @@ class NamedScorer(NamedCritics):
         if smooth:
             sizes["smooth"] = True
         self.config = {"latent_shape": list(latent_shape), "names": list(names), **sizes}
+        if rank:
+            self.config["rank"] = rank
+            self.covariance = Covariance(latent_shape, rank)
         self.net = Scorer(latent_shape, heads * len(names), **sizes)
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     @abc.abstractmethod
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what is to be logged of it."""
+
+    def look_at(self, latents: Latents, *, seed: int = 0) -> None:
+        """Takes the moments of the latents that it is to be fitted on."""
+        self.net.trunk.standardise(*latents.moments())
+        self.posterior_std.copy_(latents.posterior_std())
+        if self.covariance is not None:
+            self.covariance.learn(latents, seed=seed)
 
     def learn(
         self,
@@ -74,8 +86,7 @@ class NamedScorer(NamedCritics):
         **options: Any,
     ) -> Self:
         """Trains on latents, in place; `player` names it in the log."""
-        self.net.trunk.standardise(*latents.moments())
-        self.posterior_std.copy_(latents.posterior_std())
+        self.look_at(latents, seed=seed)
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, weight_decay=weight_decay
         )
