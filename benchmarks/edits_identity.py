@@ -111,7 +111,8 @@ def identity(setting: Setting) -> None:
     move = gentle(setting.taught, SHIFT_WEIGHT).move(test.z, test.targets(setting.taught))
     lines = {
         "mean difference": mean_differences(latents.mean, latents.labels),
-        "SVM": svm_directions(latents.mean, latents.labels, setting.flags.seed),
+        # of length 3 rather than 1, so that the same strengths lead as far
+        "SVM": 3 * svm_directions(latents.mean, latents.labels, setting.flags.seed),
     }
     strengths = [0.25 * 1.25**i for i in range(17)]
     setting.save(compare(test, move.z, lines, strengths))

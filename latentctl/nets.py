@@ -16,12 +16,11 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["GatedResidual", "Scorer", "Velocity", "encode_targets"]
+__all__ = ["GatedResidual", "Scorer", "Trunk", "check_shape", "coordinates", "encode_targets"]
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError, ShapeError
@@ -29,7 +28,6 @@ from .errors import InputError, ShapeError
 NARROWEST = 32  # layer of a pyramid
 COORDINATES = 2  # channels that tell a convolution where it is
 GATE_BIAS = -2.0
-FREQUENCIES = 16  # of the time, as a velocity sees it
 
 
 class Trunk(nn.Module):
@@ -60,7 +58,7 @@ class Trunk(nn.Module):
         pyramid: bool = False,
     ) -> None:
         super().__init__()
-        _check_shape(latent_shape)
+        check_shape(latent_shape)
         self.latent_shape = tuple(latent_shape)
         self.spatial = len(latent_shape) == 3
         widths, strides = [width] * depth, [1] * depth
@@ -98,10 +96,7 @@ class Trunk(nn.Module):
             )
         parts = [(z - self.shift) / self.scale]
         if self.spatial:
-            height, width = self.latent_shape[1:]
-            rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
-            columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
-            parts += [c.expand(len(z), 1, height, width) for c in (rows, columns)]
+            parts.append(coordinates(z))
         if self.embed is not None:
             if context is None:
                 raise InputError("This network is conditional: pass the target `y`.")
@@ -194,59 +189,6 @@ class GatedResidual(nn.Module):
         return torch.lerp(z, destination, gate.sigmoid())
 
 
-class Velocity(nn.Module):
-    """A velocity at a latent and a time, `(z, time, context) -> (B, *latent_shape)`.
-
-    Residual blocks with layer normalisation, each told the time and the context. It starts at zero.
-
-    Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
-        context: Number of context features, 0 for none.
-        width: Units of each layer.
-        depth: Number of residual blocks.
-
-    Example:
-        >>> Velocity((8,), width=16)(torch.zeros(5, 8), torch.zeros(5, 1)).shape
-        torch.Size([5, 8])
-    """
-
-    frequencies: Tensor
-
-    def __init__(
-        self, latent_shape: Sequence[int], *, context: int = 0, width: int = 512, depth: int = 4
-    ) -> None:
-        super().__init__()
-        _check_shape(latent_shape)
-        self.spatial = len(latent_shape) == 3
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, 4, FREQUENCIES)))
-        self.embed = nn.Linear(1 + 2 * FREQUENCIES + context, width)
-        self.enter = self._layer(latent_shape[0], width)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(depth))
-        self.inner = nn.ModuleList(self._layer(width, width) for _ in range(depth))
-        self.outer = nn.ModuleList(self._layer(width, width) for _ in range(depth))
-        self.leave = self._layer(width, latent_shape[0])
-        for layer in (*self.outer, self.leave):
-            nn.init.zeros_(layer.get_parameter("weight"))
-            nn.init.zeros_(layer.get_parameter("bias"))
-
-    def _layer(self, features: int, outputs: int) -> nn.Module:
-        if self.spatial:
-            return nn.Conv2d(features, outputs, 3, padding=1)
-        return nn.Linear(features, outputs)
-
-    def forward(self, z: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
-        waves = time * self.frequencies
-        told = [time, waves.sin(), waves.cos(), *([] if context is None else [context])]
-        shown = F.silu(self.embed(torch.cat(told, dim=1)))
-        if self.spatial:
-            shown = shown[:, :, None, None]
-        features = self.enter(z) + shown
-        for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
-            features = features + outer(F.silu(inner(norm(features) + shown)))
-        velocity: Tensor = self.leave(features)
-        return velocity
-
-
 def encode_targets(y: Tensor) -> Tensor:
     """Targets `(B, K)` in [0, 1], NaN = free, as network input `(B, 2K)`: signed value and mask.
 
@@ -259,9 +201,18 @@ def encode_targets(y: Tensor) -> Tensor:
     return torch.cat([signed, known.to(y.dtype)], dim=1)
 
 
-def _check_shape(latent_shape: Sequence[int]) -> None:
+def check_shape(latent_shape: Sequence[int]) -> None:
+    """Raises an `InputError` unless latents are vectors or grids."""
     if len(latent_shape) not in (1, 3):
         raise InputError(
             f"Latents are vectors (D,) or grids (C, h, w), this one is {tuple(latent_shape)}. "
             f"Flatten or reshape it in `encode` and `decode`."
         )
+
+
+def coordinates(z: Tensor) -> Tensor:
+    """Row and column of each cell in [-1, 1], `(B, 2, h, w)`."""
+    height, width = z.shape[2:]
+    rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
+    columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
+    return torch.cat([c.expand(len(z), 1, height, width) for c in (rows, columns)], dim=1)

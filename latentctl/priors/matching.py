@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError
-from ..nets import Velocity
+from ..velocity import Velocity
 from .whitening import Whitening
 
 ROUNDS = 40  # of the search for an inverse, by either method
