@@ -73,7 +73,7 @@ def test_its_limits_are_said():
 
 
 class Anywhere(NamedCritics):
-    """Log-odds that rise along the first direction of the data, and twice as fast off all of them."""
+    """Log-odds that rise along the first direction of the data, and twice as fast off them."""
 
     names = ("Smiling",)
     latent_shape = SHAPE
