@@ -261,7 +261,7 @@ def samples(setting: Setting) -> None:
         "matching",
         width=flags.flow_width,
         depth=2,
-        guidance=2.0,
+        guidance=1.5,
         max_train_steps=flags.flow_steps,
         batch_size=64,
         seed=flags.seed,
