@@ -5,8 +5,8 @@ embedded by one linear layer without a nonlinearity and concatenated to the late
 `depth` layers of `width` rectified units. On a spatial latent the same layers are convolutions
 over the grid, with the context and the coordinates of each cell as further channels, so that the
 number of parameters does not grow with `h * w`. What says something of the whole grid halves it on
-the way: so did 0.86 of the variance of ten faces' log-odds become known in grids of 8 x 8, where
-convolutions of one size found 0.63.
+the way, and what moves it doubles it again (`unet.py`): so a network came to know 0.86 of the
+variance of ten log-odds in faces of 8 x 8 cells, where convolutions of one size had 0.63.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -16,22 +16,23 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["GatedResidual", "Scorer", "Trunk", "check_shape", "coordinates", "encode_targets"]
+__all__ = ["GatedResidual", "Scorer", "Trunk", "check_shape", "encode_targets"]
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError, ShapeError
+from .unet import COORDINATES, UNet, coordinates
 
 NARROWEST = 32  # layer of a pyramid
-COORDINATES = 2  # channels that tell a convolution where it is
 GATE_BIAS = -2.0
 
 
 class Trunk(nn.Module):
-    """Features of a latent and a context: `(B, width)`, or `(B, width, h, w)` if spatial.
+    """Features of a latent and a context: `(B, features)`, or `(B, features, h, w)` of a grid.
 
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`.
@@ -40,8 +41,9 @@ class Trunk(nn.Module):
         depth: Number of layers.
         dropout: Share of units dropped after each layer while training.
         smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
-        pyramid: Whether a grid is halved after each layer but the first, and channels doubled up
-            to `width`, so that the last ones see all of it.
+        grid: How layers go over a grid. `flat` keeps it as it is; `pyramid` halves it after each
+            layer but the first and doubles the channels, up to `width`, so that the last ones see
+            all of it; `unet` sees all of it and keeps its size, with `width // 4` features.
     """
 
     shift: Tensor
@@ -55,31 +57,39 @@ class Trunk(nn.Module):
         depth: int = 4,
         dropout: float = 0.0,
         smooth: bool = False,
-        pyramid: bool = False,
+        grid: Literal["flat", "pyramid", "unet"] = "flat",
     ) -> None:
         super().__init__()
         check_shape(latent_shape)
         self.latent_shape = tuple(latent_shape)
         self.spatial = len(latent_shape) == 3
-        widths, strides = [width] * depth, [1] * depth
-        if self.spatial and pyramid:
-            widths = [max(min(width, NARROWEST), width >> k) for k in reversed(range(depth))]
-            strides = [1] + [2] * (depth - 1)
-        self.embed = nn.Linear(context, widths[0]) if context else None
-        features = latent_shape[0] + (widths[0] if context else 0)
-        features += COORDINATES if self.spatial else 0
-        layers: list[nn.Module] = []
-        for units, stride in zip(widths, strides, strict=True):
-            layers += [
-                nn.Conv2d(features, units, 3, stride=stride, padding=1)
-                if self.spatial
-                else nn.Linear(features, units),
-                nn.SiLU() if smooth else nn.ReLU(),
-            ]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-            features = units
-        self.layers = nn.Sequential(*layers)
+        self.unet: UNet | None = None
+        if self.spatial and grid == "unet":
+            self.unet = UNet(
+                latent_shape[0], told=context, width=width, depth=depth, dropout=dropout
+            )
+            self.context, self.features = context, self.unet.outputs
+        else:
+            widths, strides = [width] * depth, [1] * depth
+            if self.spatial and grid == "pyramid":
+                widths = [max(min(width, NARROWEST), width >> k) for k in reversed(range(depth))]
+                strides = [1] + [2] * (depth - 1)
+            self.context, self.features = context, width
+            self.embed = nn.Linear(context, widths[0]) if context else None
+            features = latent_shape[0] + (widths[0] if context else 0)
+            features += COORDINATES if self.spatial else 0
+            layers: list[nn.Module] = []
+            for units, stride in zip(widths, strides, strict=True):
+                layers += [
+                    nn.Conv2d(features, units, 3, stride=stride, padding=1)
+                    if self.spatial
+                    else nn.Linear(features, units),
+                    nn.SiLU() if smooth else nn.ReLU(),
+                ]
+                if dropout:
+                    layers.append(nn.Dropout(dropout))
+                features = units
+            self.layers = nn.Sequential(*layers)
         self.register_buffer("shift", torch.zeros(self.latent_shape))
         self.register_buffer("scale", torch.ones(self.latent_shape))
 
@@ -94,12 +104,16 @@ class Trunk(nn.Module):
                 f"This network takes latents (B, {', '.join(map(str, self.latent_shape))}), it was "
                 f"given {tuple(z.shape)}. It was made for another decoder."
             )
-        parts = [(z - self.shift) / self.scale]
+        if self.context and context is None:
+            raise InputError("This network is conditional: pass the target `y`.")
+        standard = (z - self.shift) / self.scale
+        if self.unet is not None:
+            seen: Tensor = self.unet(standard, context)
+            return seen
+        parts = [standard]
         if self.spatial:
             parts.append(coordinates(z))
         if self.embed is not None:
-            if context is None:
-                raise InputError("This network is conditional: pass the target `y`.")
             embedded = self.embed(context)
             if self.spatial:
                 embedded = embedded[:, :, None, None].expand(-1, -1, *self.latent_shape[1:])
@@ -134,7 +148,7 @@ class Scorer(nn.Module):
         smooth: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(latent_shape, context, width, depth, dropout, smooth, pyramid=True)
+        self.trunk = Trunk(latent_shape, context, width, depth, dropout, smooth, grid="pyramid")
         self.head: nn.Module = nn.Linear(width, outputs)
         if self.trunk.spatial:
             unit = nn.SiLU() if smooth else nn.ReLU()
@@ -175,10 +189,10 @@ class GatedResidual(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(latent_shape, context, width, depth, dropout)
-        outputs = 2 * latent_shape[0]
+        self.trunk = Trunk(latent_shape, context, width, depth, dropout, grid="unet")
+        features, outputs = self.trunk.features, 2 * latent_shape[0]
         self.head = (
-            nn.Conv2d(width, outputs, 1) if self.trunk.spatial else nn.Linear(width, outputs)
+            nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
         )
         # an untrained move is small, where a gate of one half would pull every latent to the mean
         nn.init.constant_(self.head.get_parameter("bias")[latent_shape[0] :], GATE_BIAS)
@@ -208,11 +222,3 @@ def check_shape(latent_shape: Sequence[int]) -> None:
             f"Latents are vectors (D,) or grids (C, h, w), this one is {tuple(latent_shape)}. "
             f"Flatten or reshape it in `encode` and `decode`."
         )
-
-
-def coordinates(z: Tensor) -> Tensor:
-    """Row and column of each cell in [-1, 1], `(B, 2, h, w)`."""
-    height, width = z.shape[2:]
-    rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
-    columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
-    return torch.cat([c.expand(len(z), 1, height, width) for c in (rows, columns)], dim=1)

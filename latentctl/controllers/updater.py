@@ -120,15 +120,15 @@ class Updater(Controller):
         self.dropped = 0
         channels = latent_shape[0]
         seen = (2 * channels, *latent_shape[1:]) if informed else tuple(latent_shape)
-        self.trunk = Trunk(seen, context + informed, width=width, depth=depth)
-        outputs = 2 * channels if informed else channels
+        self.trunk = Trunk(seen, context + informed, width=width, depth=depth, grid="unet")
+        features, outputs = self.trunk.features, 2 * channels if informed else channels
         self.away = (
-            nn.Conv2d(width, outputs, 1) if self.trunk.spatial else nn.Linear(width, outputs)
+            nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
         )
         if informed:  # it starts as gradient descent with steps of one length
             nn.init.zeros_(self.away.get_parameter("weight"))
             nn.init.zeros_(self.away.get_parameter("bias"))
-        self.length = nn.Linear(width, 1)
+        self.length = nn.Linear(features, 1)
         nn.init.constant_(self.length.bias, -2.0)
 
     def predict(

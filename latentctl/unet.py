@@ -1,0 +1,107 @@
+"""A small U-Net for grids: as large as what it sees, and told a vector at every level.
+
+References:
+    | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
+    | https://arxiv.org/abs/1505.04597
+"""
+
+from __future__ import annotations
+
+__all__ = ["COORDINATES", "Block", "UNet", "coordinates", "start_at_zero"]
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+COORDINATES = 2  # channels that tell a convolution where it is
+
+
+class Block(nn.Module):
+    """A residual layer on features `(B, width)` or `(B, width, h, w)`, told what is `shown`.
+
+    It starts as the identity.
+    """
+
+    def __init__(self, width: int, spatial: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+
+        def layer() -> nn.Module:
+            if spatial:
+                return nn.Conv2d(width, width, 3, padding=1)
+            return nn.Linear(width, width)
+
+        self.norm, self.inner, self.outer = nn.GroupNorm(1, width), layer(), layer()
+        self.dropout = nn.Dropout(dropout)
+        start_at_zero(self.outer)
+
+    def forward(self, features: Tensor, shown: Tensor) -> Tensor:
+        inner = self.dropout(F.silu(self.inner(self.norm(features) + shown)))
+        out: Tensor = features + self.outer(inner)
+        return out
+
+
+class UNet(nn.Module):
+    """Features `(B, outputs, h, w)` of a grid `(B, channels, h, w)`, `outputs = width // 4`.
+
+    The grid is halved twice on the way in, with twice the channels each time up to `width`, and
+    doubled on the way out: local layers alone would not see that two eyes belong together.
+
+    Arguments:
+        channels: Channels of the grid.
+        told: Numbers that it is told beside it, 0 for none.
+        width: Channels of the coarsest level.
+        depth: Residual blocks of the coarsest level; the others have two.
+        dropout: Share of units dropped in each block while training.
+
+    Example:
+        >>> net = UNet(4, told=3, width=16, depth=2)
+        >>> net(torch.zeros(5, 4, 7, 8), torch.zeros(5, 3)).shape, net.outputs
+        (torch.Size([5, 4, 7, 8]), 4)
+    """
+
+    def __init__(
+        self, channels: int, *, told: int, width: int, depth: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        fine = [max(1, width // 4), max(1, width // 2)]
+        widths = [*fine, width]
+        self.outputs = widths[0]
+        self.embeds = nn.ModuleList(nn.Linear(max(1, told), units) for units in widths)
+        self.enter = nn.Conv2d(channels + COORDINATES, widths[0], 3, padding=1)
+        pairs = list(itertools.pairwise(widths))
+        self.before = nn.ModuleList(Block(units, True, dropout) for units in fine)
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.blocks = nn.ModuleList(Block(width, True, dropout) for _ in range(depth))
+        self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)
+        self.after = nn.ModuleList(Block(units, True, dropout) for units in fine)
+
+    def forward(self, z: Tensor, told: Tensor | None = None) -> Tensor:
+        told = z.new_zeros(len(z), 1) if told is None else told
+        shown = [F.silu(embed(told))[:, :, None, None] for embed in self.embeds]
+        features: Tensor = self.enter(torch.cat([z, coordinates(z)], dim=1)) + shown[0]
+        kept = []
+        for level, (block, shrink) in enumerate(zip(self.before, self.shrink, strict=True)):
+            kept.append(block(features, shown[level]))
+            features = shrink(kept[-1])
+        for block in self.blocks:
+            features = block(features, shown[-1])
+        for level in reversed(range(len(kept))):
+            wide = F.interpolate(features, size=kept[level].shape[2:])
+            features = self.after[level](kept[level] + self.grow[level](wide), shown[level])
+        return features
+
+
+def start_at_zero(layer: nn.Module) -> None:
+    """Makes a linear layer or a convolution give zeros until it is trained."""
+    nn.init.zeros_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def coordinates(z: Tensor) -> Tensor:
+    """Row and column of each cell of a grid in [-1, 1], `(B, 2, h, w)`."""
+    height, width = z.shape[2:]
+    rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
+    columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
+    return torch.cat([c.expand(len(z), 1, height, width) for c in (rows, columns)], dim=1)
