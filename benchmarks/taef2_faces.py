@@ -81,7 +81,8 @@ class SeenAt64(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         size = (self.side, self.side)
         if self.side != x.shape[-1]:
-            x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+            large = F.interpolate(x.float(), size, mode="bicubic", antialias=True)
+            x = large.clamp(0, 1).to(x.dtype)
         return self.model.encode(x)
 
     def decode(self, z: Tensor) -> Tensor:
