@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from edits import Flips, Judges, K, Row, within
+from edits import IDENTITY, Flips, Judges, K, Row
 from edits_identity import compare
 from edits_rivals import mean_differences
 from edits_teach import load_taught
@@ -42,8 +42,9 @@ from latentctl import Ascent, AttributeCritic, LatentFlow, Latents, PixelCritics
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
-WEIGHTS = (0.05, 0.03, 0.02, 0.014, 0.01, 0.006)  # of the shift
-SHOWN = ("Smiling", "Eyeglasses", "Blond_Hair", "No_Beard", "Young")
+WEIGHTS = (0.1, 0.05, 0.03, 0.015, 0.008, 0.004)  # of the shift
+DEFAULT = 0.015
+OURS = "ours: gentle ascent, taught, white"
 
 
 @dataclass
@@ -54,8 +55,6 @@ class Flags:
     seed: int = 0
     faces: int = 50
     """Test faces, each with all ten flips."""
-    validation_faces: int = 25
-    """Faces on which strengths are chosen."""
     mirrored: bool = True
     """Whether mirror images are encoded, too."""
     lessons: int = 6000
@@ -211,44 +210,45 @@ def edits(setting: Setting) -> None:
         return test.z + strength * (sign @ vectors).view_as(test.z)
 
     ways: dict[str, tuple[Any, tuple[float, ...]]] = {
-        "ours: gentle ascent, taught, white": (ours, WEIGHTS),
+        OURS: (ours, WEIGHTS),
         "the same, critic of labels alone": (untaught, WEIGHTS),
         "attribute vectors": (along, (0.5, 1, 1.5, 2, 3)),
         "plain gradient, critic of labels": (gradient, (0.9, 0.99, 0.9999)),
-        "plain gradient through the decoder": (through, (0.9, 0.99)),
+        "plain gradient through the decoder": (through, (0.99,)),
     }
-    tune = Flips(setting.judges, "validation", flags.validation_faces)
     test = Flips(setting.judges, "test", flags.faces)
-    rows: dict[str, Row] = {}
-    kept: dict[str, Tensor] = {}
+    rows: dict[str, list[Row]] = {}
+    kept: dict[str, dict[float, Tensor]] = {}
     for name, (way, strengths) in ways.items():
-        few = strengths if way is not through else strengths[-1:]  # dear, and its best
-        tuned = (
-            {s: tune.judge(f"  {name} {s:g}", way(tune, s)) for s in few} if len(few) > 1 else {}
-        )
-        chosen = within(list(tuned.values())) if tuned else None
-        strength = next((s for s, row in tuned.items() if row is chosen), few[0])
-        began = time.process_time()
-        z = way(test, strength)
-        seconds = time.process_time() - began
-        row = test.judge(f"{name} {strength:g}", z, strength=strength)
-        row.pop("said")
-        row |= {"faces_found": setting.faces_found(z), "cpu_seconds_per_edit": seconds / len(z)}
-        print({k: v for k, v in row.items() if k != "attributes"}, flush=True)
-        rows[name], kept[name] = row, z.view(K, flags.faces, *z.shape[1:])
+        rows[name], kept[name] = [], {}
+        for strength in strengths:
+            began = time.process_time()
+            z = way(test, strength)
+            seconds = time.process_time() - began
+            row = test.judge(f"{name} {strength:g}", z, strength=strength)
+            row.pop("said")
+            row |= {"faces_found": setting.faces_found(z), "cpu_seconds": seconds / len(z)}
+            rows[name].append(row)
+            kept[name][strength] = z.view(K, flags.faces, *z.shape[1:])
+        print({row["strength"]: row["faces_found"] for row in rows[name]}, flush=True)
     real = {
         "reconstructions": setting.faces_found(test.faces),
         "originals": setting.detector.found(test.x).float().mean().item(),
     }
     setting.save("edits", {"rows": rows, "faces_found": real})
-    for name in ("ours: gentle ascent, taught, white", "plain gradient through the decoder"):
-        columns = [test.faces[:8], *(kept[name][k, :8] for k in range(K))]
-        label = "ours" if name.startswith("ours") else "gradient"
-        setting.sheet(f"edits-{label}", columns, ["as it is", *ATTRIBUTES])
-    columns = [test.faces[:8]]
-    for name in kept:
-        columns += [kept[name][ATTRIBUTES.index("Smiling"), :8]]
-    setting.sheet("smiles", columns, ["as it is", *(name[:14] for name in kept)])
+    shown = {name: kept[name][nearest(rows[name])] for name in ways}
+    shown[OURS] = kept[OURS][DEFAULT]
+    for name, file in {OURS: "ours", "plain gradient through the decoder": "gradient"}.items():
+        columns = [test.faces[:8], *(z[:8] for z in shown[name])]
+        setting.sheet(f"edits-{file}", columns, ["as it is", *ATTRIBUTES])
+    smiles = [z[ATTRIBUTES.index("Smiling"), :8] for z in shown.values()]
+    setting.sheet("smiles", [test.faces[:8], *smiles], ["as it is", *(n[:22] for n in shown)])
+
+
+def nearest(rows: list[Row]) -> float:
+    """The strength whose edits are about as like the person as the limit asks."""
+    chosen: float = min(rows, key=lambda row: abs(row["identity"] - IDENTITY))["strength"]
+    return chosen
 
 
 def samples(setting: Setting) -> None:
@@ -304,7 +304,7 @@ def identity(setting: Setting) -> None:
     """The likeness to the photograph, beside a linear direction of equal success."""
     latents, taught = setting.encodings(), load_taught(setting.folder, setting.flags.seed)
     test = Flips(setting.judges, "test", setting.flags.faces)
-    move = Ascent.gentle(taught).move(test.z, test.targets(taught))
+    move = Ascent.gentle(taught, shift_weight=DEFAULT).move(test.z, test.targets(taught))
     lines = {"mean difference": mean_differences(latents.mean.flatten(1), latents.labels)}
     strengths = [0.25 * 1.25**i for i in range(17)]
     setting.save("identity", compare(test, move.z, lines, strengths))

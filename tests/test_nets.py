@@ -8,6 +8,7 @@ import torch
 from latentctl.errors import InputError, ShapeError
 from latentctl.nets import GatedResidual, Scorer, encode_targets
 from latentctl.random import noise, seeded
+from latentctl.velocity import Velocity
 
 SHAPES = [(8,), (4, 8, 8)]
 NAN = torch.nan
@@ -71,6 +72,48 @@ def test_a_grid_of_any_size_costs_the_same_parameters_and_knows_left_from_right(
     assert not torch.allclose(net(left), net(right))
     spots = torch.stack([left.roll(s, -2)[0] for s in (-1, 1)])
     assert not torch.allclose(*net(spots)), "even far from the edges"
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (7, 5), (1, 1), (16, 4)])
+@pytest.mark.parametrize("kind", ["mover", "velocity", "scorer"])
+def test_grids_of_odd_sides_are_as_good(kind, sides):
+    shape, context = (3, *sides), torch.zeros(2, 4)
+    z = noise(0, 2, shape, seed=0)
+    if kind == "mover":
+        assert GatedResidual(shape, context=4, width=16)(z, context).shape == z.shape
+    elif kind == "velocity":
+        assert Velocity(shape, context=4, width=16)(z, context[:, :1], context).shape == z.shape
+    else:
+        assert Scorer(shape, 2, context=4, width=16)(z, context).shape == (2, 2)
+
+
+@pytest.mark.parametrize("build", [GatedResidual, Velocity])
+def test_movers_of_grids_cost_the_same_at_any_size_and_see_all_of_it(build):
+    def count(shape):
+        return sum(p.numel() for p in build(shape, width=16).parameters())
+
+    assert count((4, 8, 8)) == count((4, 32, 32))
+    with seeded(0):
+        net = build((1, 8, 8), width=32)
+        for parameter in net.parameters():  # blocks start as the identity, which sees nothing
+            torch.nn.init.normal_(parameter, std=0.3)
+    z = noise(0, 1, (1, 8, 8), seed=0).requires_grad_()
+    out = net(z, torch.zeros(1, 1)) if build is Velocity else net(z)
+    (slope,) = torch.autograd.grad(out[0, 0, 0, 0], z)
+    assert bool((slope != 0).all()), "a corner depends on the opposite one"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_velocity_starts_at_zero_and_is_told_the_time_and_the_context(shape):
+    z = noise(0, 3, shape, seed=0)
+    with seeded(0):
+        net = Velocity(shape, context=2, width=16, depth=1)
+    zero, one = torch.zeros(3, 1), torch.ones(3, 1)
+    context = torch.zeros(3, 2)
+    assert torch.equal(net(z, zero, context), torch.zeros_like(z))
+    torch.nn.init.normal_(net.leave.weight)
+    assert not torch.allclose(net(z, zero, context), net(z, one, context))
+    assert not torch.allclose(net(z, zero, context), net(z, zero, context + 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
