@@ -43,10 +43,12 @@ from latentctl import (
     Conditional,
     Controller,
     FlowMatching,
+    Gaussian,
     Latents,
     Transport,
 )
 from latentctl.picture import grid, png
+from latentctl.priors import Prior
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,6 +141,9 @@ def train(
 ) -> Trained:
     """The critics and the controllers, on cached latents; the decoder is not called."""
     seconds: dict[str, float] = {}
+    prior: Prior = decoder.prior
+    if latents.std is None:  # a plain autoencoder was trained with no prior
+        prior = Gaussian.fit(latents)
     if flags.preset not in SIZES:
         raise latentctl.errors.UnknownNameError("preset", flags.preset, SIZES)
     width, depth = SIZES[flags.preset]
@@ -163,7 +168,7 @@ def train(
         started = time.monotonic()
         flow = FlowMatching.fit(
             data,
-            prior=decoder.prior,
+            prior=prior,
             steps=4,  # of Heun's method: nearly as good as 8, and the lessons take half the time
             max_train_steps=steps,
             batch_size=batch_size,
@@ -173,7 +178,7 @@ def train(
         return flow
 
     game: dict[str, Any] = {
-        "prior": decoder.prior,
+        "prior": prior,
         "width": width,
         "depth": depth,
         "lessons": flags.lessons,
@@ -225,6 +230,7 @@ def train(
         controllers[flags.controller],
         editor=Ascent.gentle(attributes),
         realism=actor.realism,
+        prior=prior,
     )
     return Trained(attributes, teacher, realism_actor, conditional, seconds)
 

@@ -68,7 +68,9 @@ class Pictures:
         wanted = torch.cat(targets)
         rows = []
         for identity in range(4):
-            z = conditional.prior.sample(1, seed=2, start=identity).expand(len(wanted), -1)
+            z = conditional.prior.sample(1, seed=2, start=identity).expand(
+                len(wanted), *[-1] * len(conditional.decoder.latent_shape)
+            )
             z = z.to(conditional.decoder.device)
             moved = conditional.controller(z, wanted.to(z.device))
             rows.append(decode(conditional.decoder, moved))

@@ -21,6 +21,7 @@ from torch import Tensor
 import latentctl
 from latentctl import Ascent, Controller, Gaussian, Latents
 from latentctl.metrics import multilabel_scores
+from latentctl.priors import Prior
 
 if TYPE_CHECKING:
     from celeba_attrs import Flags, Trained
@@ -141,9 +142,10 @@ def reference_rows(
     real: Judged,
     reconstructed: Judged,
     mean: Tensor,
+    prior: Prior | None = None,
 ) -> list[dict[str, Any]]:
     """What samples are to be held against; as many of each as held-out faces."""
-    count = len(test)
+    count, prior = len(test), prior or decoder.prior
 
     def row(name: str, z: Tensor, targets: Tensor | None = None) -> dict[str, Any]:
         return sample_row(name, judges(decode(decoder, z)), targets, real, reconstructed)
@@ -155,7 +157,7 @@ def reference_rows(
         {"name": "real held-out faces", "accuracy": scores.accuracy, "f1": scores.f1},
         row("their reconstructions", mean, test.labels),
         row("reconstructions of other people", others.mean.to(decoder.device), others.labels),
-        row("the prior", decoder.prior.sample(count, seed=3).to(decoder.device)),
+        row("the prior", prior.sample(count, seed=3).to(decoder.device)),
         row("a Gaussian with the data's moments", matched),
     ]
 
@@ -172,7 +174,9 @@ def sample_rows(
     """The references, and a row for each way to sample."""
     conditional = trained.conditional
     decoder, count = conditional.decoder, len(test)
-    rows = reference_rows(decoder, latents, test, judges, real, reconstructed, mean)
+    rows = reference_rows(
+        decoder, latents, test, judges, real, reconstructed, mean, conditional.prior
+    )
     z = conditional.prior.sample(count, seed=3).to(decoder.device)
     started = time.monotonic()
     moved = trained.realism_actor(z)
@@ -229,9 +233,10 @@ def edit_rows(
     signs = torch.where(torch.isnan(requested), 0.0, 2 * requested - 1)
     for strength in (1.0, 2.0):
         started = time.monotonic()
-        moved = z.repeat(len(names), 1) + strength * (signs @ vectors).to(z.device)
+        origin = torch.cat([z] * len(names))
+        moved = origin + strength * torch.einsum("bk,k...->b...", signs, vectors).to(z.device)
         images = decode(decoder, moved)
-        spent = cost(z.repeat(len(names), 1), moved, started)
+        spent = cost(origin, moved, started)
         rows.append(
             edit_row(
                 f"attribute vector x{strength:g}",
@@ -281,14 +286,14 @@ def edit_rows(
 
 
 def attribute_vectors(latents: Latents) -> Tensor:
-    """Mean encoding with each attribute minus mean encoding without it, `(K, D)`."""
+    """Mean encoding with each attribute minus mean encoding without it, `(K, *latent_shape)`."""
     mean, labels = latents.mean, latents.labels
     if labels is None:
-        return mean.new_empty(0, mean.shape[1])
-    present = (labels > 0.5).float()
-    absent = (labels <= 0.5).float()
-    with_it = present.T @ mean / present.sum(0)[:, None].clamp_min(1)
-    without = absent.T @ mean / absent.sum(0)[:, None].clamp_min(1)
+        return mean.new_empty(0, *mean.shape[1:])
+    with_it, without = (
+        torch.einsum("bk,b...->k...", holds / holds.sum(0).clamp_min(1), mean)
+        for holds in ((labels > 0.5).float(), (labels <= 0.5).float())
+    )
     return with_it - without
 
 
