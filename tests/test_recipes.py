@@ -316,6 +316,45 @@ def test_photographs_of_any_size_are_cropped_and_bad_ones_named(main_job, tmp_pa
     assert rows[0]["probability_before"] == pytest.approx(expected, abs=1e-5)
 
 
+GRID = """
+import torch
+from torch import nn
+
+
+class Autoencoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 8, 16, stride=16)
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(8, 3, 16, stride=16), nn.Sigmoid())
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+
+def load():
+    torch.manual_seed(0)
+    return Autoencoder()
+"""
+
+
+def test_a_plain_autoencoder_whose_latents_are_grids(tmp_path):
+    (tmp_path / "grid.py").write_text(GRID)
+    model = "--decoder grid.py:load"
+    some = GAME.replace("--num_edits 4", "--num_edits 2")
+    log = done(run("celeba_attrs.py", model, LITTLE, some, TAUGHT, cwd=tmp_path))
+    assert "latent (8, 4, 4)" in log
+    folder = tmp_path / "outputs" / "celeba_attrs"
+    assert is_page(folder / "report.html") and (folder / "walk.png").read_bytes()[:8] == PNG
+    settings = json.loads((folder / "pack" / "manifest.json").read_text())
+    assert "prior" in json.dumps(settings), "no VAE: the data's own Gaussian is in the pack"
+    flags = (model, f"--pack {folder / 'pack'} --num_faces 2 --attributes Smiling")
+    done(run("edit_identity.py", *flags, "--output_dir edits", cwd=tmp_path))
+    assert len(json.loads((tmp_path / "edits" / "receipts.json").read_text())) == 2
+
+
 @pytest.mark.data
 def test_a_foreign_decoder_on_real_faces(tmp_path):
     data = os.environ.get("LATENTCTL_DATA")
