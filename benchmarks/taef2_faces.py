@@ -62,6 +62,8 @@ class Flags:
     max_train_steps: int = 1000
     width: int = 256
     depth: int = 3
+    methods: tuple[str, ...] = ()
+    """The ways to edit that are measured, by the beginnings of their names; all of them if none."""
     flow_steps: int = 900
     flow_width: int = 256
     samples: int = 40
@@ -189,6 +191,10 @@ def edits(setting: Setting) -> None:
     def ours(test: Flips, weight: float) -> Tensor:
         return Ascent.gentle(taught, shift_weight=weight).move(test.z, test.targets(taught)).z
 
+    def not_white(test: Flips, weight: float) -> Tensor:
+        ascent = Ascent.gentle(taught, shift_weight=weight, white=False)
+        return ascent.move(test.z, test.targets(taught)).z
+
     def untaught(test: Flips, weight: float) -> Tensor:
         return Ascent.gentle(plain, shift_weight=weight).move(test.z, test.targets(plain)).z
 
@@ -211,11 +217,14 @@ def edits(setting: Setting) -> None:
 
     ways: dict[str, tuple[Any, tuple[float, ...]]] = {
         OURS: (ours, WEIGHTS),
+        "the same, not white": (not_white, (0.3, 0.15, 0.08, 0.04, 0.02)),
         "the same, critic of labels alone": (untaught, WEIGHTS),
         "attribute vectors": (along, (0.5, 1, 1.5, 2, 3)),
         "plain gradient, critic of labels": (gradient, (0.9, 0.99, 0.9999)),
         "plain gradient through the decoder": (through, (0.99,)),
     }
+    if flags.methods:
+        ways = {name: way for name, way in ways.items() if name.startswith(flags.methods)}
     test = Flips(setting.judges, "test", flags.faces)
     rows: dict[str, list[Row]] = {}
     kept: dict[str, dict[float, Tensor]] = {}
@@ -235,12 +244,16 @@ def edits(setting: Setting) -> None:
         "reconstructions": setting.faces_found(test.faces),
         "originals": setting.detector.found(test.x).float().mean().item(),
     }
-    setting.save("edits", {"rows": rows, "faces_found": real})
+    file = setting.folder / f"edits-{flags.seed}.json"
+    older = json.loads(file.read_text())["rows"] if file.exists() else {}
+    setting.save("edits", {"rows": {**older, **rows}, "faces_found": real})
     shown = {name: kept[name][nearest(rows[name])] for name in ways}
-    shown[OURS] = kept[OURS][DEFAULT]
+    if OURS in shown:
+        shown[OURS] = kept[OURS][DEFAULT]
     for name, file in {OURS: "ours", "plain gradient through the decoder": "gradient"}.items():
-        columns = [test.faces[:8], *(z[:8] for z in shown[name])]
-        setting.sheet(f"edits-{file}", columns, ["as it is", *ATTRIBUTES])
+        if name in shown:
+            columns = [test.faces[:8], *(z[:8] for z in shown[name])]
+            setting.sheet(f"edits-{file}", columns, ["as it is", *ATTRIBUTES])
     smiles = [z[ATTRIBUTES.index("Smiling"), :8] for z in shown.values()]
     setting.sheet("smiles", [test.faces[:8], *smiles], ["as it is", *(n[:22] for n in shown)])
 
