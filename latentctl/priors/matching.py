@@ -48,9 +48,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError
 from ..velocity import Velocity
+from .fixed_point import fixed_point
 from .whitening import Whitening
 
 ROUNDS = 40  # of the search for an inverse, by either method
+DENSE = 1024  # numbers of a latent up to which its Jacobian is taken
 CLOSE = 2e-6  # error at which it ends, where no number is larger than one
 FAR_CLOSE = 2e-5
 LONGEST = 0.5  # step of Newton's method, in the same units
@@ -190,19 +192,18 @@ class Matching(nn.Module):
         return lambda row: row + self._increment(row[None], step)[0]
 
     def _step_back(self, goal: Tensor, step: int) -> Tensor:
-        """The points that a step takes to `goal`: by fixed-point rounds, the last ones by Newton's.
-
-        A step is a small change almost everywhere, and then a round divides the error by a factor;
-        far from the data it may not be.
+        """The points that a step takes to `goal`: by a fixed point, and where none is found by
+        Newton's method, or not at all.
         """
-        u = goal - self._increment(goal, step)
+        u, missed = fixed_point(
+            lambda u: self._increment(u, step), goal, rounds=ROUNDS, close=CLOSE
+        )
+        far = ~(missed <= CLOSE)
+        if not bool(far.any()):
+            return u
+        if goal[0].numel() > DENSE:  # a Jacobian for every latent would take hours
+            raise self._not_inverted(step, far, missed)
         size = goal.flatten(1).abs().amax(1).clamp_min(1)
-        for _ in range(ROUNDS):
-            error = u + self._increment(u, step) - goal
-            if bool((error.flatten(1).abs().amax(1) <= CLOSE * size).all()):
-                return u
-            u = u - error
-        far = ~(error.flatten(1).abs().amax(1) <= CLOSE * size)
         u = torch.where(far.view(-1, *[1] * (u.ndim - 1)), goal, u)
         for _ in range(ROUNDS):
             rows = far.nonzero().flatten()
@@ -219,9 +220,12 @@ class Matching(nn.Module):
             length = move.abs().amax(1, keepdim=True)
             move = move * (LONGEST * size[rows, None] / length).clamp_max(1)
             u = u.index_put((rows,), here - move.view_as(here))
-        raise NonFiniteError(
+        raise self._not_inverted(step, far, missed)
+
+    def _not_inverted(self, step: int, far: Tensor, missed: Tensor) -> NonFiniteError:
+        return NonFiniteError(
             f"Step {step + 1} of {self.steps} of a matching flow was not inverted for "
-            f"{int(far.sum())} of {len(goal)} latents; an error of {float(missed.max()):.2g} is "
+            f"{int(far.sum())} of {len(far)} latents; an error of {float(missed.max()):.2g} is "
             f"left. They may lie far from the data that it was trained on; otherwise take more "
             f"`steps`, or train with a smaller learning rate."
         )

@@ -1,0 +1,72 @@
+r"""Where a small change leads to a goal: `u` with `u + change(u) = goal`, for many rows at once.
+
+Plain rounds, `u = goal - change(u)`, divide the error by a factor where the change is a
+contraction, and run away where it is not. Anderson's rounds take, of the last few points, the
+mixture at which their errors would cancel if the change were linear:
+
+.. math::
+    u_{k+1} = u_k - r_k - (\Delta U - \Delta R) \gamma, \quad
+    \gamma = \arg\min_\gamma \| r_k - \Delta R \, \gamma \|^2
+
+References:
+    | Anderson Acceleration for Fixed-Point Iterations (Walker & Ni, 2011)
+    | https://doi.org/10.1137/10078356X
+"""
+
+from __future__ import annotations
+
+__all__ = ["fixed_point"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MIXED = 7  # points in a mixture
+RIDGE = 1e-8
+
+
+def fixed_point(
+    change: Callable[[Tensor], Tensor], goal: Tensor, *, rounds: int, close: float
+) -> tuple[Tensor, Tensor]:
+    """The points, and their largest errors `(B,)`, as shares of the largest number of their goals.
+
+    Arguments:
+        change: Of points `(B, ...)`, row by row.
+        goal: What points and changes come to, `(B, ...)`.
+        rounds: Most evaluations of `change`.
+        close: Error at which all rows are done; a goal within [-1, 1] counts as 1.
+
+    Example:
+        >>> goal = torch.tensor([[1.0, 2.0]])
+        >>> u, error = fixed_point(lambda u: 3 * u, goal, rounds=20, close=1e-6)
+        >>> torch.allclose(u, goal / 4), bool(error < 1e-6)
+        (True, True)
+    """
+    size = goal.flatten(1).abs().amax(1).clamp_min(1)
+    points: list[Tensor] = []
+    errors: list[Tensor] = []
+    u = goal
+    for _ in range(rounds):
+        points = [*points, u.flatten(1).double()][-MIXED:]
+        errors = [*errors, (u + change(u) - goal).flatten(1).double()][-MIXED:]
+        missed = errors[-1].abs().amax(1) / size
+        if bool((missed <= close).all()):
+            break
+        u = _mixture(points, errors).to(goal.dtype).view_as(goal)
+    return points[-1].to(goal.dtype).view_as(goal), missed.to(goal.dtype)
+
+
+def _mixture(points: list[Tensor], errors: list[Tensor]) -> Tensor:
+    """The next points `(B, D)`."""
+    new = points[-1] - errors[-1]
+    if len(points) == 1:
+        return new
+    moves, changes = (torch.stack(v, 2).diff(dim=2) for v in (points, errors))
+    gram = changes.mT @ changes
+    pull = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)
+    gram = gram + pull[:, None, None] * torch.eye(gram.shape[1]).to(gram)
+    share = torch.linalg.solve_ex(gram, changes.mT @ errors[-1][:, :, None]).result
+    share = share.nan_to_num(0, 0, 0)  # of a row that stands still
+    mixed: Tensor = new - ((moves - changes) @ share)[:, :, 0]
+    return mixed
