@@ -53,6 +53,7 @@ def condition(
             no probability.
 
     Example:
+        >>> import torch
         >>> import latentctl
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
         >>> critic = latentctl.AttributeCritic((4,), ["Smiling", "Male"], width=16)
