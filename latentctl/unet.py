@@ -19,20 +19,16 @@ COORDINATES = 2  # channels that tell a convolution where it is
 
 
 class Block(nn.Module):
-    """A residual layer on features `(B, width)` or `(B, width, h, w)`, told what is `shown`.
+    """A residual layer on features `(B, width, h, w)`, told what is `shown`.
 
     It starts as the identity.
     """
 
-    def __init__(self, width: int, spatial: bool, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-
-        def layer() -> nn.Module:
-            if spatial:
-                return nn.Conv2d(width, width, 3, padding=1)
-            return nn.Linear(width, width)
-
-        self.norm, self.inner, self.outer = nn.GroupNorm(1, width), layer(), layer()
+        self.norm = nn.GroupNorm(1, width)
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         start_at_zero(self.outer)
 
@@ -71,11 +67,11 @@ class UNet(nn.Module):
         self.embeds = nn.ModuleList(nn.Linear(max(1, told), units) for units in widths)
         self.enter = nn.Conv2d(channels + COORDINATES, widths[0], 3, padding=1)
         pairs = list(itertools.pairwise(widths))
-        self.before = nn.ModuleList(Block(units, True, dropout) for units in fine)
+        self.before = nn.ModuleList(Block(units, dropout) for units in fine)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.blocks = nn.ModuleList(Block(width, True, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)
-        self.after = nn.ModuleList(Block(units, True, dropout) for units in fine)
+        self.after = nn.ModuleList(Block(units, dropout) for units in fine)
 
     def forward(self, z: Tensor, told: Tensor | None = None) -> Tensor:
         told = z.new_zeros(len(z), 1) if told is None else told

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .nets import check_shape
-from .unet import Block, UNet, start_at_zero
+from .unet import UNet, start_at_zero
 
 FREQUENCIES = 16  # of the time
 
@@ -49,8 +49,12 @@ class Velocity(nn.Module):
             self.leave = nn.Conv2d(self.net.outputs, size, 3, padding=1)
         else:
             self.embed, self.enter = nn.Linear(told, width), nn.Linear(size, width)
-            self.blocks = nn.ModuleList(Block(width, False) for _ in range(depth))
+            self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(depth))
+            self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+            self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
             self.leave = nn.Linear(width, size)
+            for layer in self.outer:
+                start_at_zero(layer)
         start_at_zero(self.leave)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
@@ -65,6 +69,6 @@ class Velocity(nn.Module):
             return seen
         shown = F.silu(self.embed(told))
         features: Tensor = self.enter(z) + shown
-        for block in self.blocks:
-            features = block(features, shown)
+        for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
+            features = features + outer(F.silu(inner(norm(features) + shown)))
         return features
