@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 BATCH = 64  # samples encoded at once
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Conditional:
     """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
 

@@ -201,7 +201,7 @@ class Matching(nn.Module):
         far = ~(missed <= CLOSE)
         if not bool(far.any()):
             return u
-        if goal[0].numel() > DENSE:  # a Jacobian for every latent would take hours
+        if goal[0].numel() > DENSE:  # too many for a Jacobian of every latent
             raise self._not_inverted(step, far, missed)
         size = goal.flatten(1).abs().amax(1).clamp_min(1)
         u = torch.where(far.view(-1, *[1] * (u.ndim - 1)), goal, u)
