@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from . import errors
+from .conditional import Conditional, condition
+from .controllers import Actor, Ascent, FlowMatching, Updater, teach
+from .controllers.cgml import OneToMany
+from .critics import AttributeCritic, ExampleCritic, PixelCritics, RealismCritic, RewardCritic
+from .decoder import Decoder, Gaussian, available, encode_dataset, invertible, load, wrap
+from .knowledge import KnowledgeBase
+from .latents import Latents
+from .priors import LatentFlow
+from .rewards import edit_by_rule, encoding_rewards, explore, prior_rewards
+from .storage import VERSION as __version__
 
 __all__ = [
     "Actor",
     "Ascent",
     "AttributeCritic",
     "Conditional",
-    "Controller",
-    "CountedRewards",
-    "Critic",
     "Decoder",
     "ExampleCritic",
-    "Exploration",
     "FlowMatching",
     "Gaussian",
-    "GaussianMixture",
-    "Inversion",
-    "Knowledge",
     "KnowledgeBase",
     "LatentFlow",
     "Latents",
-    "Outcome",
+    "OneToMany",
     "PixelCritics",
-    "Posterior",
     "RealismCritic",
     "RewardCritic",
-    "RuleEdit",
-    "Transport",
     "Updater",
+    "__version__",
     "available",
     "condition",
     "edit_by_rule",
@@ -38,37 +39,9 @@ __all__ = [
     "encoding_rewards",
     "errors",
     "explore",
-    "generator",
-    "invert",
     "invertible",
     "load",
     "prior_rewards",
-    "rewards",
     "teach",
     "wrap",
 ]
-
-from . import errors, rewards
-from .conditional import Conditional
-from .conditioning import condition
-from .controllers import Actor, Ascent, Controller, FlowMatching, Transport, Updater
-from .critics import (
-    AttributeCritic,
-    Critic,
-    ExampleCritic,
-    PixelCritics,
-    RealismCritic,
-    RewardCritic,
-)
-from .decoder import Decoder, Posterior
-from .exploration import Exploration, explore
-from .inversion import Inversion, invert, invertible
-from .latents import CountedRewards, Latents, encode_dataset, encoding_rewards, prior_rewards
-from .outcome import Outcome
-from .priors import Gaussian, GaussianMixture, LatentFlow
-from .priors.knowledge import Knowledge
-from .priors.knowledge_base import KnowledgeBase
-from .random import generator
-from .registry import available, load, wrap
-from .rule_edit import RuleEdit, edit_by_rule
-from .teaching import teach

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["load_function", "main"]
 
 import argparse
+import importlib
+import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,11 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .doctor import examine
+from .decoder.dataset import SampleReader, Source
+from .decoder.registry import available, load, wrap
 from .errors import InputError, LatentctlError
-from .latents.samples import SampleReader, Source
+from .evaluation.doctor import examine
 from .random import permutation
-from .registry import available, load, wrap
-from .user_function import load_function
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BROKEN, WRONG = 1, 2  # exit codes: a law is broken, the command cannot be carried out
@@ -47,13 +48,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if found.lawful else BROKEN
 
 
+def load_function(source: str, flag: str) -> Callable[..., Any]:
+    """A function of the user's, `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
+
+    Raises:
+        InputError: If the file, the module or the function does not exist; the message has `flag`.
+    """
+    where, _, name = source.rpartition(":")
+    if not where or not name:
+        raise InputError(f"{flag} is FILE.py:FUNCTION or MODULE:FUNCTION, it was {source!r}.")
+    if where.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        if not Path(where).is_file() or spec is None or spec.loader is None:
+            raise InputError(f"{flag}: {where!r} is not a file.")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise InputError(f"{flag}: {error}. Give a FILE.py:FUNCTION, or install it.") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{flag}: there is no function {name!r} in {where}.")
+    found: Callable[..., Any] = function
+    return found
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="latentctl", description=__doc__)
     commands = parser.add_subparsers(required=True)
     doctor = commands.add_parser(
         "doctor",
         help="check a decoder's laws, and measure what it can be used for",
-        description="Loads a decoder, checks the laws of latentctl.testing one by one, measures "
+        description="Loads a decoder, checks the laws of latentctl.evaluation one by one, measures "
         "reconstruction, latents, speed and memory, and says what will and will not work. Exits "
         "with 0 if every law holds, 1 if one is broken, 2 if the decoder could not be examined.",
     )

@@ -73,7 +73,7 @@ class CacheError(LatentctlError, RuntimeError):
 
 
 class LawError(LatentctlError, AssertionError):
-    """A decoder, critic or controller breaks one of the laws of `latentctl.testing`."""
+    """A decoder, critic or controller breaks one of the laws of `latentctl.evaluation.laws`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

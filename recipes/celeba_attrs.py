@@ -27,28 +27,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command import run
-from evaluation import JudgeFlags, load_judges
-from face_data import DataFlags, load_faces
-from loading import load_decoder
-from pixel_teacher import TeachFlags, taught
 from pretrain_vae import RunFlags, VAEFlags, overview, pretrain
-from showcase import write_report
+from support.celeba_attrs.pixel_teacher import TeachFlags, taught
+from support.celeba_attrs.report import write_report
+from support.face_evaluation import JudgeFlags, load_judges
+from support.faces import DataFlags, load_faces
+from support.models import load_decoder
+from support.run import run
 
 import latentctl
-from latentctl import (
-    Actor,
-    Ascent,
-    AttributeCritic,
-    Conditional,
-    Controller,
-    FlowMatching,
-    Gaussian,
-    Latents,
-    Transport,
-)
-from latentctl.picture import grid, png
-from latentctl.priors import Prior
+from latentctl import Actor, Ascent, AttributeCritic, Conditional, FlowMatching, Gaussian, Latents
+from latentctl.conditional.picture import grid, png
+from latentctl.controllers import Controller, Transport
+from latentctl.decoder import Prior
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

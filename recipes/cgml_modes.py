@@ -30,16 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cgml_flags import TASKS, Flags, ModelFlags
-from cgml_images import run_images
-from cgml_networks import PointGenerator, point_encoder
-from command import run
+from support.cgml.flags import TASKS, Flags, ModelFlags
+from support.cgml.images import run_images
+from support.cgml.networks import PointGenerator, point_encoder
+from support.run import run
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from latentctl.controllers.updater import Updater
+from latentctl.controllers.cgml.one_to_many import OneToMany
+from latentctl.controllers.cgml.updater import Updater
 from latentctl.errors import UnknownNameError
-from latentctl.one_to_many import OneToMany
 from latentctl.random import generator, seeded
 
 logger = logging.getLogger(__name__)

@@ -32,19 +32,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import run
-from edit_examples import learn
-from edit_faces import PART, FaceFlags, read_faces
-from edit_receipts import Edited, receipts, write_receipts
-from edit_report import Sources, write_report
-from face_data import Faces, as_samples
-from loading import load_decoder, load_networks
+from support.edit_identity.examples import learn
+from support.edit_identity.faces import PART, FaceFlags, read_faces
+from support.edit_identity.receipts import Edited, receipts, write_receipts
+from support.edit_identity.report import Sources, write_report
+from support.faces import Faces, as_samples
+from support.models import load_decoder, load_networks
+from support.run import run
 from torch import Tensor
 
 import latentctl
-from latentctl import Ascent, Conditional, Critic, Outcome, PixelCritics
+from latentctl import Ascent, Conditional, PixelCritics
+from latentctl.conditional import Outcome
+from latentctl.critics import Critic
+from latentctl.critics.expression import parse
 from latentctl.errors import InputError, UnknownNameError
-from latentctl.expression import parse
 
 
 @dataclass

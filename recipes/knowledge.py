@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from command import run
-from image_data import ImageFlags, Images, load_images
-from knowledge_report import answers, measure, pictures, same, write
 from latentctl_adapters.flow_decoder import PixelFlow
 from pretrain_vae import RunFlags
+from support.images import ImageFlags, Images, load_images
+from support.knowledge.report import answers, measure, pictures, same, write
+from support.run import run
 from torch import Tensor
 
 from latentctl import KnowledgeBase, Latents

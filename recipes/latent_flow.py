@@ -36,21 +36,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from command import run
-from image_data import Images, load_images
-from latent_flow_flags import AutoencoderFlags, Flags, FlowFlags, check
-from latent_flow_report import evaluate, perceptual_network, pictures, save_flow
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
-from loading import load_decoder
 from pretrain_vae import RunFlags
+from support.images import Images, load_images
+from support.latent_flow.flags import AutoencoderFlags, Flags, FlowFlags, check
+from support.latent_flow.report import evaluate, perceptual_network, pictures, save_flow
+from support.models import load_decoder
+from support.run import run
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import latentctl
 from latentctl import Latents
-from latentctl.fit import Player, Step, fit
 from latentctl.priors import LatentFlow
 from latentctl.random import seeded
+from latentctl.training import Player, Step, fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

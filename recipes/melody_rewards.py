@@ -39,10 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import run
-from loading import load_function
-from melody_data import Melodies, MelodyDataFlags, load_melodies
-from melody_evaluation import (
+from latentctl_adapters.melody_rewards import c_major, density, onsets
+from support.melody.data import Melodies, MelodyDataFlags, load_melodies
+from support.melody.evaluation import (
     CHUNK,
     COMPARED,
     LEARNED,
@@ -52,15 +51,17 @@ from melody_evaluation import (
     encoded,
     measure,
 )
-from melody_metrics import NgramModel
-from melody_report import write_report
+from support.melody.metrics import NgramModel
+from support.melody.report import write_report
+from support.models import load_function
+from support.run import run
 from torch import Tensor
 
 import latentctl
-from latentctl import CountedRewards, RuleEdit
 from latentctl.errors import InputError
 from latentctl.random import permutation
-from latentctl.rewards import Reward, c_major, density, onsets
+from latentctl.rewards import CountedRewards, RuleEdit
+from latentctl.rewards.reward_calls import Reward
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def main(flags: Flags) -> dict[str, Any]:
 
 
 def _draw(seed: int) -> torch.Generator:
-    return latentctl.generator(seed, purpose="posterior of real melodies")
+    return latentctl.random.generator(seed, purpose="posterior of real melodies")
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from command import run
+from latentctl_adapters.melody_rewards import HOLD
 from latentctl_adapters.melody_vae import MelodyVAE
-from melody_data import Melodies, MelodyDataFlags, load_melodies
 from pretrain_vae import RunFlags
+from support.melody.data import Melodies, MelodyDataFlags, load_melodies
+from support.run import run
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from latentctl.errors import InputError
-from latentctl.fit import Player, Step, fit
 from latentctl.random import seeded
-from latentctl.rewards import HOLD
+from latentctl.training import Player, Step, fit
 
 CHUNK = 256
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from command import run
-from face_data import DataFlags, Faces, load_faces
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
+from support.faces import DataFlags, Faces, load_faces
+from support.run import run
 from torch import Tensor
 
 import latentctl
-from latentctl.fit import Player, Step, fit
-from latentctl.picture import grid, png
+from latentctl.conditional.picture import grid, png
 from latentctl.random import seeded
+from latentctl.training import Player, Step, fit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +78,7 @@ class RunFlags:
         return accelerator
 
     def fit_options(self, accelerator: Accelerator, part: str) -> dict[str, Any]:
-        """What `latentctl.fit.fit` takes for the part of the run that is called `part`."""
+        """What `latentctl.training.fit` takes for the part of the run that is called `part`."""
         resume = self.resume_from_checkpoint
         return {
             "accelerator": accelerator,

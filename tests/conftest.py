@@ -13,11 +13,10 @@ from torch import nn
 
 from latentctl.controllers import Actor, Ascent, FlowMatching, Updater
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
-from latentctl.decoder import Decoder, Posterior
-from latentctl.fit import Player, fit
+from latentctl.decoder import Decoder, Gaussian, Posterior
 from latentctl.latents import Latents
-from latentctl.priors import Gaussian
 from latentctl.random import generator, noise, seeded
+from latentctl.training import Player, fit
 
 NAMES = ("Smiling", "Male", "Hat")
 STD = torch.tensor([0.1] * 4 + [0.8] * 4)

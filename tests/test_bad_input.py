@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import NAMES, Linear
 
-from latentctl import Ascent, AttributeCritic, Latents, Transport, condition
+from latentctl import Ascent, AttributeCritic, Latents, condition
+from latentctl.controllers import Transport
+from latentctl.decoder.registry import wrap
 from latentctl.errors import AdapterError, InputError, LatentctlError, ShapeError, UnknownNameError
-from latentctl.registry import wrap
 
 NAN = torch.nan
 

@@ -14,10 +14,10 @@ from latentctl.random import generator
 tyro = pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
-import cgml_flags  # noqa: E402  (test_recipes puts the recipes on the path)
-import cgml_images  # noqa: E402
-import cgml_modes  # noqa: E402
-import cgml_networks  # noqa: E402
+import cgml_modes
+import support.cgml.flags as cgml_flags
+import support.cgml.images as cgml_images
+import support.cgml.networks as cgml_networks
 
 TINY = "--num_threads 1 --max_train_steps 4 --baseline_train_steps 12 --max_train_samples 200"
 TINY += " --test_inputs 40 --starts 4 --steps 3 --width 8 --train_batch_size 16"

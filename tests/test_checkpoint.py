@@ -25,21 +25,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import latentctl
-from latentctl import checkpoint, folder
-from latentctl.checkpoint import (
-    FORMAT,
+from latentctl.errors import CheckpointError, InputError
+from latentctl.storage import folder
+from latentctl.storage.folder import FORMAT, load_folder, save_folder, verify_folder
+from latentctl.storage.weights import load_strict
+from latentctl.training import checkpoints as checkpoint
+from latentctl.training.checkpoints import (
     checkpoints,
     flatten_optimizer,
     latest_checkpoint,
-    load_folder,
-    load_strict,
     resolve_checkpoint,
     restore_optimizer,
     save_checkpoint,
-    save_folder,
-    verify_folder,
 )
-from latentctl.errors import CheckpointError, InputError
 
 FILES = ("manifest.json", "state.json", "actor.safetensors", "critic.safetensors")
 

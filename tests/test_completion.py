@@ -8,7 +8,7 @@ from conftest import ToyVAE, toy_decoder
 from torch import nn
 
 from latentctl import condition, wrap
-from latentctl.completion import complete, completer, visible_cost
+from latentctl.controllers.cgml.completion import complete, completer, visible_cost
 from latentctl.decoder import Decoder
 from latentctl.errors import InputError, ShapeError
 from latentctl.random import noise, seeded

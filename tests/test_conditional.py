@@ -10,18 +10,10 @@ import torch
 from conftest import FAST, NAMES, ToyVAE, toy_decoder, truth
 
 import latentctl
-from latentctl import (
-    Actor,
-    Ascent,
-    AttributeCritic,
-    FlowMatching,
-    Gaussian,
-    Posterior,
-    Transport,
-    condition,
-)
+from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, condition
+from latentctl.controllers import Transport
 from latentctl.critics import Critic
-from latentctl.decoder import Decoder
+from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 from latentctl.random import noise
 

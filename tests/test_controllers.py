@@ -22,11 +22,11 @@ from latentctl.controllers import (
 )
 from latentctl.controllers.ascent import distance
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
+from latentctl.decoder import Gaussian
 from latentctl.errors import InputError, LawError, NonFiniteError
+from latentctl.evaluation.laws import check_controller
 from latentctl.latents import Latents
-from latentctl.priors import Gaussian
 from latentctl.random import noise
-from latentctl.testing import check_controller
 
 NAN = torch.nan
 SMILE = torch.tensor([[1.0, NAN, NAN]])

@@ -12,10 +12,10 @@ import torch
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch.distributions import Normal, kl_divergence
 
+from latentctl.decoder.registry import load, wrap
 from latentctl.errors import CheckpointError, InputError
+from latentctl.evaluation.laws import check_decoder
 from latentctl.random import generator
-from latentctl.registry import load, wrap
-from latentctl.testing import check_decoder
 
 SMALL = {"resolution": 16, "latent_size": 8, "width": 4}
 
@@ -104,7 +104,7 @@ def test_it_learns(cls):
 
 
 def test_options_reach_the_decoder():
-    from latentctl.priors import Gaussian
+    from latentctl.decoder import Gaussian
 
     prior = Gaussian((8,), std=2.0)
     assert wrap(small(), prior=prior).prior is prior

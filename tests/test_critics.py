@@ -16,10 +16,10 @@ from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.critics.named import cross_entropy
 from latentctl.critics.realism import gradient_penalty
 from latentctl.errors import LawError, ShapeError
-from latentctl.fit import Step
+from latentctl.evaluation.laws import check_critic
 from latentctl.latents import Latents
 from latentctl.random import noise, permutation, seeded
-from latentctl.testing import check_critic
+from latentctl.training import Step
 
 NAN = torch.nan
 STEP = Step(seed=0, index=0, start=0, count=6, total=6)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from latentctl.decoder import Decoder, Posterior, frozen_view
+from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError, InputError, LawError, ShapeError
-from latentctl.testing import check_critic, check_decoder
+from latentctl.evaluation.laws import check_critic, check_decoder
 
 
 class Noisy(nn.Module):

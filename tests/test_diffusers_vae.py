@@ -9,11 +9,11 @@ import pytest
 import torch
 from latentctl_adapters import diffusers_vae
 
+from latentctl.decoder.registry import load, wrap
 from latentctl.errors import AdapterError, CheckpointError, LawError, ShapeError
+from latentctl.evaluation.laws import check_decoder
 from latentctl.priors import LatentFlow
 from latentctl.random import noise
-from latentctl.registry import load, wrap
-from latentctl.testing import check_decoder
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -15,13 +15,13 @@ from torch import nn
 
 import latentctl
 from latentctl.cli import main
-from latentctl.decoder import Decoder, Posterior
-from latentctl.doctor import examine
+from latentctl.decoder import Decoder, Gaussian, Posterior
 from latentctl.errors import InputError, ShapeError
+from latentctl.evaluation.doctor import examine
+from latentctl.evaluation.latent_statistics import latent_statistics, prior_advice, reconstruction
+from latentctl.evaluation.speed import measure_speed
 from latentctl.latents import Latents
-from latentctl.metrics.latent_statistics import latent_statistics, prior_advice, reconstruction
-from latentctl.metrics.speed import measure_speed
-from latentctl.priors import Gaussian, LatentFlow
+from latentctl.priors import LatentFlow
 from latentctl.random import noise
 
 MODEL = '''

@@ -7,13 +7,13 @@ import torch
 from conftest import NAMES, toy_latents, truth
 
 from latentctl import AttributeCritic, ExampleCritic, Latents, RewardCritic
-from latentctl.checkpoint import load_strict
 from latentctl.controllers import Ascent
 from latentctl.critics import examples as module
 from latentctl.errors import InputError, ShapeError
-from latentctl.folder import load_folder, save_folder
+from latentctl.evaluation.laws import check_critic
 from latentctl.random import noise
-from latentctl.testing import check_critic
+from latentctl.storage.folder import load_folder, save_folder
+from latentctl.storage.weights import load_strict
 
 SIZE = 32
 SPREAD = torch.linspace(0.2, 4.0, SIZE)  # the directions differ much in variance

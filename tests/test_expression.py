@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentctl.critics import AttributeCritic, NamedCritics
+from latentctl.critics.expression import parse
 from latentctl.errors import InputError, UnknownNameError
-from latentctl.expression import parse
 from latentctl.random import noise, seeded
 
 NAMES = ("Smiling", "Male", "Young", "5_o_Clock_Shadow", "Bärtig")

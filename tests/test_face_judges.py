@@ -11,7 +11,7 @@ from latentctl.errors import AdapterError, ShapeError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("cv2")
-from latentctl_adapters.face_judges import FaceDetector, FaceEmbedder
+from latentctl_adapters.pixels.face_networks import FaceDetector, FaceEmbedder
 
 needs_data = [
     pytest.mark.data,

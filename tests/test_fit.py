@@ -22,11 +22,12 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import latentctl
-from latentctl.checkpoint import checkpoints, load_folder
 from latentctl.errors import CheckpointError, InputError, NonFiniteError, UnknownNameError
-from latentctl.fit import History, Player, Step, fit
-from latentctl.fit.feed import SampleOrder
-from latentctl.fit.schedule import lr_factor
+from latentctl.storage.folder import load_folder
+from latentctl.training import History, Player, Step, fit
+from latentctl.training.batches import SampleOrder
+from latentctl.training.checkpoints import checkpoints
+from latentctl.training.schedule import lr_factor
 
 SAMPLES, BATCH, STEPS = 50, 12, 40
 

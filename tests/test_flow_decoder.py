@@ -9,10 +9,10 @@ import torch
 from latentctl_adapters.flow_decoder import PixelFlow
 
 from latentctl import KnowledgeBase, Latents
+from latentctl.decoder.registry import load, wrap
 from latentctl.errors import CheckpointError, InputError, ShapeError
+from latentctl.evaluation.laws import check_decoder
 from latentctl.random import generator
-from latentctl.registry import load, wrap
-from latentctl.testing import check_decoder
 
 QUICK = {"patch": 2, "width": 16, "blocks": 1, "batch_size": 64}
 

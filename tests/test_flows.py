@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import latentctl
-from latentctl import GaussianMixture, LatentFlow, Latents
+from latentctl import LatentFlow, Latents
 from latentctl.errors import InputError, NonFiniteError, ShapeError, UnknownNameError
+from latentctl.evaluation.laws import check_decoder
+from latentctl.priors import GaussianMixture
 from latentctl.priors.whitening import Whitening
 from latentctl.random import generator
-from latentctl.testing import check_decoder
 
 KINDS = ("coupling", "spline", "matching")
 SMALL = {"width": 32, "blocks": 2, "max_train_steps": 80, "batch_size": 128}

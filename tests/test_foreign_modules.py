@@ -21,7 +21,7 @@ from torch import nn
 
 import latentctl
 from latentctl.errors import AdapterError
-from latentctl.testing import check_decoder
+from latentctl.evaluation.laws import check_decoder
 
 
 class ExampleVAE(nn.Module):

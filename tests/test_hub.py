@@ -16,8 +16,8 @@ from conftest import ToyVAE, toy_decoder
 from huggingface_hub import ModelCard, constants
 
 from latentctl import Ascent, Conditional, Gaussian, condition
+from latentctl.conditional.hub import model_card
 from latentctl.errors import CheckpointError, FingerprintError, InputError
-from latentctl.hub import model_card
 
 PACK = {"attributes.safetensors", "manifest.json", "state.json"}
 TOKEN = "hf_of_the_owner"

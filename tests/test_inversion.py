@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import latentctl
+from latentctl.decoder import Gaussian
+from latentctl.decoder.inversion import invert, invertible
 from latentctl.errors import AdapterError, InputError, ShapeError
-from latentctl.inversion import invert, invertible
-from latentctl.priors import Gaussian, LatentFlow
-from latentctl.testing import check_decoder
+from latentctl.evaluation.laws import check_decoder
+from latentctl.priors import LatentFlow
 
 QUICK = {"steps": 80, "starts": 2}
 
@@ -44,7 +45,7 @@ def gan():
 
 def test_own_samples_are_found_again(gan, caplog):
     x = gan.decode(gan.prior.sample(5, seed=1))
-    with caplog.at_level(logging.INFO, logger="latentctl.inversion"):
+    with caplog.at_level(logging.INFO, logger="latentctl.decoder.inversion"):
         found = invert(gan, x)
     assert found.z.shape == (5, 6) and found.errors.shape == (5, 4)
     assert bool((found.error < 0.1 * found.spread).all()) and not bool(found.failed.any())
@@ -60,7 +61,7 @@ def test_what_cannot_be_drawn_is_a_warning(gan, caplog):
     checkers = torch.ones(1, 3, 4, 4)
     checkers[..., ::2] = -1
     x = torch.cat([checkers, gan.decode(gan.prior.sample(1, seed=1))])
-    with caplog.at_level(logging.INFO, logger="latentctl.inversion"):
+    with caplog.at_level(logging.INFO, logger="latentctl.decoder.inversion"):
         found = invert(gan, x, **QUICK)
     assert found.failed.tolist() == [True, False]
     (record,) = caplog.records

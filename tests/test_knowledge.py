@@ -9,9 +9,9 @@ from conftest import toy_latents
 import latentctl
 from latentctl import Gaussian, KnowledgeBase, LatentFlow, Latents
 from latentctl.errors import CheckpointError, FingerprintError, InputError, UnknownNameError
-from latentctl.priors.knowledge import Knowledge
+from latentctl.evaluation.laws import check_critic
+from latentctl.knowledge.knowledge import Knowledge
 from latentctl.random import generator
-from latentctl.testing import check_critic
 
 QUICK = {"critic_steps": 150, "max_train_steps": 100, "width": 32, "critic_width": 64}
 
@@ -222,7 +222,7 @@ class TestBadInput:
             Knowledge.fit("Smiling", prior, latents[:40])
 
     def test_a_prior_that_is_no_flow(self, latents):
-        mixture = latentctl.GaussianMixture.fit(latents, 2)
+        mixture = latentctl.priors.GaussianMixture.fit(latents, 2)
         with pytest.raises(InputError, match="to_base"):
             KnowledgeBase(mixture, (8,))
 

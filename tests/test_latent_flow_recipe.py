@@ -18,18 +18,15 @@ from latentctl.random import generator
 for package in ("tyro", "datasets", "PIL"):
     pytest.importorskip(package)
 
-ROOT = Path(__file__).parents[1]
-RECIPES = ROOT / "recipes"
-sys.path.insert(0, str(RECIPES))
 
-from image_data import ImageFlags, load_images  # noqa: E402
-from latent_flow import Pair, joint, main, reconstruction, regularised  # noqa: E402
-from latent_flow_flags import AutoencoderFlags, Flags, FlowFlags, check  # noqa: E402
-from latent_flow_report import perceptual_network  # noqa: E402
-from latentctl_adapters.conv_vae import ConvAE  # noqa: E402
-from pretrain_vae import RunFlags  # noqa: E402
+from latent_flow import Pair, joint, main, reconstruction, regularised
+from latentctl_adapters.conv_vae import ConvAE
+from pretrain_vae import RunFlags
+from support.images import ImageFlags, load_images
+from support.latent_flow.flags import AutoencoderFlags, Flags, FlowFlags, check
+from support.latent_flow.report import perceptual_network
 
-from latentctl.fit import Step  # noqa: E402
+from latentctl.training import Step
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PICTURES = ("samples.png", "reconstructions.png", "interpolation.png")
@@ -133,7 +130,12 @@ def test_it_is_launched_as_a_script_and_takes_a_decoder_of_the_user(folder, tmp_
     words += " --flow_batch_size 32 --output_dir out --max_test_samples 20"
     words += " --cache_dir cache --train_data_dir"
     result = subprocess.run(
-        [*command, str(RECIPES / "latent_flow.py"), *words.split(), str(folder)],
+        [
+            *command,
+            str(Path(__file__).parents[1] / "recipes" / "latent_flow.py"),
+            *words.split(),
+            str(folder),
+        ],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,

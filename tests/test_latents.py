@@ -21,15 +21,9 @@ from PIL import Image
 from torch import nn
 
 from latentctl.decoder import Decoder, Posterior
-from latentctl.errors import (
-    AdapterError,
-    CacheError,
-    InputError,
-    ShapeError,
-    UnknownNameError,
-)
+from latentctl.decoder.encode import encode_dataset
+from latentctl.errors import AdapterError, CacheError, InputError, ShapeError, UnknownNameError
 from latentctl.latents import Latents
-from latentctl.latents.encode import encode_dataset
 
 SHAPE = (3, 8, 8)
 N = 53
@@ -578,7 +572,7 @@ def test_a_cache_of_something_else_is_refused(cached: Path, tmp_path: Path) -> N
 
 
 def test_a_later_format_and_foreign_folders(cached: Path, tmp_path: Path) -> None:
-    from latentctl.folder import sealed
+    from latentctl.storage.folder import sealed
 
     path = copy(cached, tmp_path / "copy")
     later = {**manifest(path), "format": 99, "latentctl_version": "9.0"}
@@ -741,7 +735,7 @@ def test_no_more_than_two_shards_are_in_memory(
 ) -> None:
     import weakref
 
-    import latentctl.latents.encode as module
+    import latentctl.decoder.encode as module
 
     alive: list[weakref.ref] = []
     most = []

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from latentctl_adapters.melody_rewards import HOLD, REST
 
+from latentctl.decoder.registry import load
 from latentctl.errors import InputError
-from latentctl.registry import load
-from latentctl.rewards import HOLD, REST
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 symusic = pytest.importorskip("symusic")
 
-from melody_data import Melodies, MelodyDataFlags, load_melodies  # noqa: E402
-from melody_midi import monophonic, read_midi, windows, write_midi  # noqa: E402
-from pretrain_melody_vae import MelodyVAEFlags, build, loss_of, measure, transposed  # noqa: E402
+from pretrain_melody_vae import MelodyVAEFlags, build, loss_of, measure, transposed
+from support.melody.data import Melodies, MelodyDataFlags, load_melodies
+from support.melody.midi import monophonic, read_midi, windows, write_midi
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain_melody_vae.py"
 STEP = 120  # ticks of a sixteenth
@@ -227,7 +226,7 @@ def test_wrong_shares_are_refused():
 
 
 def test_schedules_reach_the_loss():
-    from latentctl.fit import Step
+    from latentctl.training import Step
 
     flags = MelodyVAEFlags(latent_size=8, encoder_size=8, decoder_size=8, embedding=8)
     flags.vae_train_steps, flags.transpose, flags.scheduled_sampling = 100, 3, 1.0

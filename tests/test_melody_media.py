@@ -8,15 +8,15 @@ import wave
 import numpy as np
 import pytest
 import torch
+from latentctl_adapters.melody_rewards import HOLD, REST
 from test_recipes import PNG
 
 from latentctl.errors import InputError, ShapeError
-from latentctl.rewards import HOLD, REST
 
 pytest.importorskip("matplotlib")
 
-from melody_media import RATE, Note, notes_of, piano_rolls, wave_of
-from report import Report
+from support.melody.media import RATE, Note, notes_of, piano_rolls, wave_of
+from support.report import Report
 
 A4 = 69
 

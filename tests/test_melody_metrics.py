@@ -6,20 +6,11 @@ import math
 
 import pytest
 import torch
-from test_recipes import RECIPES
+from latentctl_adapters.melody_rewards import HOLD, REST
+from support.melody.metrics import NgramModel, diversity, edit_distance, notes_changed, told_apart
 
 from latentctl.errors import InputError
 from latentctl.random import generator
-from latentctl.rewards import HOLD, REST
-
-assert (RECIPES / "melody_metrics.py").is_file()  # test_recipes puts them on the path
-from melody_metrics import (  # noqa: E402
-    NgramModel,
-    diversity,
-    edit_distance,
-    notes_changed,
-    told_apart,
-)
 
 
 def words(text):

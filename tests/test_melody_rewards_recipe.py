@@ -6,20 +6,20 @@ import json
 
 import pytest
 import torch
+from latentctl_adapters.melody_rewards import HOLD, onsets
 from test_recipes import PNG, done, run
 
 import latentctl
 from latentctl.errors import InputError
 from latentctl.random import generator
-from latentctl.rewards import HOLD, onsets
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 pytest.importorskip("symusic")
 datasets = pytest.importorskip("datasets")
 
-import melody_rewards as recipe  # noqa: E402
-from latentctl_adapters.melody_vae import MelodyVAE  # noqa: E402
+import melody_rewards as recipe
+from latentctl_adapters.melody_vae import MelodyVAE
 
 TINY = "--num_threads 1 --rounds 2 --prior_samples 120 --max_reward_calls 900 --num_melodies 40"
 TINY += " --num_edits 8 --max_encodings 60 --moves 100 --first_steps 30 --train_steps 20"

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 from latentctl_adapters.melody_lstm import START, SYMBOLS
+from latentctl_adapters.melody_rewards import HOLD, REST
 from latentctl_adapters.melody_vae import MelodyVAE
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from latentctl.decoder.registry import load, wrap
 from latentctl.errors import AdapterError, CheckpointError, InputError, ShapeError
+from latentctl.evaluation.laws import check_decoder
 from latentctl.random import generator, noise, seeded
-from latentctl.registry import load, wrap
-from latentctl.rewards import HOLD, REST
-from latentctl.testing import check_decoder
 
 SMALL = {"latent_size": 8, "embedding": 6, "encoder_size": 8, "decoder_size": 12}
 NETWORKS = {
@@ -270,7 +270,7 @@ def test_another_network_is_refused(tmp_path):
 
 
 def test_options_reach_the_decoder():
-    from latentctl.priors import Gaussian
+    from latentctl.decoder import Gaussian
 
     model, prior = small(), Gaussian((8,), std=2.0)
     assert wrap(model, prior=prior).prior is prior

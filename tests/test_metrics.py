@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from latentctl import metrics
+from latentctl import evaluation as metrics
 from latentctl.errors import InputError, ShapeError
 from latentctl.random import generator
 
@@ -87,7 +87,7 @@ class TestNeighbours:
     def test_chunks_do_not_change_the_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real, fake = normal(90, 3), normal(70, 3, 1) + 0.5
         whole = metrics.precision_recall(real, fake), metrics.density_coverage(real, fake)
-        monkeypatch.setattr("latentctl.metrics.diversity.CHUNK", 16)
+        monkeypatch.setattr("latentctl.evaluation.diversity.CHUNK", 16)
         assert (
             metrics.precision_recall(real, fake),
             metrics.density_coverage(real, fake),

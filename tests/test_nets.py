@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from latentctl.errors import InputError, ShapeError
-from latentctl.nets import GatedResidual, Scorer, encode_targets
+from latentctl.nn.trunk import GatedResidual, Scorer, encode_targets
+from latentctl.nn.velocity import Velocity
 from latentctl.random import noise, seeded
-from latentctl.velocity import Velocity
 
 SHAPES = [(8,), (4, 8, 8)]
 NAN = torch.nan

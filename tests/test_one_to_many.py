@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from latentctl.controllers import Updater
+from latentctl.controllers.cgml.one_to_many import OneToMany, deal
 from latentctl.errors import InputError, NonFiniteError
-from latentctl.fit import Step
-from latentctl.one_to_many import OneToMany, deal
 from latentctl.random import noise, seeded
+from latentctl.training import Step
 
 
 class Generator(nn.Module):

@@ -62,8 +62,8 @@ def test_importing_the_library_is_light(tmp_path):
 import sys
 import torch  # what torch itself imports is not ours
 before = set(sys.modules)
-import latentctl, latentctl.registry, latentctl.testing
-latentctl.registry.available()
+import latentctl, latentctl.decoder.registry, latentctl.evaluation.laws
+latentctl.decoder.registry.available()
 print(sorted({{m.split(".")[0] for m in set(sys.modules) - before}} & set({HEAVY!r})))
 """
     assert run(sys.executable, "-c", code, cwd=tmp_path).strip() == "[]"
@@ -84,7 +84,7 @@ def test_a_users_file_is_type_checked_from_outside_the_tree(tmp_path):
     pytest.importorskip("mypy", reason="mypy is not installed")
     program = """
 from latentctl.decoder import Decoder
-from latentctl.registry import wrap
+from latentctl.decoder.registry import wrap
 from latentctl_adapters.conv_vae import ConvVAE
 
 decoder: Decoder = wrap(ConvVAE())

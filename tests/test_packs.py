@@ -10,21 +10,12 @@ import pytest
 import torch
 from conftest import ToyVAE, toy_decoder
 
-import latentctl.folder
-from latentctl import (
-    Actor,
-    Ascent,
-    AttributeCritic,
-    Conditional,
-    FlowMatching,
-    Gaussian,
-    Transport,
-    condition,
-)
-from latentctl.controllers import Controller, Updater
+import latentctl.storage.folder
+from latentctl import Actor, Ascent, AttributeCritic, Conditional, FlowMatching, Gaussian, condition
+from latentctl.controllers import Controller, Transport, Updater
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import CheckpointError, FingerprintError, InputError, ShapeError
-from latentctl.folder import load_folder, save_folder
+from latentctl.storage.folder import load_folder, save_folder
 
 KIB64 = 64 * 1024
 WITHOUT_REALISM = ("flow-matching", "updater")
@@ -168,7 +159,7 @@ def test_a_controller_of_a_later_version_asks_for_an_upgrade(pack, decoder, tmp_
 
 
 def test_a_pack_of_a_later_format_asks_for_an_upgrade(faces, decoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(latentctl.folder, "FORMAT", 99)
+    monkeypatch.setattr(latentctl.storage, "FORMAT", 99)
     path = faces.save_pretrained(tmp_path / "pack")
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"format 99.*upgrade latentctl to >="):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from latentctl import Ascent, AttributeCritic, condition
+from latentctl.conditional.picture import grid, png
 from latentctl.decoder import Decoder
 from latentctl.errors import InputError
-from latentctl.picture import grid, png
 from latentctl.random import noise
 
 

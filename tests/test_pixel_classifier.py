@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("timm")
-from latentctl_adapters.pixel_classifier import PixelClassifier, augment_images
+from latentctl_adapters.pixels.classifier import PixelClassifier, augment_images
 
 from latentctl.errors import CheckpointError, InputError, ShapeError
 from latentctl.random import generator

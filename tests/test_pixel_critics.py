@@ -11,8 +11,8 @@ from latentctl import Decoder, PixelCritics, condition
 from latentctl.controllers import Ascent
 from latentctl.critics.named import cross_entropy
 from latentctl.errors import InputError, ShapeError, UnknownNameError
+from latentctl.evaluation.laws import check_critic
 from latentctl.random import generator, seeded
-from latentctl.testing import check_critic
 
 NAMES = ["Bright", "Left"]
 

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import doctest
-import sys
-from pathlib import Path
 
+import latentctl_adapters.embedded.drawn_faces as procedural_faces
+import latentctl_adapters.embedded.portrait as portrait
 import pytest
 import torch
+from latentctl_adapters.embedded.drawn_faces import (
+    ATTRIBUTES,
+    FACTORS,
+    ProceduralFaces,
+    render,
+    sample_factors,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-import portrait
-import procedural_faces
-from procedural_faces import ATTRIBUTES, FACTORS, ProceduralFaces, render, sample_factors
 
 from latentctl.errors import InputError, ShapeError, UnknownNameError
 

@@ -12,10 +12,10 @@ import torch
 from latentctl_adapters import pythae_model
 from torch import nn
 
+from latentctl.decoder.registry import load, wrap
 from latentctl.errors import AdapterError, CheckpointError
+from latentctl.evaluation.laws import check_decoder
 from latentctl.random import noise
-from latentctl.registry import load, wrap
-from latentctl.testing import check_decoder
 
 models = pytest.importorskip("pythae.models")
 architectures = pytest.importorskip("pythae.models.nn")

@@ -23,7 +23,6 @@ Image = pytest.importorskip("PIL.Image")
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
-sys.path.insert(0, str(RECIPES))
 NAMES = ("Black_Hair", "Male", "Smiling")
 LITTLE = "--num_threads 1 --max_train_samples 256 --max_test_samples 48"
 LITTLE += " --attributes " + " ".join(NAMES)
@@ -106,7 +105,7 @@ def edited(main_job):
 @pytest.fixture(scope="module")
 def audited(main_job):
     """The folder of a run with a teacher, an auditor, an expression, and several strengths."""
-    from latentctl_adapters.pixel_classifier import PixelClassifier
+    from latentctl_adapters.pixels.classifier import PixelClassifier
 
     folder = main_job[0]
     # of more attributes than the pack, and in another order
@@ -256,7 +255,7 @@ def save_images(folder, images, names):
 
 @pytest.mark.parametrize("kinds", [("without", "with"), ("before", "after")])
 def test_an_attribute_is_learned_from_a_few_examples(main_job, tmp_path, kinds):
-    from procedural_faces import ProceduralFaces
+    from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
 
     images, _ = ProceduralFaces.split("test", 6, 1, 64, ("Smiling",)).tensors()
     names = [f"{i}.png" for i in range(6)]

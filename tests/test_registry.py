@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import latentctl.registry as registry
+import latentctl.decoder.registry as registry
 from latentctl.errors import AdapterError, UnknownNameError
 
 
@@ -56,7 +56,9 @@ def test_a_broken_adapter_does_not_stop_wrap_and_is_said_aloud(broken, caplog):
 
 
 def test_a_broken_adapter_does_not_stop_the_import(broken):
-    code = "import latentctl, latentctl.registry as r; print(r.available()['somebodys-vae'])"
+    code = (
+        "import latentctl, latentctl.decoder.registry as r; print(r.available()['somebodys-vae'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(broken)!r}); {code}"],
         capture_output=True,

@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.report import Report, critic_contours, face_sheet, loss_curves
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-from report import Report, critic_contours, face_sheet, loss_curves
-
+from latentctl.conditional.picture import grid, png
 from latentctl.errors import InputError, ShapeError, UnknownNameError
-from latentctl.picture import grid, png
 from latentctl.random import generator
 
 pytest.importorskip("matplotlib")

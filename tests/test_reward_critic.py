@@ -16,15 +16,16 @@ from torch import nn
 
 import latentctl
 from latentctl.controllers import Ascent
-from latentctl.controllers.rule_game import RuleGame
 from latentctl.critics import RealismCritic, RewardCritic
 from latentctl.critics.reward import satisfied
 from latentctl.decoder import Decoder
 from latentctl.errors import FingerprintError, InputError
-from latentctl.exploration import explore
-from latentctl.fit import Step
-from latentctl.latents import CountedRewards, Latents, prior_rewards
-from latentctl.testing import check_controller, check_critic
+from latentctl.evaluation.laws import check_controller, check_critic
+from latentctl.latents import Latents
+from latentctl.rewards import CountedRewards, prior_rewards
+from latentctl.rewards.explore import explore
+from latentctl.rewards.game import RuleGame
+from latentctl.training import Step
 
 NAN = torch.nan
 SMALL = {"width": 64, "depth": 2, "batch_size": 64}

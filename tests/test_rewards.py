@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from latentctl_adapters import melody_rewards as rewards
+from latentctl_adapters.melody_rewards import HOLD, REST
 from torch import nn
 
-from latentctl import rewards
-from latentctl.decoder import Decoder
+from latentctl.decoder import Decoder, Gaussian
 from latentctl.errors import BudgetError, InputError, ShapeError
-from latentctl.latents import CountedRewards, Latents, encoding_rewards, prior_rewards
-from latentctl.priors import Gaussian
+from latentctl.latents import Latents
 from latentctl.random import generator
-from latentctl.rewards import HOLD, REST
+from latentctl.rewards import CountedRewards, encoding_rewards, prior_rewards
 
 C, D, E, G, C_SHARP = 60, 62, 64, 67, 61
 RULES = {

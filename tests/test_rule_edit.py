@@ -8,9 +8,9 @@ import torch
 import latentctl
 from latentctl import RewardCritic
 from latentctl.errors import InputError, UnknownNameError
-from latentctl.latents import CountedRewards, prior_rewards
 from latentctl.random import generator
-from latentctl.rule_edit import edit_by_rule
+from latentctl.rewards import CountedRewards, prior_rewards
+from latentctl.rewards.edit import edit_by_rule
 
 WIDE = 4
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from latentctl.testing import check_decoder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import taef2
+import benchmarks.edits.taef2_model as taef2
+from latentctl.evaluation.laws import check_decoder
 
 pytestmark = [
     pytest.mark.data,

@@ -13,13 +13,13 @@ from conftest import ToyVAE, toy_decoder
 pytest.importorskip("timm")
 pytest.importorskip("PIL")
 import timm
-from latentctl_adapters.timm_critic import Labelled, TimmCritic, label
+from latentctl_adapters.pixels.timm_network import Labelled, TimmCritic, label
 from PIL import Image
 
 from latentctl import PixelCritics, encode_dataset
 from latentctl.errors import AdapterError, InputError, ShapeError
+from latentctl.evaluation.laws import check_critic
 from latentctl.random import generator, seeded
-from latentctl.testing import check_critic
 
 
 def tiny(model_name="test_resnet", **options):

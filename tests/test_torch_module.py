@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
-from latentctl.decoder import Posterior
+from latentctl.decoder import Gaussian, Posterior
+from latentctl.decoder.registry import wrap
 from latentctl.errors import AdapterError
-from latentctl.priors import Gaussian
-from latentctl.registry import wrap
-from latentctl.testing import check_decoder
+from latentctl.evaluation.laws import check_decoder
 
 
 class MLPVAE(nn.Module):

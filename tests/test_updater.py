@@ -8,12 +8,12 @@ from conftest import truth
 
 from latentctl import Updater, condition
 from latentctl.controllers import Ascent
-from latentctl.controllers.descent import descend, inside, start_points
-from latentctl.controllers.lessons import learn
-from latentctl.controllers.practice import practise
+from latentctl.controllers.cgml.lessons import learn
+from latentctl.controllers.cgml.practice import practise
+from latentctl.decoder.descent import descend, inside, start_points
 from latentctl.errors import InputError, NonFiniteError, ShapeError, UnknownNameError
-from latentctl.fit import Step
 from latentctl.random import noise, seeded
+from latentctl.training import Step
 
 QUICK = {"width": 32, "depth": 2}
 GOALS = torch.tensor([[2.0, 0.0], [-2.0, 1.0]])

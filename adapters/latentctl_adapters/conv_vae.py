@@ -31,7 +31,7 @@ from torch.distributions import Normal
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 
-from .pretrained import Pretrained, architecture, fetch
+from .wrapping.pretrained import Pretrained, architecture, fetch
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -43,11 +43,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder import Decoder, Posterior, Prior
 from latentctl.errors import AdapterError, CheckpointError
-from latentctl.priors import Prior
 
-from .outputs import posterior_of, sample_of
+from .wrapping.outputs import posterior_of, sample_of
 
 PACKAGES = ("diffusers.models.autoencoders.", "diffusers.models.vq_model")
 # the first draws noise as it decodes, the second normalises its latents itself; both are left to

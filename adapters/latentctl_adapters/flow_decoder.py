@@ -50,7 +50,7 @@ from latentctl.latents import Latents
 from latentctl.priors.flow import LatentFlow
 from latentctl.random import noise
 
-from .pretrained import Pretrained, fetch
+from .wrapping.pretrained import Pretrained, fetch
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -43,10 +43,10 @@ from torch.distributions import Normal
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import AdapterError, InputError, ShapeError
 from latentctl.random import noise
-from latentctl.rewards import HOLD, REST
 
 from .melody_lstm import START, SYMBOLS, SegmentDecoder, SequenceEncoder
-from .pretrained import Pretrained, fetch
+from .melody_rewards import HOLD, REST
+from .wrapping.pretrained import Pretrained, fetch
 
 if TYPE_CHECKING:
     from typing_extensions import Self

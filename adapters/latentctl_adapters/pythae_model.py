@@ -36,12 +36,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentctl.decoder import Decoder, Posterior, frozen_view
+from latentctl.decoder import Decoder, Gaussian, Posterior
+from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError, CheckpointError
-from latentctl.priors import Gaussian
 
 from . import torch_module
-from .trial import Trial
+from .wrapping.trial import Trial
 
 CURVED = {"SVAE": "a sphere", "PoincareVAE": "hyperbolic space"}
 WALKS = {"HVAE", "RHVAE"}

@@ -17,13 +17,13 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from latentctl.decoder import Decoder, frozen_view
+from latentctl.decoder import Decoder, Gaussian, Prior
+from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError
-from latentctl.priors import Gaussian, Prior
 
-from .callables import CallablePair
-from .outputs import posterior_of
-from .trial import PARTS, Trial, decoded
+from .wrapping.callables import CallablePair
+from .wrapping.outputs import posterior_of
+from .wrapping.trial import PARTS, Trial, decoded
 
 ENCODERS = ("encode", "encoder", "enc")
 DECODERS = ("decode", "decoder", "dec", "generator")

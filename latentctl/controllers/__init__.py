@@ -12,13 +12,15 @@ __all__ = [
     "Transport",
     "Updater",
     "amortise",
+    "teach",
 ]
 
 from .actor import Actor
-from .amortised import amortise
+from .amortise import amortise
 from .ascent import Ascent
 from .base import Controller, Move
+from .cgml.updater import Updater
+from .distillation import teach
 from .flow_matching import FlowMatching
 from .refined import Refined
 from .transport import Transport
-from .updater import Updater

@@ -35,12 +35,12 @@ from torch import Tensor
 
 from ..critics import AttributeCritic, Critic, RealismCritic
 from ..critics.named import cross_entropy
+from ..decoder import Gaussian, Prior
 from ..errors import InputError
-from ..fit import Player, Step, fit
 from ..latents import Latents
-from ..nets import GatedResidual
-from ..priors import Gaussian, Prior
+from ..nn.trunk import GatedResidual
 from ..random import generator, seeded
+from ..training import Player, Step, fit
 from .ascent import distance
 from .base import THRESHOLD, Controller, Move, refuse_where
 from .imitation import PAIRS, imitate
@@ -140,7 +140,7 @@ class Actor(Controller):
             seed: Decides every random number.
             output_dir: Gets the logs and checkpoints of `lessons`, `head_start` and `game`,
                 a folder each.
-            options: Further arguments of `players` and of `latentctl.fit.fit`.
+            options: Further arguments of `players` and of `latentctl.training.fit`.
         """
         names = latents.names if latents.labels is not None else ()
         with seeded(seed, "actor"):
@@ -213,7 +213,7 @@ def players(
     prior_share: float = 0.1,
     free_share: float = 0.25,
 ) -> list[Player]:
-    """The two players of the game, for `latentctl.fit.fit`.
+    """The two players of the game, for `latentctl.training.fit`.
 
     Arguments:
         actor: The actor.

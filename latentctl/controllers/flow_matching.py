@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from ..critics import Critic
-from ..fit import Player, Step, fit
+from ..decoder import Gaussian, Prior
 from ..latents import Latents
-from ..priors import Gaussian, Prior
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
 from ..random import seeded
+from ..training import Player, Step, fit
 from .base import THRESHOLD, Controller, Move, refuse_where
 from .targets import free_some, origins, target_context
 
@@ -127,7 +127,7 @@ class FlowMatching(Controller):
         seed: int = 0,
         **options: Any,
     ) -> FlowMatching:
-        """The move from `prior` to `latents`; `options` go to `latentctl.fit.fit`."""
+        """The move from `prior` to `latents`; `options` go to `latentctl.training.fit`."""
         names = latents.names if latents.labels is not None else ()
         start = prior if prior is not None else Gaussian(latents.latent_shape)
         with seeded(seed, "flow matching"):

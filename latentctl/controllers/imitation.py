@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ..fit import Player, Step, fit
+from ..decoder import Gaussian, Prior
 from ..latents import Latents
-from ..priors import Gaussian, Prior
+from ..training import Player, Step, fit
 from .ascent import distance
 from .base import Controller
 from .targets import free_some
@@ -56,7 +56,7 @@ def imitate(
         learning_rate: Peak of Adam's learning rate.
         free_share: Share of rows whose targets are partly freed.
         seed: Decides every random number.
-        options: Further arguments of `latentctl.fit.fit`.
+        options: Further arguments of `latentctl.training.fit`.
     """
     start = prior if prior is not None else Gaussian(latents.latent_shape)
     used = latents.posterior_std()

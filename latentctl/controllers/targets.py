@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..fit import Step
-from ..nets import encode_targets
-from ..priors import Prior
+from ..decoder import Prior
+from ..nn.trunk import encode_targets
+from ..training import Step
 
 
 def round_targets(y: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fit import Step
 from ..latents import Latents
 from ..latents.covariance import default_rank
 from ..random import seeded
+from ..training import Step
 from .named import cross_entropy
-from .scorer import NamedScorer
+from .network import NamedScorer
 
 
 class AttributeCritic(NamedScorer):
@@ -106,7 +106,7 @@ class AttributeCritic(NamedScorer):
         seed: int = 0,
         **options: Any,
     ) -> AttributeCritic:
-        """A critic of every label of `latents`; `options` go to `latentctl.fit.fit`.
+        """A critic of every label of `latents`; `options` go to `latentctl.training.fit`.
 
         `rank` is by default 512 for a grid, or half of its size, and 0 for a vector.
 

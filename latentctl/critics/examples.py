@@ -44,7 +44,7 @@ from ..errors import InputError, ShapeError
 from ..latents import Latents
 from ..random import permutation
 from .named import NamedCritics
-from .scorer import NamedScorer
+from .network import NamedScorer
 
 RIDGE = 1000.0  # in mean variances, divided by the number of examples
 SPREAD = 2.0  # standard deviation of the log-odds over encodings

@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..decoder import Decoder, frozen_view
+from ..decoder import Decoder
+from ..decoder.frozen import frozen_view
 from ..errors import InputError, ShapeError
 from .named import NamedCritics, cross_entropy
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nets import Scorer, encode_targets
+from ..nn.trunk import Scorer, encode_targets
 from .base import Critic
 
 

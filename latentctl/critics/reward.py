@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fit import Step
 from ..latents import Latents
 from ..random import seeded
+from ..training import Step
 from .named import cross_entropy
-from .scorer import NamedScorer
+from .network import NamedScorer
 
 
 class RewardCritic(NamedScorer):
@@ -112,7 +112,7 @@ class RewardCritic(NamedScorer):
             learning_rate: Peak of AdamW's learning rate; it falls to zero.
             weight_decay: Of AdamW.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.fit.fit`.
+            options: Further arguments of `latentctl.training.fit`.
 
         Raises:
             InputError: If there are no rewards, or a rule has none.

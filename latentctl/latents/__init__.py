@@ -1,18 +1,8 @@
-"""Encode once, train on the cache ever after."""
+"""Encodings of a data set, computed once and cached."""
 
 from __future__ import annotations
 
-__all__ = [
-    "CountedRewards",
-    "Covariance",
-    "Latents",
-    "encode_dataset",
-    "encoding_rewards",
-    "prior_rewards",
-]
+__all__ = ["Covariance", "Latents"]
 
-from .cache import Latents
-from .counted import CountedRewards
 from .covariance import Covariance
-from .encode import encode_dataset
-from .rewarded import encoding_rewards, prior_rewards
+from .latents import Latents

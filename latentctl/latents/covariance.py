@@ -31,7 +31,7 @@ from ..errors import InputError
 from ..random import seeded
 
 if TYPE_CHECKING:
-    from .cache import Latents
+    from .latents import Latents
 
 RANK = 512  # directions of a grid that are known one by one
 ROWS = 12_000  # latents that are looked at

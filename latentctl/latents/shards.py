@@ -36,7 +36,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CacheError
-from ..folder import MANIFEST, fsync_folder, sealed
+from ..storage import MANIFEST, VERSION, fsync_folder, sealed
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
@@ -152,12 +152,10 @@ def file_hash(path: Path) -> str:
 
 def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[str, Any]) -> None:
     """Commit a cache, and remove every shard that does not belong to it."""
-    from .. import __version__
-
     manifest = {
         **content,
         "format": FORMAT,
-        "latentctl_version": __version__,
+        "latentctl_version": VERSION,
         "rows": sum(shard.rows for shard in shards),
         "shards": [asdict(shard) for shard in shards],
     }

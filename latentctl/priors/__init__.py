@@ -1,9 +1,8 @@
-"""Where the latents of data are: one file a family of densities."""
+"""Densities over latents: one file a family."""
 
 from __future__ import annotations
 
-__all__ = ["Gaussian", "GaussianMixture", "LatentFlow", "Prior"]
+__all__ = ["GaussianMixture", "LatentFlow"]
 
 from .flow import LatentFlow
-from .gaussian import Gaussian, Prior
 from .mixture import GaussianMixture

@@ -38,7 +38,7 @@ from zuko.transforms import (
 )
 from zuko.utils import unpack
 
-from ..nets import Trunk
+from ..nn.trunk import Trunk
 from ..random import generator
 from .whitening import Whitening
 

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError, ShapeError, UnknownNameError
-from ..fit import Player, Step, fit
 from ..random import noise, seeded
+from ..training import Player, Step, fit
 from .matching import Matching
 from .whitening import Whitening
 
@@ -208,7 +208,7 @@ class LatentFlow(nn.Module):
             batch_size: Latents in a step.
             learning_rate: Peak of Adam's learning rate; it falls to zero.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.fit.fit`.
+            options: Further arguments of `latentctl.training.fit`.
 
         Raises:
             InputError: If there are no more latents than dimensions, or constant dimensions.

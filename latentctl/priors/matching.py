@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NonFiniteError
-from ..velocity import Velocity
+from ..nn.velocity import Velocity
 from .fixed_point import fixed_point
 from .whitening import Whitening
 

@@ -1,0 +1,276 @@
+"""The trial run: which shapes, which range of values, and whether gradients reach the latent."""
+
+from __future__ import annotations
+
+__all__ = ["PARTS", "Trial", "decoded"]
+
+import inspect
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from latentctl.decoder import Posterior, Prior
+from latentctl.errors import AdapterError
+from latentctl.random import noise
+
+from .outputs import posterior_of, sample_of
+
+SIDES = (64, 32, 28, 128, 256, 96, 48, 16, 224, 512)
+LENGTHS = (1024, 256, 128, 64, 4096, 16384, 512, 2048, 8192, 100, 1000, 16000)
+EDGES = (32, 16, 64, 8)
+BATCH = 4
+FAR = 30.0  # where an output without a bound leaves any bound
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+
+PARTS = (
+    'Say which parts encode and decode: latentctl.wrap(model, encode="name", decode="name"), or '
+    "latentctl.wrap((encoder, decoder))."
+)
+SKIPS = (
+    "A network with skip connections past its latent (a U-Net) cannot be steered by it: the latent "
+    "alone does not say the sample."
+)
+CONSTANT = (
+    "It takes more than the latent. Hold the rest fixed: decode=lambda z: model.decode(z, "
+    f"label.expand(len(z))). {SKIPS}"
+)
+HINTS = {
+    r"missing \d+ required positional": CONSTANT,
+    r"scalar types: Long": (
+        "It takes whole numbers (tokens), and what is decoded are floats. Let both speak of the "
+        "same: encode=lambda x: model.encode(x.argmax(-1)) for logits (B, T, V)."
+    ),
+}
+
+Shape = tuple[int, ...]
+
+
+class Trial:
+    """Runs a frozen view on made-up input, and remembers what was tried.
+
+    Arguments:
+        view: A frozen view.
+        encode: Name of its encoder, or None.
+        decode: Name of its decoder.
+        name: How the model is called in messages.
+    """
+
+    def __init__(self, view: nn.Module, encode: str | None, decode: str, name: str) -> None:
+        self.view, self.encode_name, self.decode_name, self.name = view, encode, decode, name
+        tensors = [*view.parameters(), *view.buffers()]
+        self.device = next((t.device for t in tensors), torch.device("cpu"))
+        self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+        self.encoder_kind = ""
+        self.tried: dict[str, list[str]] = {}
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The samples of `z`."""
+        x = decoded(self.view, self.decode_name, z.to(self.device, self.dtype))
+        if x.ndim == 0 or len(x) != len(z):
+            raise AdapterError(f"{len(z)} latents were decoded into {tuple(x.shape)}")
+        return x
+
+    def encode(self, x: Tensor) -> Posterior:
+        """The posterior of `x`."""
+        encode = getattr(self.view, self.encode_name or "")
+        x = x.to(self.device, self.dtype)
+        posterior, again = (posterior_of(encode(x.clone())) for _ in range(2))
+        if not torch.equal(posterior.mean, again.mean):
+            raise AdapterError(
+                f"{self.name} encodes the same sample twice to different latents: it draws from "
+                f"its posterior, or drops out. Pass encode= that returns the mean or the "
+                f"distribution, such as encode=lambda x: model.posterior(x).mean"
+            )
+        self.encoder_kind = "without std" if posterior.std is None else "with std"
+        return posterior
+
+    @torch.no_grad()
+    def shapes(self, latent_shape: Sequence[int] | None) -> tuple[Shape, Shape]:
+        """Shapes of one latent and one sample.
+
+        Raises:
+            AdapterError: If no candidate goes through; lists what was tried and the last error.
+        """
+        self._check_arguments()
+        latents = [tuple(latent_shape)] if latent_shape is not None else list(self._latents())
+        last: Exception | None = None
+        for shape in latents:
+            try:
+                x = self._tried(shape)
+                if self.encode_name is not None:
+                    self._check_encoder(tuple(x.shape[1:]), shape)
+                return shape, tuple(x.shape[1:])
+            except Exception as error:
+                last = self._remember(f"latent {shape}", error)
+        if latent_shape is None and self.encode_name is not None:
+            for shape in self._samples():
+                try:
+                    return self._round(shape), shape
+                except Exception as error:
+                    last = self._remember(f"sample {shape}", error)
+        raise AdapterError(self._failure(latent_shape, last)) from last
+
+    def samples(self, prior: Prior) -> tuple[tuple[float, float] | None, bool]:
+        """Range of decoded prior samples, None if unbounded, and whether gradients reach `z`.
+
+        Raises:
+            AdapterError: If the decoder draws random numbers, or uses weights out of sight.
+        """
+        z = prior.sample(4 * BATCH, seed=0).to(self.device, self.dtype)
+        try:
+            with torch.enable_grad():
+                x = self.decode(z)
+                differentiable = self.decode(z.detach().requires_grad_()).requires_grad
+            with torch.no_grad():
+                halves = torch.cat([self.decode(part) for part in z.chunk(2)])
+                far = self.decode(FAR * z)
+        except Exception as error:
+            raise AdapterError(
+                f"{self.name} cannot decode samples of its prior: {error}. Pass latent_shape= "
+                f"and a prior= over latents of that shape."
+            ) from error
+        if x.requires_grad:
+            raise AdapterError(
+                f"{self.name} decodes with weights that take a gradient and that latentctl cannot "
+                f"see, so it cannot freeze them. Pass the module itself: latentctl.wrap(model, "
+                f'decode="name of its method"); layers in a list belong into an nn.ModuleList.'
+            )
+        atol = (
+            torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().item()
+            if x.dtype.is_floating_point
+            else 0
+        )
+        if not torch.allclose(x, halves, rtol=0, atol=atol, equal_nan=True):
+            raise AdapterError(
+                f"{self.name} decodes the same latents twice to different samples: it draws "
+                f"random numbers, mixes the samples of a batch (BatchNorm without running "
+                f"statistics), calls F.dropout without training=self.training, or holds a module "
+                f"in training mode where latentctl cannot see it. Pass decode= with its noise "
+                f"held fixed, or the module itself."
+            )
+        return _bounds(torch.cat([x, far])), differentiable
+
+    def _check_arguments(self) -> None:
+        part = getattr(self.view, self.decode_name)
+        try:
+            call = inspect.signature(part.forward if isinstance(part, nn.Module) else part)
+        except (TypeError, ValueError):  # it is not written in Python
+            return
+        try:
+            call.bind(None)
+        except TypeError as error:
+            raise AdapterError(
+                f"{self.name} cannot decode by the latent: {error}. {CONSTANT}"
+            ) from error
+
+    def _tried(self, shape: Shape) -> Tensor:
+        z = noise(0, BATCH, shape, seed=0, purpose="trial")
+        try:
+            return self.decode(z)
+        except Exception as error:
+            try:
+                self.decode(z[:1])
+            except Exception:
+                raise error from None
+            raise AdapterError(
+                f"one latent is decoded, and {BATCH} are not ({error}): what is held fixed has a "
+                f"batch size of its own. Make it follow the latents: "
+                f"decode=lambda z: model(z, torch.full((len(z),), label))"
+            ) from error
+
+    def _check_encoder(self, sample: Shape, latent: Shape) -> None:
+        mean = self.encode(noise(0, BATCH, sample, seed=0, purpose="trial", uniform=True)).mean
+        if tuple(mean.shape[1:]) != latent:
+            raise AdapterError(
+                f"latents {latent} are decoded into {sample}, which is encoded into "
+                f"{tuple(mean.shape[1:])}"
+            )
+
+    def _round(self, sample: Shape) -> Shape:
+        x = noise(0, BATCH, sample, seed=0, purpose="trial", uniform=True)
+        mean = self.encode(x).mean
+        back = tuple(self.decode(mean).shape[1:])
+        if len(mean) != BATCH or back != sample:
+            raise AdapterError(f"{sample} came back as {back}")
+        return tuple(mean.shape[1:])
+
+    def _latents(self) -> Iterator[Shape]:
+        """Vectors that a linear layer of the decoder takes, and the 1x1 input of a DCGAN."""
+        part = getattr(self.view, self.decode_name)
+        layers = _layers(part if isinstance(part, nn.Module) else self.view)
+        linear = [m.in_features for m in layers if isinstance(m, nn.Linear)]
+        yield from ((size,) for size in dict.fromkeys(linear))
+        if self.encode_name is None:  # an encoder tells a 1x1 latent from a larger one
+            for first in [m for m in layers if isinstance(m, TRANSPOSED)][:1]:
+                yield (first.in_channels, *[1] * len(first.kernel_size))
+
+    def _samples(self) -> Iterator[Shape]:
+        """Samples that the first layer of the encoder takes, at the usual sizes."""
+        part = getattr(self.view, self.encode_name or "")
+        if not isinstance(part, nn.Module):
+            part = getattr(self.view, "encoder", self.view)
+        for layer in _layers(part)[:1]:
+            if isinstance(layer, nn.Linear):
+                yield (layer.in_features,)
+                for channels in (1, 3):
+                    side = math.isqrt(layer.in_features // channels)
+                    if channels * side * side == layer.in_features:
+                        yield (channels, side, side)
+            elif isinstance(layer, nn.Conv1d):
+                yield from ((layer.in_channels, length) for length in LENGTHS)
+            elif isinstance(layer, nn.Conv2d):
+                yield from ((layer.in_channels, side, side) for side in SIDES)
+            elif isinstance(layer, nn.Conv3d):
+                yield from ((layer.in_channels, edge, edge, edge) for edge in EDGES)
+
+    def _remember(self, what: str, error: Exception) -> Exception:
+        words = str(error).strip().splitlines() or [""]
+        limit = None if isinstance(error, AdapterError) else 160
+        self.tried.setdefault(f"{type(error).__name__}: {words[0][:limit]}", []).append(what)
+        return error
+
+    def _failure(self, latent_shape: Sequence[int] | None, last: Exception | None) -> str:
+        names = f"{self.encode_name or 'no encoder'} and {self.decode_name}"
+        guessed = ""
+        if self.decode_name == "forward" and self.encode_name is None:
+            guessed = f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}\n"
+        if not self.tried:
+            return (
+                f"The shape of the latents of {self.name} ({names}) cannot be found: its layers do "
+                f"not show it. {guessed}Pass latent_shape=."
+            )
+        tried = "".join(f"\n- {', '.join(what)}: {why}" for why, what in self.tried.items())
+        given = "" if latent_shape is None else " with the latent_shape that was given"
+        hints = [hint for text, hint in HINTS.items() if re.search(text, tried)]
+        return (
+            f"The trial run of {self.name} ({names}) failed{given}. Tried:{tried}\n"
+            + "".join(f"{hint}\n" for hint in hints)
+            + f"{guessed}Pass latent_shape=, encode= or decode= (a name or a callable), or only "
+            f"the part that decodes. The last error was: {last}"
+        )
+
+
+def decoded(view: nn.Module, name: str, z: Tensor) -> Tensor:
+    """Samples of latents by the method `name` of a view, which may work in place."""
+    recurrent = z.is_cuda and any(isinstance(m, nn.RNNBase) for m in view.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        # cudnn's recurrent layers give no gradient in evaluation mode
+        return sample_of(getattr(view, name)(z.clone()))
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, LAYERS)]
+
+
+def _bounds(x: Tensor) -> tuple[float, float] | None:
+    if not x.is_floating_point():
+        return None
+    low, high = x.min().item(), x.max().item()
+    if low >= 0 and high <= 1:
+        return (0.0, 1.0)
+    return (-1.0, 1.0) if low >= -1 and high <= 1 else None

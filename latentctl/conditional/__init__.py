@@ -1,0 +1,9 @@
+"""A decoder, a critic and a controller, joined: samples, edits, receipts, packs."""
+
+from __future__ import annotations
+
+__all__ = ["Conditional", "Outcome", "condition"]
+
+from .condition import condition
+from .conditional import Conditional
+from .outcome import Outcome

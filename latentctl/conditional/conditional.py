@@ -1,0 +1,322 @@
+"""A frozen decoder that takes orders.
+
+A `Conditional` joins a decoder, a critic and a controller. Every answer is an `Outcome`: the
+samples, and a receipt that says of each one whether the request is satisfied, how probable each
+attribute is now, how far the attributes that should have stayed have moved, how far the latent
+went, and what it cost. The receipt speaks of what was achieved, never of what was asked.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Conditional"]
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..controllers import Controller, Refined, Updater
+from ..controllers.cgml.completion import Completion, complete
+from ..critics import Critic, NamedCritics, PixelCritics, RealismCritic
+from ..decoder import Decoder, Prior
+from ..errors import InputError
+from ..knowledge.base import KnowledgeBase
+from ..knowledge.knowledge import Knowledge
+from .apply import carry_out, probabilities
+from .hub import fetch, push
+from .outcome import Outcome
+from .pack import load_pack, save_pack
+from .request import Value, asked_targets, held_targets, latent_region
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, ModelCard
+
+    from ..latents import Latents
+
+BATCH = 64  # samples encoded at once
+
+
+@dataclass(eq=False, repr=False)
+class Conditional:
+    """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
+
+    decoder: Decoder
+    critic: NamedCritics | Critic
+    controller: Controller
+    editor: Controller
+    realism: RealismCritic | None
+    audit: PixelCritics | None
+    prior: Prior
+    threshold: float
+
+    @property
+    def attributes(self) -> NamedCritics | None:
+        """The critic, if it has named attributes."""
+        return self.critic if isinstance(self.critic, NamedCritics) else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes, in the order of the columns."""
+        return self.attributes.names if self.attributes is not None else ()
+
+    def sample(
+        self,
+        count: int,
+        *,
+        y: Tensor | None = None,
+        where: Critic | None = None,
+        strength: float = 1.0,
+        seed: int = 0,
+        start: int = 0,
+        **attributes: Value,
+    ) -> Outcome:
+        """Samples with attributes; those not named are free.
+
+        Arguments:
+            count: Number of samples.
+            y: Targets `(count, K)` or `(1, K)` in [0, 1], NaN = free, instead of names.
+            where: A critic to satisfy, such as `critic["Smiling"] | ~critic["Male"]`.
+            strength: Share of the move: 0 is the prior, 1 the whole move.
+            seed: Seed of the prior's noise.
+            start: Index of the first sample in the sequence that `seed` names.
+            attributes: A value for each named attribute: True, False, a probability to aim at,
+                None for free, or a sequence with one for each sample.
+
+        Raises:
+            UnknownNameError: If an attribute is not known.
+            InputError: If a value is out of [0, 1], or the request contradicts itself.
+        """
+        asked = asked_targets(self.names, count, y, where, attributes).to(self.decoder.device)
+        z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
+        # what the critic is content with already may still be nothing that the data knows
+        mover, held = self.controller, torch.zeros_like(asked, dtype=torch.bool)
+        return carry_out(
+            self, mover, z, asked, held, where, strength=strength, seed=seed, start=start
+        )
+
+    def edit(
+        self,
+        x: Tensor,
+        *,
+        y: Tensor | None = None,
+        where: Critic | None = None,
+        hold: bool | Iterable[str] = True,
+        mask: Tensor | None = None,
+        strength: float = 1.0,
+        seed: int = 0,
+        **attributes: Value,
+    ) -> Outcome:
+        """Real inputs with some attributes changed and all others held.
+
+        An input that has what is asked already comes back as its reconstruction, bit for bit.
+
+        Arguments:
+            x: Inputs, `(B, *sample_shape)`.
+            y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
+            where: A critic to satisfy.
+            hold: Whether attributes that are not named are held where they are, or their names.
+            mask: Where the input may change, 1 or True, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
+                pixels. A cell of a spatial latent moves if half of its pixels may change; all
+                others stay bit for bit, and pixels beyond the mask change only as far as the
+                decoder carries a cell. Latents that are vectors have no places.
+            strength: Share of the move: 0 is the reconstruction, 1 the whole move.
+            seed: Seed of the controller's noise, if it uses any.
+            attributes: As in `sample`.
+
+        Raises:
+            ShapeError: If `x` has another shape than the decoder's samples.
+            UnknownNameError: If an attribute is not known.
+            InputError: If a value is out of [0, 1], the request contradicts itself, or `x` is not
+                finite or in the decoder's range.
+        """
+        asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
+        held = held_targets(self.names, asked, where, hold)
+        z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
+        region = None if mask is None else latent_region(mask, self.decoder, len(z)).to(z)
+        return carry_out(
+            self,
+            self.editor,
+            z,
+            asked,
+            held,
+            where,
+            strength=strength,
+            seed=seed,
+            region=region,
+            spare=True,
+        )
+
+    @torch.no_grad()
+    def score(self, x: Tensor) -> Tensor:
+        """Probability of each attribute of inputs `x (B, *sample_shape)`, `(B, K)`."""
+        z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
+        return probabilities(self.critic, z)
+
+    def complete(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        count: int = 4,
+        updater: Updater | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Completion:
+        """Several completions of partly seen inputs, as `latentctl.controllers.cgml.complete` says.
+
+        Arguments:
+            x: Inputs, `(B, *sample_shape)`; what is hidden may be anything.
+            mask: 1 or True where `x` is seen, `(B, *sample_shape)` or what broadcasts to it.
+            count: Completions of each, from starts of this conditional's prior.
+            updater: From `latentctl.controllers.cgml.completer`; by default Adam on the latent.
+            steps: Evaluations of the updater, or steps of Adam.
+            seed: Of the starts.
+        """
+        return complete(
+            self.decoder,
+            x,
+            mask,
+            count=count,
+            updater=updater,
+            prior=self.prior,
+            steps=steps,
+            seed=seed,
+        )
+
+    def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
+        """Learns one more attribute, in seconds; what the others say stays as it is, bit for bit.
+
+        From now on `edit` holds the new one too, unless it is asked otherwise (`hold=[...]`).
+
+        Arguments:
+            name: The attribute, a label of `latents`.
+            latents: Encodings of data with that label.
+            options: As in `Knowledge.fit`.
+
+        Raises:
+            InputError: If the critic is not a `KnowledgeBase`, or the controller, the editor or
+                the auditor knows the older attributes only.
+        """
+        if not isinstance(self.critic, KnowledgeBase):
+            raise InputError(
+                f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
+                f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
+            )
+        if self.audit is not None:
+            raise InputError(
+                f"The auditor knows {', '.join(self.names)} and cannot learn {name}. Condition "
+                f"without audit=, or with one that knows all attributes."
+            )
+        for mover in (self.controller, self.editor):
+            if mover.learned or isinstance(mover, Refined):
+                raise InputError(
+                    f"The {type(mover).__name__} was made for {', '.join(self.names)}. Use the "
+                    f"default controller and editor, which climb any critic."
+                )
+        new = self.critic.add(name, latents, **options)
+        self.critic.to(self.decoder.device)
+        return new
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Saves what was learned as a pack: a folder without the decoder's weights.
+
+        Raises:
+            InputError: If the critic, the controller or the prior is not one of latentctl's own.
+            CheckpointError: If the disk is full, or `path` holds somebody else's files.
+        """
+        return save_pack(
+            path,
+            self.decoder,
+            self.critic,
+            self.controller,
+            self.editor,
+            audited=self.audit is not None,
+            realism=self.realism,
+            prior=self.prior,
+            threshold=self.threshold,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        card: ModelCard | None = None,
+    ) -> CommitInfo:
+        """Pushes the pack to the model hub, as one commit, with a card that says what it is.
+
+        A pack that is there already is replaced, and so is its card; what else somebody put beside
+        it stays. The decoder's weights are not pushed. The hub is huggingface.co, or the one at
+        the address in the environment variable HF_ENDPOINT.
+
+        Arguments:
+            repo_id: `"name"` or `"owner/name"`; the repository is made if there is none.
+            private: Whether a new repository is private; the owner's default if not given.
+            token: Of an account that may write there; that of the login if not given.
+            revision: Branch to push to, made if there is none; the main one if not given.
+            commit_message: Says what changed.
+            card: From `latentctl.conditional.hub.model_card`, which takes scores and licences;
+                without one, a card says that they are not known.
+
+        Returns:
+            The commit; its `oid` is the `revision` that gives exactly this pack.
+
+        Raises:
+            InputError: If there is something else than a pack in the repository, or what was
+                learned cannot be saved as one.
+            CheckpointError: If the hub cannot be reached, or refuses.
+        """
+        return push(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            card=card,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        decoder: Decoder,
+        *,
+        teacher: PixelCritics | None = None,
+        audit: PixelCritics | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Conditional:
+        """The pack of that name, on the decoder that it was made for.
+
+        Arguments:
+            path_or_repo_id: A folder, or, where there is none of that name, `"owner/name"` on the
+                hub. Every byte is verified in both cases.
+            decoder: The decoder whose weights the pack was made for.
+            teacher: As in `condition`; no pack holds networks on samples.
+            audit: As in `condition`, likewise.
+            revision: Branch, tag or commit on the hub.
+            token: Of an account that may read a private repository.
+            cache_dir: Where downloads are kept.
+
+        Raises:
+            CheckpointError: If the pack is missing, cut, altered, or from a later format, or the
+                hub cannot be reached.
+            FingerprintError: If it was made for another decoder.
+        """
+        path = fetch(
+            path_or_repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+        )
+        from .condition import condition  # which makes objects of this class
+
+        return condition(decoder, **load_pack(path, decoder, teacher=teacher, audit=audit))

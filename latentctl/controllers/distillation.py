@@ -1,0 +1,255 @@
+r"""A fast critic, taught by a slow one where edits really go.
+
+A critic that is fitted to encodings alone is easily fooled away from them, and textbook ascent
+fools it: most of what it calls satisfied, nobody else would. A network on samples, through the
+decoder, is not fooled so easily, but it costs the decoder at every step. Here it teaches a critic
+on latents, once, on latents of three kinds: encodings, encodings moved along attribute vectors,
+and the prior's samples; and then, in rounds, on the edits that the pupil itself makes.
+
+Every lesson is the teacher's log-odds and, of one attribute drawn at random, their gradient:
+
+.. math::
+    L(\theta) = \frac{1}{K} \sum_k \frac{(s_k(z) - t_k(z))^2}{\mathrm{var}\, t_k}
+        + w \frac{\| \nabla_z s_j(z) - \nabla_z t_j(z) \|^2}{\mathbb{E} \| \nabla_z t_j \|^2},
+    \quad j \sim U(1, K)
+
+A gradient costs one backward pass and says as much as `d` further labels would, of exactly what
+ascent will ask: which way is up. On grids both gradients are taken in white coordinates
+(`latentctl.latents.Covariance`), where ascent steps. No labels of data are needed.
+
+References:
+    | Sobolev Training for Neural Networks (Czarnecki et al., 2017)
+    | https://arxiv.org/abs/1706.04859
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["teach"]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ..critics import AttributeCritic, NamedCritics
+from ..decoder import Gaussian, Prior
+from ..errors import InputError
+from ..latents import Latents
+from ..latents.covariance import default_rank
+from ..random import seeded
+from ..training import Player, Step, fit
+from .ascent import Ascent
+
+PART = 128  # latents that the teacher sees at once
+KINDS = (0.35, 0.85)  # encodings, moved encodings up to here; the rest are samples of the prior
+SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the pupil is of it
+
+
+def teach(
+    teacher: NamedCritics,
+    latents: Latents,
+    *,
+    prior: Prior | None = None,
+    lessons: int = 12_000,
+    rounds: int = 1,
+    lessons_per_round: int = 6_000,
+    gradient_weight: float = 1.0,
+    width: int = 512,
+    depth: int = 3,
+    max_train_steps: int = 2000,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    rank: int | None = None,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+    **options: Any,
+) -> AttributeCritic:
+    """A critic of latents that says what the teacher would.
+
+    Arguments:
+        teacher: Critics of the same latents, differentiable in them, such as `PixelCritics`.
+        latents: Encodings; their labels, if any, are not looked at.
+        prior: Where the lessons on samples come from; by default N(0, I), or of a grid the normal
+            with the moments of `latents`.
+        lessons: Latents of the first round.
+        rounds: Rounds on the pupil's own edits.
+        lessons_per_round: Edits in each of them.
+        gradient_weight: Weight of the gradients in the loss; 0 learns from log-odds alone.
+        width: Units of each layer.
+        depth: Number of layers.
+        max_train_steps: Steps of training in each round, the first included.
+        batch_size: Lessons in a step.
+        learning_rate: Peak of AdamW's learning rate.
+        weight_decay: Of AdamW.
+        rank: Leading directions of the latents' covariance, in whose white coordinates gradients
+            are compared and edits measured; 512 for a grid by default, and 0 for a vector.
+        seed: Decides every random number.
+        output_dir: Gets the logs and checkpoints of each round, a folder each.
+        options: Further arguments of `latentctl.training.fit`.
+
+    Raises:
+        ShapeError: If the teacher is over latents of another shape.
+        InputError: If it is not differentiable.
+
+    Example:
+        >>> from latentctl import AttributeCritic, Latents
+        >>> teacher = AttributeCritic((4,), ["Smiling"], width=16)
+        >>> pupil = teach(teacher, Latents(torch.randn(64, 4)), lessons=64, lessons_per_round=32,
+        ...               width=16, max_train_steps=5)
+        >>> pupil.names, pupil(torch.zeros(2, 4)).shape
+        (('Smiling',), torch.Size([2, 1]))
+    """
+    teacher.eval()
+    shape, names = latents.latent_shape, teacher.names
+    rank = default_rank(shape) if rank is None else rank
+    with seeded(seed, "pupil"):
+        pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
+    pupil.look_at(latents, seed=seed)
+    known: list[Tensor] = []
+    for number in range(rounds + 1):
+        count = lessons_per_round if number else lessons
+        place = Step(seed, number, 0, count, count)
+        if number:
+            z = _edits(pupil, latents, place)
+        else:
+            z = _places(teacher, pupil, latents, prior, place)
+        column = place.integers(len(names), purpose="column").cpu()
+        new = (z, *_lessons(teacher, z, column), column)
+        known = [torch.cat(pair) for pair in zip(known, new, strict=True)] if known else list(new)
+        optimizer = torch.optim.AdamW(
+            pupil.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
+        fit(
+            Player("pupil", pupil, _loss(pupil, known, gradient_weight), optimizer),
+            TensorDataset(*known),
+            max_train_steps=max_train_steps,
+            batch_size=batch_size,
+            seed=seed + number,
+            output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
+            **{"lr_scheduler": "cosine", "lr_warmup_steps": 100, "progress": False, **options},
+        )
+        pupil.eval()
+    return pupil
+
+
+def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
+    spread = known[1].var(0).clamp_min(1e-6)
+    metric = pupil.covariance
+    slopes = known[2] if metric is None else metric.colour(known[2].to(pupil.posterior_std))
+    slope = slopes.square().mean().clamp_min(1e-12).cpu()
+
+    def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        z, logits, gradient, column = batch
+        with torch.enable_grad():
+            z = z.requires_grad_(gradient_weight > 0)
+            said = pupil(z)
+            value = ((said - logits).square() / spread.to(z.device)).mean()
+            if not gradient_weight:
+                return value, {"value": value}
+            chosen = said.gather(1, column[:, None]).sum()
+            (own,) = torch.autograd.grad(chosen, z, create_graph=True)
+        wrong = own - gradient if metric is None else metric.colour(own - gradient)
+        error = wrong.square().mean() / slope.to(z.device)
+        return value + gradient_weight * error, {"value": value, "gradient": error}
+
+    return loss
+
+
+def _lessons(teacher: NamedCritics, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds `(N, K)`, and the gradient of those in `column`, `(N, *latent_shape)`."""
+    home, logits, gradients = teacher.posterior_std.device, [], []
+    for part, asked in zip(z.split(PART), column.split(PART), strict=True):
+        with torch.enable_grad():
+            here = part.to(home).requires_grad_()
+            said = teacher(here)
+            if not said.requires_grad:
+                raise InputError(
+                    f"The {type(teacher).__name__} is not differentiable, and its gradients are "
+                    f"half of a lesson. Use a differentiable network, or for a plain function "
+                    f"of samples prior_rewards and a RewardCritic."
+                )
+            chosen = said.gather(1, asked.to(home)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, here)
+        logits.append(said.detach().cpu())
+        gradients.append(gradient.cpu())
+    return torch.cat(logits), torch.cat(gradients)
+
+
+def _places(
+    teacher: NamedCritics,
+    pupil: AttributeCritic,
+    latents: Latents,
+    prior: Prior | None,
+    place: Step,
+) -> Tensor:
+    """Latents of the first round: encodings, moved encodings, samples of the prior."""
+    shape, ones = latents.latent_shape, [1] * len(latents.latent_shape)
+
+    def each(values: Tensor) -> Tensor:
+        return values.cpu().view(-1, *ones)
+
+    data = latents[place.integers(len(latents), purpose="lesson")]
+    z = data.sample(place.normal(*shape, purpose="posterior")).cpu()
+    home = teacher.posterior_std.device
+    kind = each(place.uniform(1, purpose="kind"))
+    still = z[: max(1, round(KINDS[0] * len(z)))]
+    with torch.no_grad():
+        holds = torch.cat([teacher.probability(p.to(home)).cpu() for p in still.split(PART)])
+    vectors = _mean_differences(still, holds)
+    first, second = (place.integers(len(vectors), purpose=p).cpu() for p in ("first", "second"))
+    sign = torch.where(place.uniform(1, purpose="sign") < 0.5, -1.0, 1.0)
+    length = 3 * sign * place.uniform(1, purpose="length")
+    also = 2 * place.normal(1, purpose="also") * (place.uniform(1, purpose="both") < 0.3)
+    noise = 0.25 * each(place.uniform(1, purpose="noise")) * place.normal(*shape, purpose="jitter")
+    moved = z + each(length) * vectors[first] + each(also) * vectors[second]
+    z = torch.where(kind < KINDS[0], z, moved + _coloured(pupil, noise))
+    if prior is not None:
+        drawn = prior.sample(len(z), seed=~place.seed).cpu()
+    else:
+        drawn = Gaussian(shape).sample(len(z), seed=~place.seed)
+        if pupil.covariance is not None:
+            drawn = latents.moments()[0].cpu() + _coloured(pupil, drawn)
+    return torch.where(kind > KINDS[1], drawn, z)
+
+
+def _coloured(pupil: AttributeCritic, white: Tensor) -> Tensor:
+    """Moves of white coordinates, where the pupil knows how latents vary together."""
+    if pupil.covariance is None:
+        return white.cpu()
+    return pupil.covariance.colour(white.to(pupil.posterior_std)).cpu()
+
+
+def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
+    """Mean latent where an attribute holds minus where it does not, `(K, *latent_shape)`."""
+    size = (-1, *[1] * (z.ndim - 1))
+    here, there = (p.sum(0).clamp_min(1).view(size) for p in (holds, 1 - holds))
+    present, absent = (torch.einsum("nk,n...->k...", p, z) for p in (holds, 1 - holds))
+    return present / here - absent / there
+
+
+def _edits(pupil: AttributeCritic, latents: Latents, place: Step) -> Tensor:
+    """Edits of the pupil, halfway and beyond, at several distances."""
+    ones = [1] * len(latents.latent_shape)
+    data = latents[place.integers(len(latents), purpose="edited")]
+    z = data.sample(0.5 * place.normal(*latents.latent_shape, purpose="posterior")).cpu()
+    home = pupil.posterior_std.device
+    with torch.no_grad():
+        y = pupil.probability(z.to(home)).clamp(1 - SURE, SURE)
+    flipped = place.integers(y.shape[1], purpose="flipped").to(home)[:, None]
+    y = y.scatter(1, flipped, 1 - y.gather(1, flipped).round())
+    moved = []
+    weights = (0.0, 0.005, 0.015, 0.03)
+    size = -(-len(z) // len(weights))
+    for weight, part, asked in zip(weights, z.split(size), y.split(size), strict=False):
+        ascent = Ascent.gentle(pupil, shift_weight=weight)
+        moved.append(ascent.move(part.to(home), asked).z.cpu())
+    share = 0.4 + 0.8 * place.uniform(1, purpose="share").cpu().view(-1, *ones)
+    jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter")
+    return torch.lerp(z, torch.cat(moved), share) + _coloured(pupil, jitter)

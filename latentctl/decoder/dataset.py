@@ -1,0 +1,250 @@
+"""Samples of any data set, as a decoder's encoder takes them.
+
+A row may be a mapping (as `datasets` gives them), a pair `(x, labels)`, or `x` alone; `x` a PIL
+image, an array, a tensor or a list. Bytes become floats in the decoder's value range. Nothing is
+resized, padded or clipped: what does not fit is a bad sample, and says so.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BadSample", "Sample", "SampleReader", "Source"]
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from ..errors import InputError, UnknownNameError
+from ..random import seeded
+from .decoder import Decoder
+
+FILE_COLUMNS = ("file_name", "filename", "path", "file", "image_path")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One usable sample: `x (*sample_shape)` and `labels (K,)`."""
+
+    index: int
+    file: str | None
+    x: Tensor
+    labels: Tensor
+
+
+class BadSample(InputError):
+    """One sample that cannot be used: which, from what file, and why."""
+
+    def __init__(self, index: int, file: str | None, reason: str) -> None:
+        where = f"Sample {index} ({file})" if file else f"Sample {index}"
+        super().__init__(
+            f"{where} of the data set cannot be used: {reason} "
+            f'Repair or remove it, or pass on_bad_sample="skip" to go on without it.'
+        )
+        self.record = {"index": index, "file": file, "reason": reason}
+
+
+class Source:
+    """Rows by position, of a map-style data set or of a stream that is read once, forwards.
+
+    `length` is None for a stream until its end was seen.
+    """
+
+    def __init__(self, dataset: Any, image_column: str) -> None:
+        dataset = _undecoded(dataset, image_column)
+        indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        indexable &= not isinstance(dataset, IterableDataset)  # torch's has a dead __getitem__
+        self.length: int | None = len(dataset) if indexable else None
+        self.streaming = not indexable
+        self._dataset = dataset
+        if self.streaming and not hasattr(dataset, "__iter__"):
+            raise InputError(
+                f"A data set has __getitem__ and __len__, or __iter__; {type(dataset).__name__} "
+                f"has neither."
+            )
+        self._rows = iter(dataset) if self.streaming else iter(())
+        self._next = 0
+
+    def has(self, index: int) -> bool:
+        """Whether there is a row `index`; a stream is read up to it."""
+        if self.length is not None:
+            return index < self.length
+        while self._next <= index:
+            try:
+                self._row = next(self._rows)
+            except StopIteration:
+                self.length = self._next
+                return False
+            except Exception as error:
+                # most iterators are dead after an error: going on would cut the data silently
+                raise InputError(
+                    f"The stream broke off at sample {self._next}: {type(error).__name__}: "
+                    f"{error}. A stream that raises cannot be continued, whatever on_bad_sample "
+                    f"says: let it give the raw data, and decode that in `transform`."
+                ) from error
+            self._next += 1
+        return True
+
+    def __getitem__(self, index: int) -> Any:
+        if not self.streaming:
+            return self._dataset[index]
+        if not self.has(index) or index != self._next - 1:
+            raise IndexError(f"A stream is read forwards; it is past sample {index}.")
+        return self._row
+
+
+class SampleReader:
+    """Turns row `index` of a source into a `Sample`.
+
+    Raises:
+        BadSample: If the row cannot be read, or does not fit the decoder.
+        UnknownNameError: If the row has no such column; this is never a matter of one sample.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        source: Source,
+        names: Sequence[str],
+        image_column: str,
+        transform: Callable[[Any], Any] | None,
+        seed: int,
+    ) -> None:
+        self.decoder, self.source, self.names = decoder, source, tuple(names)
+        self.image_column, self.transform, self.seed = image_column, transform, seed
+
+    def __call__(self, index: int) -> Sample:
+        file = None
+        try:
+            row = self.source[index]
+            value, labels = self._split(row)
+            file = _file(row, value)
+            return Sample(index, file, self._sample(index, value), self._labels(labels))
+        except UnknownNameError:
+            raise
+        except InputError as error:
+            raise BadSample(index, file, str(error)) from error
+        except Exception as error:  # whatever an image file or a transform raises
+            raise BadSample(index, file, f"{type(error).__name__}: {error}.") from error
+
+    def _split(self, row: Any) -> tuple[Any, Any]:
+        if isinstance(row, Mapping):
+            if self.image_column not in row:
+                raise UnknownNameError("column", self.image_column, map(str, row))
+            return row[self.image_column], row
+        vector = isinstance(row, (tuple, list)) and all(isinstance(v, (int, float)) for v in row)
+        if isinstance(row, (tuple, list)) and not vector:
+            return row[0], row[1] if len(row) > 1 else None
+        return row, None
+
+    def _sample(self, index: int, value: Any) -> Tensor:
+        shape = self.decoder.sample_shape
+        if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+            value = _open_image(value)
+        if _is_image(value):
+            value = value.convert(MODES.get(shape[0], "RGB") if len(shape) == 3 else "L")
+        if self.transform is not None:
+            with seeded(self.seed, f"transform {index}"):
+                value = self.transform(value)
+        x = _to_tensor(value, self.decoder)
+        if x.shape != shape:
+            raise InputError(
+                f"it has shape {tuple(x.shape)}, and {self.decoder.name} takes {shape}. Nothing "
+                f"is resized silently: pass transform=, such as a crop and a resize."
+            )
+        low, high = torch.aminmax(x)  # a NaN anywhere is in both
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise InputError("it holds a NaN or an infinity.")
+        limits = self.decoder.value_range
+        if not x.is_floating_point() or (limits and (low < limits[0] or high > limits[1])):
+            self.decoder.check_sample(x[None])
+        return x
+
+    def _labels(self, labels: Any) -> Tensor:
+        if not self.names:
+            return torch.empty(0)
+        if isinstance(labels, Mapping):
+            for name in self.names:
+                if name not in labels:
+                    raise UnknownNameError("label", name, map(str, labels))
+            values = [labels[name] for name in self.names]
+        else:
+            values = [] if labels is None else torch.as_tensor(labels).reshape(-1).tolist()
+        if len(values) != len(self.names):
+            raise InputError(
+                f"it has {len(values)} labels, and there are {len(self.names)} attributes. Give "
+                f"`attributes` one name for each label, or rows as mappings."
+            )
+        found = [math.nan if value is None else float(value) for value in values]
+        for name, value in zip(self.names, found, strict=True):
+            if not (math.isnan(value) or 0 <= value <= 1):
+                raise InputError(
+                    f"its label {name!r} is {value:g}; labels are in [0, 1], None or NaN if "
+                    f"unknown. Map -1 to 0, or to None if it means unknown."
+                )
+        return torch.tensor(found)
+
+
+def _undecoded(dataset: Any, column: str) -> Any:
+    """A `datasets` set that gives its images as bytes and path.
+
+    So a broken file is one bad sample with a name, and not the end of a stream.
+    """
+    features = getattr(dataset, "features", None)
+    if not type(dataset).__module__.startswith("datasets.") or not features:
+        return dataset
+    if (getattr(dataset, "format", None) or {}).get("type") is not None:
+        return dataset  # the user chose what rows look like
+    import datasets
+
+    if not isinstance(features.get(column), datasets.Image):
+        return dataset
+    return dataset.cast_column(column, datasets.Image(decode=False))
+
+
+def _file(row: Any, value: Any) -> str | None:
+    if isinstance(value, Mapping) and value.get("path"):
+        return str(value["path"])
+    if getattr(value, "filename", None):
+        return str(value.filename)
+    if isinstance(row, Mapping):
+        return next((str(row[key]) for key in FILE_COLUMNS if row.get(key)), None)
+    return None
+
+
+def _is_image(value: Any) -> bool:
+    return hasattr(value, "convert") and hasattr(value, "getbands")
+
+
+def _open_image(value: Mapping[str, Any]) -> Any:
+    from PIL import Image, ImageOps
+
+    raw = value["bytes"]
+    return ImageOps.exif_transpose(Image.open(value["path"] if raw is None else io.BytesIO(raw)))
+
+
+def _to_tensor(value: Any, decoder: Decoder) -> Tensor:
+    """A tensor in the decoder's layout and range, of whatever a row or a transform gave."""
+    shape = decoder.sample_shape
+    if _is_image(value):
+        import numpy as np
+
+        x = torch.from_numpy(np.array(value))
+        x = x.permute(2, 0, 1) if x.ndim == 3 else x
+    else:
+        x = torch.as_tensor(value)
+        if not isinstance(value, Tensor) and x.ndim == 3 and (x.shape[2], *x.shape[:2]) == shape:
+            x = x.permute(2, 0, 1)
+    if (1, *x.shape) == shape:
+        x = x[None]
+    if x.is_floating_point():
+        return x.float()
+    if decoder.value_range is None or x.dtype not in (torch.uint8, torch.bool):
+        return x
+    low, high = decoder.value_range
+    return x.float() / (255 if x.dtype == torch.uint8 else 1) * (high - low) + low

@@ -1,0 +1,250 @@
+r"""The frozen decoder :math:`x = g(z)`.
+
+A `Decoder` works on a *frozen view* of the user's model: the module tree is copied, its tensors
+are shared. So the view is always in evaluation mode and its weights take no gradient, while the
+user's own object keeps its mode, its hooks and its `requires_grad` flags, and no memory is spent.
+Gradients flow through the view to `z`, and to nothing else.
+
+The fingerprint is a hash over the names, shapes and bytes of all weights and buffers. What is
+learned for one decoder is saved with it, and refuses to work with another.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Decoder", "Posterior"]
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import AdapterError, InputError, ShapeError
+from ..storage.weights import fingerprint
+from .frozen import floating_dtype, frozen_view
+from .prior import Flow, Gaussian, Prior
+
+CHECKED = 32  # samples on which a flow must come back to where it started
+RANGE_TOLERANCE = 0.05  # resampled or jittered images overshoot by a little
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What an encoder says of a batch: `mean (B, *latent_shape)` and `std`, or None for a point."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """`mean + std * eps`, or the mean where the encoder is deterministic."""
+        return self.mean if self.std is None else self.mean + self.std * eps
+
+
+class Decoder(nn.Module):
+    r"""A generator that stays as it is, bit for bit.
+
+    Made by `latentctl.wrap` and `latentctl.load`; built directly by adapters.
+
+    Arguments:
+        model: The user's model. It is viewed, not changed.
+        decode: `decode(model, z) -> x`, with `z (B, *latent_shape)` and `x (B, *sample_shape)`.
+        encode: `encode(model, x) -> Posterior`, or None for a generator without an encoder.
+        latent_shape: Shape of one latent.
+        sample_shape: Shape of one sample.
+        value_range: Lowest and highest value of a sample, or None where that has no meaning.
+        prior: Density of the latents, N(0, I) by default.
+        differentiable: Whether gradients reach `z`.
+        name: How the decoder is called in messages and packs.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> decoder = Decoder(model, lambda m, z: m(z), latent_shape=(2,), sample_shape=(3,),
+        ...                   value_range=None)
+        >>> decoder.decode(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
+        >>> decoder.train().training, any(p.requires_grad for p in decoder.parameters())
+        (False, False)
+    """
+
+    prior: Prior
+
+    def __init__(
+        self,
+        model: nn.Module,
+        decode: Callable[[Any, Tensor], Tensor],
+        encode: Callable[[Any, Tensor], Posterior] | None = None,
+        *,
+        latent_shape: Sequence[int],
+        sample_shape: Sequence[int],
+        value_range: tuple[float, float] | None = (0.0, 1.0),
+        prior: Prior | None = None,
+        differentiable: bool = True,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.model = frozen_view(model)
+        self.latent_shape = tuple(latent_shape)
+        self.sample_shape = tuple(sample_shape)
+        self.value_range = value_range
+        self.differentiable = differentiable
+        self.name = name or type(model).__name__
+        self.prior = prior if prior is not None else Gaussian(self.latent_shape)
+        self._decode = decode
+        self._encode = encode
+        super().train(False)
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether there is an encoder, so that real inputs can be edited."""
+        return self._encode is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the weights."""
+        return floating_dtype(self.model)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def train(self, mode: bool = True) -> Decoder:
+        """Does nothing: a decoder is always in evaluation mode."""
+        return self
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Samples `(B, *sample_shape)` of latents `z (B, *latent_shape)`, in `value_range`.
+
+        Raises:
+            ShapeError: If `z` has another shape.
+        """
+        self.check_latent(z)
+        x = self._decode(self.model, z.to(self.device, self.dtype))
+        return x.float() if x.is_floating_point() else x
+
+    forward = decode
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Posterior:
+        """The posterior of samples `x (B, *sample_shape)`.
+
+        Raises:
+            AdapterError: If the decoder came without an encoder.
+            ShapeError: If `x` has another shape.
+            InputError: If `x` holds a NaN or leaves `value_range`.
+        """
+        if self._encode is None:
+            raise AdapterError(
+                f"{self.name} was wrapped without an encoder, so real inputs cannot be encoded. "
+                f"Pass one: latentctl.wrap(model, encode=...), or let their latents be searched: "
+                f"latentctl.invertible(decoder)."
+            )
+        self.check_sample(x)
+        if x.is_floating_point():
+            x = x.to(self.dtype)
+        posterior = self._encode(self.model, x.to(self.device))
+        std = None if posterior.std is None else posterior.std.float()
+        return Posterior(posterior.mean.float(), std)
+
+    def through(self, flow: Flow) -> Decoder:
+        r"""The same samples, with base noise as the latent.
+
+        .. math:: x = g(f^{-1}(e)), \quad e \sim \mathcal{N}(0, I)
+
+        Here N(0, I) is where the data are, so that critics, controllers and edits work as on a
+        VAE. Encoding gives the noise of the posterior's mean; its std, which the flow would bend,
+        is left out.
+
+        Arguments:
+            flow: A flow over this decoder's latents. It is frozen like the model.
+
+        Raises:
+            ShapeError: If the flow is over latents of another shape.
+            NonFiniteError: If the flow does not come back to where it started.
+
+        Example:
+            >>> from latentctl import LatentFlow
+            >>> model = nn.Linear(2, 3)
+            >>> decoder = Decoder(model, lambda m, z: m(z), latent_shape=(2,), sample_shape=(3,),
+            ...                   value_range=None)
+            >>> decoder.through(LatentFlow((2,), width=8)).decode(torch.zeros(1, 2)).shape
+            torch.Size([1, 3])
+        """
+        if tuple(flow.latent_shape) != self.latent_shape:
+            raise ShapeError(
+                f"{self.name} decodes latents {self.latent_shape}, the flow is over "
+                f"{tuple(flow.latent_shape)}. Fit it on latents of this decoder."
+            )
+        own: Any = copy.deepcopy(flow)  # .to() would move the caller's
+        own.to(self.device).check_invertible(own.sample(CHECKED))
+        before, after = self._encode, self._decode
+        pair = nn.ModuleDict({"model": self.model, "flow": own})
+
+        def encode(pair: Any, x: Tensor) -> Posterior:
+            z = before(pair["model"], x).mean  # type: ignore[misc]
+            return Posterior(pair["flow"].to_base(z.to(floating_dtype(pair["flow"]))))
+
+        def decode(pair: Any, e: Tensor) -> Tensor:
+            z = pair["flow"].from_base(e.to(floating_dtype(pair["flow"])))
+            return after(pair["model"], z.to(floating_dtype(pair["model"])))
+
+        return Decoder(
+            pair,
+            decode,
+            None if before is None else encode,
+            latent_shape=self.latent_shape,
+            sample_shape=self.sample_shape,
+            value_range=self.value_range,
+            differentiable=self.differentiable,
+            name=f"{self.name} through a {flow.kind} flow",
+        )
+
+    def check_latent(self, z: Tensor) -> None:
+        """Raises a `ShapeError` unless `z` is `(B, *latent_shape)`."""
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(
+                f"{self.name} decodes latents (B, {', '.join(map(str, self.latent_shape))}), "
+                f"it was given {tuple(z.shape)}."
+            )
+
+    def check_sample(self, x: Tensor) -> None:
+        """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
+        if x.shape[1:] != self.sample_shape:
+            raise ShapeError(
+                f"{self.name} takes samples (B, {', '.join(map(str, self.sample_shape))}), "
+                f"it was given {tuple(x.shape)}. Resize, crop or convert them first."
+            )
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
+            raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
+        if self.value_range is None or len(x) == 0:
+            return
+        low, high = self.value_range
+        if not x.is_floating_point():
+            raise InputError(
+                f"{self.name} takes floating values in [{low:g}, {high:g}], it was given "
+                f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
+            )
+        slack = RANGE_TOLERANCE * (high - low)
+        found = x.min().item(), x.max().item()
+        if found[0] < low - slack or found[1] > high + slack:
+            raise InputError(
+                f"{self.name} takes values in [{low:g}, {high:g}], it was given values in "
+                f"[{found[0]:g}, {found[1]:g}]. Rescale them first."
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and bytes of all weights and buffers."""
+        return fingerprint(self.model, f"{self.latent_shape}{self.sample_shape}")
+
+    def extra_repr(self) -> str:
+        encoder = "encoder and decoder" if self.can_encode else "decoder only"
+        return (
+            f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
+            f"values in {self.value_range}"
+        )

@@ -1,0 +1,114 @@
+r"""The prior that a VAE was trained with, and the Gaussian that matches the data's moments.
+
+.. math:: p(z) = \mathcal{N}(z \mid \mu, \mathrm{diag}(\sigma^2))
+"""
+
+from __future__ import annotations
+
+__all__ = ["Flow", "Gaussian", "Prior"]
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, ShapeError
+from ..random import noise
+
+if TYPE_CHECKING:
+    from ..latents import Latents
+
+
+class Flow(Protocol):
+    """A prior that is an invertible map of white noise."""
+
+    latent_shape: tuple[int, ...]
+    kind: str
+
+    def sample(self, count: int, *, seed: int = 0, start: int = 0) -> Tensor: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...
+    def to_base(self, z: Tensor) -> Tensor: ...
+    def from_base(self, e: Tensor) -> Tensor: ...
+    def check_invertible(self, z: Tensor) -> None: ...
+
+
+class Prior(Protocol):
+    """A density over latents that can be sampled."""
+
+    def sample(self, count: int, *, seed: int = 0, start: int = 0) -> Tensor:
+        """Samples `start ... start + count - 1` of the sequence that `seed` names."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats, `(B,)`."""
+
+
+class Gaussian(nn.Module):
+    """An axis-aligned normal distribution over latents.
+
+    Arguments:
+        latent_shape: Shape of one latent.
+        mean: Mean, broadcastable to `latent_shape`. Zero by default.
+        std: Standard deviation, positive, broadcastable to `latent_shape`. One by default.
+
+    Example:
+        >>> prior = Gaussian((3,))
+        >>> prior.sample(2, seed=0).shape
+        torch.Size([2, 3])
+        >>> prior.log_prob(torch.zeros(1, 3))
+        tensor([-2.7568])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        mean: Tensor | float = 0.0,
+        std: Tensor | float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.register_buffer("mean", torch.as_tensor(mean).float().expand(self.latent_shape))
+        self.register_buffer("std", torch.as_tensor(std).float().expand(self.latent_shape))
+        if not bool((self.std > 0).all()):
+            raise InputError(
+                f"A Gaussian needs a positive std in every dimension, the smallest given is "
+                f"{self.std.min():g}. Leave out or widen the constant dimensions."
+            )
+
+    @classmethod
+    def fit(cls, latents: Latents) -> Gaussian:
+        r"""The Gaussian with the moments of the aggregate posterior.
+
+        .. math:: \mu = \mathbb{E}[m], \quad \sigma^2 = \mathrm{Var}[m] + \mathbb{E}[s^2]
+
+        with :math:`m` and :math:`s` the posterior means and standard deviations.
+        """
+        mean, std = latents.moments()
+        return cls(latents.latent_shape, mean, std)
+
+    def sample(self, count: int, *, seed: int = 0, start: int = 0) -> Tensor:
+        """Samples `start ... start + count - 1`, `(count, *latent_shape)`."""
+        eps = noise(start, count, self.latent_shape, seed=seed, purpose="prior")
+        return self.mean + self.std * eps.to(self.mean.device)
+
+    def to_base(self, z: Tensor) -> Tensor:
+        """White noise of latents, both `(B, *latent_shape)`."""
+        return (z - self.mean) / self.std
+
+    def from_base(self, e: Tensor) -> Tensor:
+        """Latents of white noise, both `(B, *latent_shape)`."""
+        return self.mean + self.std * e
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of `z (B, *latent_shape)` in nats, `(B,)`."""
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(
+                f"This prior is over latents (B, {', '.join(map(str, self.latent_shape))}), "
+                f"it was given {tuple(z.shape)}."
+            )
+        normal = -0.5 * ((z - self.mean) / self.std) ** 2 - self.std.log()
+        return normal.flatten(1).sum(1) - 0.5 * math.log(2 * math.pi) * math.prod(self.latent_shape)

@@ -1,0 +1,150 @@
+"""Adapters: how foreign models become decoders.
+
+An adapter is a module, named by an entry point of the group `latentctl.adapters`, with
+
+- `accepts(model) -> bool`: whether `wrap` can take this object;
+- `wrap(model, **options) -> Decoder`;
+- `load(**options) -> Decoder`: build the model by name or path, then wrap it.
+
+Any distribution can bring adapters. One that cannot be imported breaks nothing but itself.
+"""
+
+from __future__ import annotations
+
+__all__ = ["available", "load", "wrap"]
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from ..errors import AdapterError, UnknownNameError
+from .decoder import Decoder
+from .prior import Prior
+
+GROUP = "latentctl.adapters"
+GENERAL = "torch-module"  # accepts any module, so it is asked last
+
+logger = logging.getLogger(__name__)
+
+
+class Adapter(Protocol):
+    """The three functions of an adapter module."""
+
+    def accepts(self, model: object) -> bool: ...
+    def wrap(self, model: Any, **options: Any) -> Decoder: ...
+    def load(self, **options: Any) -> Decoder: ...
+
+
+def available() -> dict[str, str]:
+    """Names of all adapters with the distribution that brings each; imports none of them.
+
+    Example:
+        >>> available()["conv-vae"]
+        'latentctl'
+    """
+    return {name: _distribution(point) for name, point in sorted(_points().items())}
+
+
+def load(name: str, **options: Any) -> Decoder:
+    """The decoder that adapter `name` builds from `options`.
+
+    Arguments:
+        name: One of `available()`.
+        options: What the adapter's `load` takes, such as `pretrained_model_name_or_path`.
+
+    Raises:
+        UnknownNameError: If there is no such adapter.
+        AdapterError: If the adapter cannot be imported.
+    """
+    points = _points()
+    if name not in points:
+        raise UnknownNameError("adapter", name, points)
+    return _import(points[name]).load(**options)
+
+
+def wrap(
+    model: object,
+    *,
+    latent_shape: Sequence[int] | None = None,
+    encode: str | Callable[[Any], Any] | None = None,
+    decode: str | Callable[[Tensor], Any] | None = None,
+    prior: Prior | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Decoder:
+    """A frozen decoder of the user's model, which itself is not changed.
+
+    `torch.compile`, `DataParallel` and the like stand around a model and are left away.
+
+    Arguments:
+        model: Any `nn.Module` with an encoder and a decoder, a pair of callables
+            `(encode, decode)`, a single callable `decode`, or an object that an adapter accepts.
+        latent_shape: Shape of one latent. Found by a trial run if not given.
+        encode: Name of the method, or a callable `x -> mean`, a `torch.distributions` object or
+            a `Posterior`. Found by its usual names if not given.
+        decode: Name of the method, or a callable `z -> x`.
+        prior: Density of the latents; N(0, I) if not given.
+        value_range: Lowest and highest value of a sample, `(-inf, inf)` for no bounds. Found by a
+            trial run if not given.
+
+    Raises:
+        AdapterError: If no adapter accepts the model, or the trial run fails; the message says
+            what was tried.
+
+    Example:
+        >>> import torch
+        >>> decoder = wrap(torch.nn.Linear(2, 3), decode="forward")
+        >>> decoder.latent_shape, decoder.sample_shape
+        ((2,), (3,))
+    """
+    model = tuple(map(_bare, model)) if type(model) is tuple else _bare(model)
+    options = {
+        "latent_shape": latent_shape,
+        "encode": _bare(encode),
+        "decode": _bare(decode),
+        "prior": prior,
+        "value_range": value_range,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    for name, point in sorted(_points().items(), key=lambda item: item[0] == GENERAL):
+        try:
+            adapter = _import(point)
+        except AdapterError as error:
+            logger.warning("Adapter %r is passed over. %s", name, error)
+            continue
+        if adapter.accepts(model):
+            return adapter.wrap(model, **given)
+    raise AdapterError(
+        f"No adapter accepts a {type(model).__name__}. Pass an nn.Module, a pair of callables "
+        f"(encode, decode), or install an adapter; there are {', '.join(sorted(_points()))}."
+    )
+
+
+def _bare(model: Any) -> Any:
+    """What `torch.compile` and the wrappers for several processes were put around."""
+    if isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        return _bare(model.module)
+    for name in ("_orig_mod", "_torchdynamo_orig_callable"):  # of a module, of a function
+        if hasattr(model, name):
+            return _bare(getattr(model, name))
+    return model
+
+
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown distribution"
+
+
+def _import(point: EntryPoint) -> Adapter:
+    try:
+        return cast(Adapter, point.load())
+    except Exception as error:
+        raise AdapterError(
+            f"Adapter {point.name!r} of {_distribution(point)} ({point.value}) cannot be "
+            f"imported: {type(error).__name__}: {error}. Repair or remove that distribution."
+        ) from error

@@ -1,0 +1,264 @@
+"""What a decoder can be used for, measured: `examine`, shown as text and as JSON.
+
+Four things decide it. The laws of `latentctl.evaluation.laws` hold or not. The reconstruction says
+how much of a sample an edit would keep. The latents of data say whether the prior is true. The
+speed says what a controller may cost.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Ability", "Diagnosis", "Law", "examine"]
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..critics import AttributeCritic
+from ..decoder import Decoder
+from ..errors import InputError, LawError
+from .latent_statistics import latent_statistics, prior_advice, reconstruction
+from .laws import decoder_laws
+from .speed import measure_speed
+
+SAMPLES = 256  # of the prior, where there are no data
+POOR = 0.5  # share of the variance below which a reconstruction is another sample
+INVERSION = 1200  # decodings with gradient that `invertible` makes for a sample by default
+ADVICE = {
+    "keep": "The prior is where the latents are: keep it.",
+    "gaussian": "The latents are normal with other moments. Take "
+    "latentctl.Gaussian.fit(latents) as prior=, or standardise the latents.",
+    "flow": "The latents are not normal and independent. Fit a flow and decode through it: "
+    "decoder.through(latentctl.LatentFlow.fit(latents)), where N(0, I) holds.",
+    "unknown": "The prior has no base noise to compare with. Nothing speaks against it here.",
+}
+
+
+@dataclass(frozen=True)
+class Law:
+    """One law of `latentctl.evaluation.laws`, and what is wrong where it is broken."""
+
+    name: str
+    holds: bool
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Something that latentctl does with decoders, and whether it will with this one."""
+
+    what: str
+    works: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `examine` found; `print` shows it as text."""
+
+    decoder: dict[str, Any]
+    """Name, shapes, range, dtype, device, fingerprint, encoder and differentiable."""
+
+    data: str
+    """What it was measured on."""
+
+    laws: list[Law]
+    reconstruction: dict[str, float]
+    latents: dict[str, float]
+
+    advice: str
+    """Which prior to use."""
+
+    speed: dict[str, float]
+    abilities: list[Ability]
+
+    @property
+    def lawful(self) -> bool:
+        """Whether every law holds."""
+        return all(law.holds for law in self.laws)
+
+    def to_json(self) -> str:
+        """All of it as a JSON object; what is not finite is null."""
+        return json.dumps(_finite({"lawful": self.lawful, **asdict(self)}), indent=1) + "\n"
+
+    def __str__(self) -> str:
+        lines = [str(self.decoder["name"])]
+        lines += [f"  {key}: {value}" for key, value in self.decoder.items() if key != "name"]
+        lines.append("Laws")
+        for law in self.laws:
+            lines.append(f"  {'holds' if law.holds else 'BROKEN'}: {law.name}")
+            lines += [f"    {law.sentence}"] * (not law.holds)
+        for title, numbers in (
+            (f"Reconstruction of {self.data}", self.reconstruction),
+            (f"Latents of {self.data}", self.latents),
+            ("Speed and memory", self.speed),
+        ):
+            lines += [title] * bool(numbers)
+            lines += [f"  {key}: {value:.4g}" for key, value in numbers.items()]
+        lines += ["Prior", f"  {self.advice}", "What works"]
+        lines += [f"  {'yes' if a.works else 'NO'}: {a.what}. {a.sentence}" for a in self.abilities]
+        return "\n".join(lines)
+
+
+def examine(
+    decoder: Decoder, x: Tensor | None = None, *, batch_size: int = 16, seed: int = 0
+) -> Diagnosis:
+    """Checks the laws of a decoder, and measures what decides on its use.
+
+    Arguments:
+        decoder: The decoder. Nothing about it is changed.
+        x: Samples of data `(N, *sample_shape)`, some hundreds; without them 256 decoded samples of
+            the prior, which say nothing about where the latents of data are.
+        batch_size: Samples that are encoded and decoded together, for the speed too.
+        seed: Of what is drawn.
+
+    Raises:
+        ShapeError: If `x` has another shape.
+        InputError: If `x` is not finite or out of range, or fewer than two samples.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(torch.nn.Linear(2, 12), decode="forward")
+        >>> report = examine(decoder)
+        >>> report.lawful, [ability.what for ability in report.abilities if not ability.works]
+        (True, ['Edit real samples'])
+    """
+    if x is not None:
+        decoder.check_sample(x)
+        if len(x) < 2:
+            raise InputError(f"Statistics need two samples or more, these are {len(x)}.")
+    laws = [_tried(name, law) for name, law in decoder_laws(decoder, seed=seed).items()]
+    broken = {law.name for law in laws if not law.holds}
+    decodes = not any(name.startswith("decodes") for name in broken)
+    encodes = decodes and decoder.can_encode and not any(n.startswith("encodes") for n in broken)
+    data = f"{SAMPLES} decoded samples of the prior" if x is None else f"{len(x)} samples of data"
+    quality: dict[str, float] = {}
+    latents: dict[str, float] = {}
+    advice = "Nothing can be said without encodings. N(0, I) is what generators are trained with."
+    if encodes:
+        real = x is not None
+        x = _own_samples(decoder, batch_size, seed) if x is None else x
+        quality = reconstruction(decoder, x, batch_size)
+        latents = latent_statistics(decoder, x, batch_size, seed)
+        advice = ADVICE[prior_advice(latents)]
+        if not real:
+            advice += " This is of the decoder's own samples; give data to learn about yours."
+    rates = (
+        measure_speed(decoder, batch_size)
+        if decodes and (encodes or not decoder.can_encode)
+        else {}
+    )
+    return Diagnosis(
+        decoder={
+            "name": decoder.name,
+            "latent_shape": decoder.latent_shape,
+            "sample_shape": decoder.sample_shape,
+            "value_range": decoder.value_range,
+            "dtype": str(decoder.dtype).removeprefix("torch."),
+            "device": str(decoder.device),
+            "fingerprint": decoder.fingerprint(),
+            "encoder": decoder.can_encode,
+            "differentiable": decoder.differentiable,
+        },
+        data=data,
+        laws=laws,
+        reconstruction=quality,
+        latents=latents,
+        advice=advice,
+        speed=rates,
+        abilities=_abilities(decoder, broken, quality, rates),
+    )
+
+
+def _tried(name: str, law: Callable[[], None]) -> Law:
+    try:
+        law()
+    except LawError as error:
+        return Law(name, False, str(error))
+    except Exception as error:  # whatever the network raises, the other laws are still of interest
+        return Law(name, False, f"{type(error).__name__}: {error}")
+    return Law(name, True)
+
+
+@torch.no_grad()
+def _own_samples(decoder: Decoder, batch_size: int, seed: int) -> Tensor:
+    z = decoder.prior.sample(SAMPLES, seed=seed).to(decoder.device)
+    return torch.cat([decoder.decode(part).cpu() for part in z.split(batch_size)])
+
+
+def _abilities(
+    decoder: Decoder, broken: set[str], quality: dict[str, float], rates: dict[str, float]
+) -> list[Ability]:
+    decodes = not any(name.startswith("decodes") for name in broken)
+    learns, why = _learns(decoder)
+    climbs = decodes and decoder.differentiable and "has the gradient it states" not in broken
+    gradient = rates.get("decode_and_backward_per_second", 0.0)
+    pace = f"100 steps take {100 / gradient:.2g} s a sample here." if gradient else ""
+    no_gradient = "No true gradient reaches the latents; critics over latents do not need it."
+    frozen = "changes none of its tensors" not in broken
+    weights = bool(decoder.model.state_dict())
+    pack = "Packs know this decoder by the fingerprint of its weights."
+    if not weights:
+        pack = "No weights were found, so that a pack cannot tell this decoder from another."
+    elif not frozen:
+        pack = "The fingerprint changes with use: a pack would not be taken back."
+    return [
+        Ability(
+            "Sample",
+            decodes,
+            "Samples are as good as the prior says." if decodes else "A law of decoding is broken.",
+        ),
+        _editing(decoder, decodes, broken, quality, gradient),
+        Ability("Critics, controllers and flows over latents", learns, why),
+        Ability(
+            "Critics of samples and completion, by ascent through the decoder",
+            climbs,
+            pace if climbs else no_gradient,
+        ),
+        Ability("Packs", weights and frozen, pack),
+    ]
+
+
+def _editing(
+    decoder: Decoder, decodes: bool, broken: set[str], quality: dict[str, float], gradient: float
+) -> Ability:
+    what = "Edit real samples"
+    if not decoder.can_encode:
+        if not decoder.differentiable or not decodes:
+            return Ability(what, False, "There is no encoder: latentctl.wrap(model, encode=...).")
+        cost = f", about {INVERSION / gradient:.2g} s a sample here" if gradient else ""
+        return Ability(
+            what, False, f"There is no encoder. Search: latentctl.invertible(decoder){cost}."
+        )
+    if not decodes or any(name.startswith("encodes") for name in broken):
+        return Ability(what, False, "A law of encoding or decoding is broken.")
+    if "wrong" in quality:
+        return Ability(what, True, f"{quality['wrong']:.1%} of what is encoded comes back changed.")
+    share = quality.get("explained", math.nan)
+    if not share >= POOR:
+        return Ability(
+            what, False, f"Encoding keeps {share:.0%} of the variance: another sample comes back."
+        )
+    return Ability(what, True, f"Encoding keeps {share:.0%} of the samples' variance.")
+
+
+def _learns(decoder: Decoder) -> tuple[bool, str]:
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw their weights from torch's generator
+            AttributeCritic(decoder.latent_shape, ["attribute"], width=4)
+    except InputError as error:
+        return False, str(error)
+    size = math.prod(decoder.latent_shape)
+    return True, f"They are trained on cached latents of {size} numbers, without the decoder."
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

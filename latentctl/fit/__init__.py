@@ -1,9 +1,0 @@
-"""The one training loop, and what it is made of."""
-
-from __future__ import annotations
-
-__all__ = ["History", "Player", "Step", "fit"]
-
-from .loop import History, fit
-from .player import Player
-from .schedule import Step

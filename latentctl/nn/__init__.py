@@ -1,0 +1,9 @@
+"""Networks over latents `(B, *latent_shape)`, vectors or grids."""
+
+from __future__ import annotations
+
+__all__ = ["GatedResidual", "Scorer", "Trunk", "UNet", "Velocity", "check_shape", "encode_targets"]
+
+from .trunk import GatedResidual, Scorer, Trunk, check_shape, encode_targets
+from .unet import UNet
+from .velocity import Velocity

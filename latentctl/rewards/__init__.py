@@ -1,0 +1,19 @@
+"""Zero-shot rules: any Python function of a decoded sample as an attribute."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CountedRewards",
+    "Exploration",
+    "Reward",
+    "RuleEdit",
+    "edit_by_rule",
+    "encoding_rewards",
+    "explore",
+    "prior_rewards",
+]
+
+from .edit import RuleEdit, edit_by_rule
+from .explore import Exploration, explore
+from .labels import encoding_rewards, prior_rewards
+from .reward_calls import CountedRewards, Reward

@@ -1,0 +1,166 @@
+r"""Edits by a rule that is a Python function: a small change after which the function is content.
+
+From the encoding :math:`z_0` of an input, steps of one length :math:`\delta` go down the gradient
+of what a `RewardCritic` says of the rules asked for,
+
+.. math::
+    z_{t+1} = z_t - \delta \, \nabla \ell / |\nabla \ell|, \qquad
+    \ell = -\sum_k \log p_k(z_t) + \log r_k(z_t)
+
+and after each the decoded sample is scored by the rules themselves. A sample leaves at the first
+step at which they are kept. So it is never the critic that says when an edit is done: it only says
+where to go. An input that keeps the rules comes back as it is, and steps that decode to what was
+scored before cost no call.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["RuleEdit", "edit_by_rule"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..critics import RewardCritic
+from ..decoder import Decoder
+from ..errors import BudgetError, InputError, UnknownNameError
+from .reward_calls import CountedRewards, Reward
+
+
+@dataclass(frozen=True)
+class RuleEdit:
+    """Edited samples with their receipt."""
+
+    x: Tensor
+    """The samples, `(B, *sample_shape)`; of an edit that failed, the best that was found."""
+
+    z: Tensor
+    """Their latents, `(B, *latent_shape)`; of an input that came back as it is, its encoding."""
+
+    start: Tensor
+    """The encodings of the inputs, `(B, *latent_shape)`."""
+
+    rewards: Tensor
+    """What the rules say of `x`, `(B, K)` in [0, 1]; NaN where one raised."""
+
+    satisfied: Tensor
+    """Whether each reward that was asked for is 1, `(B,)` booleans."""
+
+    steps: Tensor
+    """Steps of each, `(B,)` integers; 0 if the reconstruction already keeps the rules."""
+
+    names: tuple[str, ...]
+    """The rules, in the order of the columns."""
+
+    calls: int
+    """Samples that the rewards were asked of."""
+
+
+@torch.no_grad()
+def edit_by_rule(
+    decoder: Decoder,
+    critic: RewardCritic,
+    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    x: Tensor,
+    *,
+    rules: Sequence[str] | None = None,
+    steps: int = 80,
+    step_length: float = 0.3,
+) -> RuleEdit:
+    """Changes inputs step by step, and stops each as soon as the rules are kept.
+
+    Arguments:
+        decoder: The decoder, with an encoder; nothing has to be differentiable.
+        critic: What the rewards will say of a latent; it knows all of them. It should have learned
+            at encodings (`encoding_rewards`), which is where edits are.
+        rewards: The rules: one, several by name, or `CountedRewards`, which go on counting.
+        x: Inputs, `(B, *sample_shape)`.
+        rules: Names of those that are asked for; all by default.
+        steps: Most steps of a sample.
+        step_length: Length of a step in latent units.
+
+    Raises:
+        InputError: If there is nothing to ask for, or no step to make.
+        UnknownNameError: If a rule is not known to the critic or to the rewards.
+
+    Where the calls of the rewards end, the edits that are not done end with them.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(torch.nn.Linear(4, 4), decode="forward", encode=lambda x: x)
+        >>> critic = RewardCritic((4,), ["high"], width=8)
+        >>> high = lambda x: (x > 0).float().mean(1)
+        >>> edit_by_rule(decoder, critic, {"high": high}, torch.ones(3, 4), steps=2).x.shape
+        torch.Size([3, 4])
+    """
+    if not isinstance(rewards, CountedRewards):
+        rewards = CountedRewards(rewards)
+    asked = list(rewards.names if rules is None else rules)
+    if not asked or steps < 1 or not step_length > 0:
+        raise InputError("An edit needs a rule to ask for, and a step of some length to make.")
+    for name in asked:
+        for known in (rewards.names, critic.names):
+            if name not in known:
+                raise UnknownNameError("rule", name, known)
+    columns = [rewards.names.index(name) for name in asked]
+    heads = [critic.names.index(name) for name in asked]
+    before = rewards.calls
+    start = decoder.encode(x).mean
+    best, best_z = x.clone(), start.clone()
+    found = torch.full((len(x), len(rewards.names)), torch.nan)
+    taken = torch.zeros(len(x), dtype=torch.long)
+    active, z, tried = torch.arange(len(x)), start.clone(), x
+    for step in range(-1, steps + 1):
+        try:
+            scores = rewards(tried)
+        except BudgetError as error:
+            scores = error.found
+            active = active[: len(scores)]
+        if not len(active):
+            break
+        # a sum that is no number, since a reward raised, is worse than any
+        total, old = (part[:, columns].sum(1).nan_to_num(-1) for part in (scores, found[active]))
+        better = total > old
+        rows = active[better]
+        best[rows], best_z[rows], found[rows] = (
+            tried[: len(active)][better],
+            z[rows],
+            scores[better],
+        )
+        taken[rows] = max(step, 0)
+        active = active[~(scores[:, columns] == 1).all(1)]
+        if not len(active) or step == steps:
+            break
+        if step >= 0:
+            z[active] -= step_length * _direction(critic, z[active], heads)
+        tried = decoder.decode(z[active])
+    return RuleEdit(
+        x=best,
+        z=best_z,
+        start=start,
+        rewards=found,
+        satisfied=(found[:, columns] == 1).all(1),
+        steps=taken,
+        names=rewards.names,
+        calls=rewards.calls - before,
+    )
+
+
+def _direction(critic: RewardCritic, z: Tensor, columns: list[int]) -> Tensor:
+    """The unit gradient of the loss of each latent."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        kept, mean = critic.heads(z)
+        loss = (F.softplus(-kept) + F.softplus(-mean))[:, columns].sum()
+        (gradient,) = torch.autograd.grad(loss, z)
+    length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+    unit: Tensor = gradient / length.view(-1, *[1] * (z.ndim - 1))
+    return unit

@@ -1,0 +1,224 @@
+r"""Zero-shot control: from a Python function to an actor that obeys it, in rounds.
+
+First the prior is sampled, decoded and scored (`prior_rewards`), and a `RewardCritic` learns from
+it. Then rounds follow. In each the critic, a realism critic and the actor play
+(`latentctl.controllers.rule_game`), the actor's moves from fresh starts are decoded and scored, and
+what was found is what the critic learns from next. The actor goes where the critic is wrong in its
+favour, the reward says so, and the critic is put right there: exploration, then contraction, until
+both agree.
+
+What the actor found is never reported by the critic: every `Round` has the true rewards of fresh
+moves, and beside them what the critic expected.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["Exploration", "Round", "explore"]
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..controllers import Actor
+from ..critics import RealismCritic, RewardCritic
+from ..critics.reward import satisfied
+from ..decoder import Decoder, Prior
+from ..errors import InputError
+from ..latents import Latents
+from ..random import generator, seeded
+from ..training import Step, fit
+from .game import RuleGame
+from .labels import decoded_rewards, prior_rewards
+from .progress import Round, all_kept, known_labels, means, prior_round, warn_of_parting
+from .reward_calls import CountedRewards, Reward
+
+logger = logging.getLogger(__name__)
+
+GATE_BIAS = -3.0  # of an untrained actor
+RECENT = 4  # rounds that are half of what the critic learns from
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What `explore` found."""
+
+    critic: RewardCritic
+    """What the rewards will say of a latent."""
+
+    actor: Actor
+    """Moves latents to what is asked; its `realism` is the realism critic."""
+
+    latents: Latents
+    """All that was scored, in order, the samples of the prior first."""
+
+    rounds: list[Round]
+    """The record, the prior first."""
+
+    rewards: CountedRewards
+    """The rewards, with their calls."""
+
+
+def explore(
+    decoder: Decoder,
+    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    *,
+    rounds: int = 40,
+    prior_samples: int = 6000,
+    moves: int = 1000,
+    max_reward_calls: int | None = None,
+    prior: Prior | None = None,
+    encodings: Latents | None = None,
+    width: int = 256,
+    depth: int = 3,
+    first_steps: int = 1000,
+    train_steps: int = 300,
+    batch_size: int = 256,
+    realism_weight: float = 0.1,
+    hold_weight: float = 5.0,
+    distance_weight: float = 0.05,
+    typical_weight: float = 0.5,
+    smoothing: float = 0.1,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    **options: Any,
+) -> Exploration:
+    """An actor that obeys rules, alone and together, and the critic that it learned from.
+
+    Arguments:
+        decoder: The decoder; nothing has to be differentiable.
+        rewards: One reward, several by name, or `CountedRewards`, which go on counting.
+        rounds: Rounds after the prior.
+        prior_samples: Samples of the prior that are scored first; at most a third of the calls.
+        moves: Moves that are scored in a round.
+        max_reward_calls: Most samples that may be scored; then the rounds end.
+        prior: Where moves start, the decoder's prior by default.
+        encodings: Encodings of data. Half of the moves start there, for edits, and realism is then
+            their likeness; without them it is that of the prior.
+        width: Units of each layer of all networks.
+        depth: Number of layers.
+        first_steps: Steps of the critic on the prior.
+        train_steps: Steps in a round, over the three players.
+        batch_size: Latents in a step.
+        realism_weight: Weight of realism in the actor's loss.
+        hold_weight: Weight of holding the rules that are not asked for.
+        distance_weight: Weight of the distance that moves go.
+        typical_weight: Weight of keeping a latent as likely as it was.
+        smoothing: Noise through which the critic sees latents, in latent units.
+        learning_rate: Of actor and realism critic; the actor's falls to zero over the rounds.
+        seed: Decides every random number.
+        options: Further arguments of `latentctl.training.fit`.
+
+    Raises:
+        InputError: If a reward gives what is no reward, or not one sample could be scored.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
+        >>> found = explore(decoder, {"high": lambda x: (x > 0).float().mean(1)}, rounds=1,
+        ...                 prior_samples=100, moves=50, width=8, first_steps=5, train_steps=8)
+        >>> moved = latentctl.condition(decoder, found.critic, found.actor)
+        >>> moved.sample(3, high=True).x.shape, found.rewards.calls
+        (torch.Size([3, 12]), 150)
+    """
+    if min(rounds, prior_samples, moves) < 1:
+        raise InputError("rounds, prior_samples and moves must be at least 1.")
+    if not isinstance(rewards, CountedRewards):
+        rewards = CountedRewards(rewards, max_calls=max_reward_calls)
+    elif max_reward_calls is not None:
+        raise InputError("CountedRewards have a limit of their own: give them max_calls.")
+    prior = decoder.prior if prior is None else prior
+    count = int(min(prior_samples, max(rewards.left // 3, 1)))
+    before = rewards.calls
+    seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed)
+    record = [prior_round(seen, rewards, before)]
+    options = {"batch_size": batch_size, "progress": False, **options}
+    critic = RewardCritic.fit(
+        seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
+    )
+    with seeded(seed, "explore"):
+        actor = Actor(decoder.latent_shape, seen.names, width=width, depth=depth)
+        realism = RealismCritic(decoder.latent_shape, width=width, depth=depth)
+    # a move starts at nothing: the usual gate would first shrink every latent by an eighth
+    nn.init.constant_(actor.net.head.get_parameter("bias")[decoder.latent_shape[0] :], GATE_BIAS)
+    real = Latents(seen.mean) if encodings is None else encodings
+    for net in (actor.net, realism.net):
+        net.trunk.standardise(*real.moments())
+    game = RuleGame(
+        actor,
+        critic,
+        realism,
+        real,
+        prior,
+        encodings,
+        realism_weight=realism_weight,
+        hold_weight=hold_weight,
+        distance_weight=distance_weight,
+        typical_weight=typical_weight,
+        smoothing=smoothing,
+        learning_rate=learning_rate,
+    )
+    for number in range(1, rounds + 1):
+        place = generator(seed, number, purpose="round").initial_seed()
+        game.slow_down(1 - (number - 1) / rounds)
+        data = _half_recent(seen, min(len(seen) - count, RECENT * moves))
+        history = fit(game.players, data, max_train_steps=train_steps, seed=place, **options)
+        averaged = history.averaged["actor"].state_dict()
+        if number == rounds:
+            actor.load_state_dict(averaged)
+        step = Step(~place, number, 0, moves, moves)
+        found, line = _score(decoder, rewards, game, step)
+        record.append(line)
+        logger.info("%s", line)
+        if len(found):
+            labels = torch.cat([known_labels(seen), known_labels(found)])
+            seen = Latents(torch.cat([seen.mean, found.mean]), labels=labels, names=seen.names)
+        if len(found) < moves:
+            logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
+            break
+    actor.load_state_dict(averaged)
+    warn_of_parting(record[-1])
+    actor.realism = realism.eval()
+    return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
+
+
+def _half_recent(latents: Latents, recent: int) -> Latents:
+    """The latents, with the last ones repeated until they are about half of all."""
+    every = torch.arange(len(latents))
+    repeats = len(latents) // recent - 1 if recent else 0
+    return latents[torch.cat([every, every[len(latents) - recent :].repeat(max(repeats, 0))])]
+
+
+@torch.no_grad()
+def _score(
+    decoder: Decoder, rewards: CountedRewards, game: RuleGame, step: Step
+) -> tuple[Latents, Round]:
+    """Moves from fresh starts, their rewards, and what is to be told of them."""
+    home = next(game.actor.parameters()).device
+    start, y = game.starts(step).to(home), game.requests(step).to(home)
+    moved = game.actor(start, y)
+    before = rewards.calls
+    found, _ = decoded_rewards(decoder, rewards, moved)
+    count = len(found)
+    expected, asked = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
+    kept = satisfied(found)
+    line = Round(
+        number=step.index,
+        calls=rewards.calls,
+        reward=means(rewards.names, found, asked),
+        satisfied=means(rewards.names, kept, asked),
+        expected=means(rewards.names, expected, asked),
+        all_satisfied=all_kept(kept[asked.all(1)]),
+        realism=float(game.realism.probability(moved).mean()),
+        distinct=(rewards.calls - before) / max(count, 1),
+        shift=float((moved - start).square().mean().sqrt()),
+    )
+    return Latents(moved[:count].cpu(), labels=found, names=rewards.names), line

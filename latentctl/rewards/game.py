@@ -1,0 +1,170 @@
+r"""The zero-shot game: an actor, what it is told of rewards, and what holds it to the prior.
+
+Three players take turns. The `RewardCritic` learns :math:`p_k(z)`, the probability that rule `k` is
+kept, and :math:`r_k(z)`, the mean reward, from all that was ever scored, half of it of late. The
+realism critic :math:`D` tells latents of data (or of the prior) from the actor's. The actor moves
+latents to what a request :math:`y \in \{0, 1, \mathrm{free}\}^K` asks for, and holds the rest,
+
+.. math::
+    L_G = \mathbb{E}_{p(z)} \Big[
+        \sum_{k\,\mathrm{asked}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
+        + h \sum_{k\,\mathrm{free}} \mathrm{KL}(r_k(z) \| r_k(z'))
+        - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
+        + \frac{t}{d} (\log p(z') - \log p(z))^2 \Big]
+
+with :math:`H` the cross-entropy, to 0.99 and not to 1 in its first place, so that a move ends where
+the rule is kept. The last term keeps a latent as likely as it was: without it what a rule leaves
+open drifts to the middle of the prior, where all is alike. Requests are drawn at random, so one
+actor serves a rule alone and all rules at once.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["RuleGame"]
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..controllers.actor import Actor
+from ..controllers.ascent import distance
+from ..controllers.targets import origins
+from ..critics import RealismCritic, RewardCritic
+from ..critics.named import cross_entropy
+from ..decoder import Prior
+from ..latents import Latents
+from ..training import Player, Step
+
+ASKED, FREE = 0.5, 0.9  # of a rule that is not asked with all others: 1, free, else 0
+SURE = 0.99  # of what is asked; beyond that nothing pulls
+WHOLE = 1 / 3  # share of the requests that ask for all rules
+
+
+@dataclass
+class RuleGame:
+    """The players of the zero-shot game, and where their moves start.
+
+    Arguments:
+        actor: Is trained to make the moves.
+        critic: Is trained on what was scored.
+        realism: Is trained to tell `real` from moves; not conditional.
+        real: Latents that are to be told from moves: encodings of data, or samples of the prior.
+        prior: Where moves start.
+        encodings: Where half of the moves start, for edits; None for the prior alone.
+        realism_weight: `w`.
+        hold_weight: `h`.
+        distance_weight: `lambda`.
+        learning_rate: Of the actor and of the realism critic.
+        critic_learning_rate: Of the reward critic.
+        typical_weight: `t`.
+        smoothing: Standard deviation of the noise through which the reward critic sees latents, in
+            latent units, so that the actor finds no needle's eye in it.
+        ema: Decay of the actor's average.
+    """
+
+    actor: Actor
+    critic: RewardCritic
+    realism: RealismCritic
+    real: Latents
+    prior: Prior
+    encodings: Latents | None = None
+    realism_weight: float = 0.1
+    hold_weight: float = 5.0
+    distance_weight: float = 0.05
+    learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+    typical_weight: float = 0.5
+    smoothing: float = 0.1
+    ema: float = 0.99
+
+    def __post_init__(self) -> None:
+        learner = torch.optim.AdamW(self.critic.parameters(), lr=self.critic_learning_rate)
+        judge = torch.optim.Adam(
+            self.realism.parameters(), lr=self.learning_rate / 3, betas=(0.0, 0.9)
+        )
+        mover = torch.optim.Adam(
+            self.actor.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.99)
+        )
+        # made once: the moments of the optimizers outlive a round
+        self.players = [
+            Player("rewards", self.critic, self.reward_loss, learner, turns=3),
+            Player("realism", self.realism, self.realism_loss, judge),
+            Player("actor", self.actor, self.actor_loss, mover, turns=2, ema=self.ema),
+        ]
+
+    def slow_down(self, share: float) -> None:
+        """Lowers the actor's learning rate to a share of what it was at first."""
+        self.players[-1].optimizer.param_groups[0]["lr"] = share * self.learning_rate
+
+    def starts(self, step: Step) -> Tensor:
+        """Where moves start, `(count, *latent_shape)`."""
+        z = origins(self.prior, step)
+        if self.encodings is None:
+            return z
+        data = _draw(self.encodings, step, "encoding")
+        chosen = step.uniform(1, purpose="edit") < 0.5
+        return torch.where(chosen.view(-1, *[1] * (z.ndim - 1)), data, z)
+
+    def requests(self, step: Step) -> Tensor:
+        """What is asked, `(count, K)` of 0, 1 and NaN."""
+        draw = step.uniform(len(self.actor.names), purpose="asked")
+        some = torch.where(draw < ASKED, 1.0, torch.where(draw < FREE, torch.nan, 0.0))
+        return torch.where(step.uniform(1, purpose="whole") < WHOLE, 1.0, some)
+
+    def reward_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward critic's side."""
+        std = torch.full_like(batch.mean, self.smoothing)
+        return self.critic.loss(Latents(batch.mean, std, batch.labels, batch.names), step)
+
+    def realism_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The realism critic's side."""
+        with torch.no_grad():
+            fake = self.actor(self.starts(step), self.requests(step))
+        real = _draw(self.real, step, "real")
+        return self.realism.loss(real, fake, step.uniform(*real.shape[1:], purpose="alpha"))
+
+    def actor_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The actor's side."""
+        z, y = self.starts(step), self.requests(step)
+        moved = self.actor(z, y)
+        blur = self.smoothing * step.normal(*self.actor.latent_shape, purpose="blur")
+        kept, mean = self.critic.heads(moved + blur)
+        with torch.no_grad():
+            before = self.critic.heads(z)[1]
+        missed = (torch.sigmoid(kept) - y).abs().nan_to_num().detach()
+        goal = cross_entropy(kept, y.clamp(1 - SURE, SURE))
+        asked = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
+        held = (torch.isnan(y) * _divergence(before, mean)).sum(1).mean()
+        real = F.softplus(-self.realism(moved)).mean()
+        far = distance(moved, z, 1.0).mean()
+        logs = {"asked": asked, "held": held, "realism": real, "distance": far}
+        typical = (self._density(moved) - self._density(z)).square().mean() / z[0].numel()
+        loss = asked + self.hold_weight * held + self.realism_weight * real
+        loss = loss + self.distance_weight * far + self.typical_weight * typical
+        return loss, logs | {"typical": typical}
+
+    def _density(self, z: Tensor) -> Tensor:
+        """Log-density of the prior, which may live on another device, in nats, `(B,)`."""
+        tensors = self.prior.buffers() if isinstance(self.prior, nn.Module) else iter(())
+        home = next((tensor.device for tensor in tensors), z.device)
+        return self.prior.log_prob(z.to(home)).to(z.device)
+
+
+def _draw(latents: Latents, step: Step, purpose: str) -> Tensor:
+    """Samples of the posteriors of random rows, `(count, *latent_shape)`."""
+    rows = latents[step.integers(len(latents), purpose=purpose)].to(step.device)
+    return rows.sample(step.normal(*latents.latent_shape, purpose=f"{purpose} noise"))
+
+
+def _divergence(before: Tensor, after: Tensor) -> Tensor:
+    """KL divergence in nats of two Bernoulli variables, from log-odds `(B, K)`."""
+    p = torch.sigmoid(before)
+    on = p * (F.logsigmoid(before) - F.logsigmoid(after))
+    return on + (1 - p) * (F.logsigmoid(-before) - F.logsigmoid(-after))

@@ -1,0 +1,151 @@
+r"""Labels without data: latents of the prior, decoded, and scored by any Python function.
+
+A reward :math:`c_k(x) \in [0, 1]` needs no gradient, no batch and no speed. What it says of decoded
+samples of the prior are the soft labels that a `RewardCritic` learns,
+
+.. math:: z_i \sim p(z), \quad y_{ik} = c_k(g(z_i))
+
+A call is one sample that the rewards are asked of. Calls are what zero-shot control costs, so they
+are counted, limited, and never made twice for the same content.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+      (Engel et al., 2017)
+    | https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["decoded_rewards", "encoding_rewards", "prior_rewards"]
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..decoder import Decoder, Prior
+from ..errors import BudgetError, InputError
+from ..latents.latents import Latents
+from ..random import noise, permutation
+from .reward_calls import CountedRewards, Reward
+
+logger = logging.getLogger(__name__)
+
+BATCH = 256  # latents that are decoded and scored together
+
+
+def prior_rewards(
+    decoder: Decoder,
+    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    n: int,
+    *,
+    prior: Prior | None = None,
+    max_reward_calls: int | None = None,
+    batch_size: int = BATCH,
+    seed: int = 0,
+) -> Latents:
+    """Latents of the prior, with the rewards of what they decode to as soft labels.
+
+    Arguments:
+        decoder: The decoder; nothing has to be differentiable.
+        rewards: One reward, several by name, or `CountedRewards`, which go on counting.
+        n: Number of latents; fewer come back, with a warning, where the calls do not suffice.
+        prior: Where latents come from, the decoder's prior by default.
+        max_reward_calls: Most samples that may be scored. `CountedRewards` bring their own limit.
+        batch_size: Latents that are decoded together.
+        seed: Of the prior's noise.
+
+    Returns:
+        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
+
+    Raises:
+        InputError: If a reward gives what is no reward, or not one sample could be scored.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
+        >>> prior_rewards(decoder, {"high": lambda x: (x > 0).float().mean(1)}, 100)
+        Latents(100 x (4,), no std, labels: high)
+    """
+    if n < 1:
+        raise InputError(f"n is the number of latents, it was given as {n}.")
+    if not isinstance(rewards, CountedRewards):
+        rewards = CountedRewards(rewards, max_calls=max_reward_calls)
+    elif max_reward_calls is not None:
+        raise InputError("CountedRewards have a limit of their own: give them max_calls.")
+    prior = decoder.prior if prior is None else prior
+    z = torch.empty(0, *decoder.latent_shape)
+    labels = torch.empty(0, len(rewards.names))
+    for start in range(0, n, batch_size):
+        batch = prior.sample(min(batch_size, n - start), seed=seed, start=start)
+        found, more = decoded_rewards(decoder, rewards, batch)
+        z, labels = torch.cat([z, batch[: len(found)].cpu()]), torch.cat([labels, found])
+        if not more:
+            logger.warning("The reward calls end after %d of %d latents", len(z), n)
+            break
+    if not len(z) or bool(torch.isnan(labels).all()):
+        raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
+    return Latents(z, labels=labels, names=rewards.names)
+
+
+def encoding_rewards(
+    decoder: Decoder,
+    rewards: CountedRewards,
+    encodings: Latents,
+    n: int,
+    *,
+    seed: int = 0,
+) -> Latents:
+    """Encodings of data with the rewards of what they decode to: what an edit's critic learns from.
+
+    Half of them are means, where edits start, and half samples of posteriors, which lie about them.
+
+    Arguments:
+        decoder: The decoder; nothing has to be differentiable.
+        rewards: The rewards, which go on counting.
+        encodings: Encodings of data. Without a std all are means.
+        n: Number of latents, at most twice as many as there are encodings; fewer come back, with a
+            warning, where the calls do not suffice.
+        seed: Of the choice and of the noise.
+
+    Returns:
+        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
+
+    Raises:
+        InputError: If a reward gives what is no reward, or not one sample could be scored.
+    """
+    if not 1 <= n <= 2 * len(encodings):
+        raise InputError(
+            f"n is the number of latents, from 1 to twice the {len(encodings)} encodings; it was "
+            f"given as {n}."
+        )
+    order = permutation(len(encodings), seed=seed, epoch=0, purpose="encoding rewards")
+    drawn = encodings[order[: n // 2]]
+    draw = noise(0, n // 2, decoder.latent_shape, seed=seed, purpose="encoding rewards")
+    z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
+    # samples and means in turn, so that both are there where the calls end
+    z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
+    labels, more = decoded_rewards(decoder, rewards, z)
+    if not more:
+        logger.warning("The reward calls end after %d of %d encodings", len(labels), n)
+    if not len(labels) or bool(torch.isnan(labels).all()):
+        raise InputError(f"No encoding could be scored. {' | '.join(rewards.errors)}")
+    return Latents(z[: len(labels)], labels=labels, names=rewards.names)
+
+
+@torch.no_grad()
+def decoded_rewards(
+    decoder: Decoder, rewards: CountedRewards, z: Tensor, *, batch_size: int = BATCH
+) -> tuple[Tensor, bool]:
+    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and whether n is B.
+
+    Where the budget ends, the first n are scored, n < B.
+    """
+    rows = [torch.empty(0, len(rewards.names))]
+    for part in z.split(batch_size):
+        try:
+            rows.append(rewards(decoder.decode(part)))
+        except BudgetError as error:
+            return torch.cat([*rows, error.found]), False
+    return torch.cat(rows), True

@@ -1,0 +1,207 @@
+r"""Rewards of samples by Python functions: counted, limited, and never asked twice for the same.
+
+A call is one sample that the rewards are asked of. Calls are what zero-shot control costs.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CountedRewards", "Reward"]
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import BudgetError, InputError
+
+logger = logging.getLogger(__name__)
+
+ROUNDING = 1e-6  # by which a reward may leave [0, 1]
+REPORTED = 8  # errors of rewards that are kept in words
+
+Reward: TypeAlias = Callable[[Any], Any]
+"""Of samples `(B, *sample_shape)`, the reward of each `(B,)`; or of one sample, its reward."""
+
+
+class CountedRewards:
+    """Rewards of samples, each sample scored once: counted, limited, remembered by its content.
+
+    A reward takes a batch `(B, *sample_shape)` and gives B numbers, or takes one sample and gives
+    one number. A trial on the first two samples finds out which, if `vectorised` does not say it;
+    the trial is not counted. Of a reward that raises, the sample has no reward (NaN): it is
+    counted in `failed`, told in `errors` and by a warning, and the others go on.
+
+    Arguments:
+        rewards: One reward, called by its `__name__`, or several by name.
+        max_calls: Most samples that may be scored; None for no limit.
+        vectorised: Whether the rewards take a batch; None to find out, for each by itself.
+
+    Example:
+        >>> even = CountedRewards({"even": lambda x: (x % 2 == 0).float().mean(1)})
+        >>> even(torch.tensor([[1, 2], [2, 4], [1, 2]])), even.calls, even.hits
+        (tensor([[0.5000],
+                [1.0000],
+                [0.5000]]), 2, 1)
+    """
+
+    def __init__(
+        self,
+        rewards: Reward | Mapping[str, Reward],
+        *,
+        max_calls: int | None = None,
+        vectorised: bool | None = None,
+    ) -> None:
+        if callable(rewards):
+            rewards = {getattr(rewards, "__name__", "reward"): rewards}
+        if not isinstance(rewards, Mapping) or not rewards:
+            raise InputError(
+                f"Rewards are a function, or several by name in a mapping; found {rewards!r}."
+            )
+        if wrong := [name for name, reward in rewards.items() if not callable(reward)]:
+            raise InputError(f"A reward is a function; {', '.join(map(repr, wrong))} is none.")
+        if max_calls is not None and max_calls < 1:
+            raise InputError(f"max_calls must be at least 1, it was given as {max_calls}.")
+        self.rewards, self.names = dict(rewards), tuple(rewards)
+        self.max_calls = max_calls
+        self.calls = 0
+        """Samples that the rewards were asked of."""
+        self.hits = 0
+        """Samples that were known already."""
+        self.failed = 0
+        """Samples of which a reward raised an error."""
+        self.errors: list[str] = []
+        """The first of these errors."""
+        self._batched = dict.fromkeys(self.names, vectorised)
+        self._known: dict[bytes, Tensor] = {}
+
+    @property
+    def left(self) -> float:
+        """Calls that may still be made; infinity without a limit."""
+        return torch.inf if self.max_calls is None else self.max_calls - self.calls
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rewards `(B, K)` in [0, 1] of samples `x (B, *sample_shape)`; NaN where one raised.
+
+        Raises:
+            BudgetError: If `max_calls` does not suffice. What comes before the end of the budget
+                is scored, and the error has it as `found (n, K)`, n < B.
+            InputError: If a reward gives a NaN, a number out of [0, 1] or not one for each
+                sample, or raises for every sample of the first batch.
+        """
+        x = x.detach().cpu().contiguous()
+        keys = [_content(row) for row in x]
+        new: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
+            if key not in self._known:
+                new.setdefault(key, place)
+        places = list(new.values())
+        allowed = int(min(len(places), self.left))
+        stop = len(x) if allowed == len(places) else places[allowed]
+        asked = places[:allowed]
+        if asked:
+            scores = self._score(x[asked])
+            self.calls += len(asked)
+            self._known.update(zip((keys[place] for place in asked), scores, strict=True))
+        self.hits += stop - len(asked)
+        rows = [self._known[key] for key in keys[:stop]]
+        found = torch.stack(rows) if rows else torch.empty(0, len(self.names))
+        if stop < len(x):
+            raise BudgetError(
+                f"The rewards were asked {self.calls} times and max_calls is {self.max_calls}, so "
+                f"{len(x) - stop} samples are not scored. Raise max_calls, or use what was found.",
+                found,
+            )
+        return found
+
+    def _score(self, x: Tensor) -> Tensor:
+        """Rewards `(B, K)` of samples that are all new."""
+        errors: dict[int, str] = {}
+        scores = torch.full((len(x), len(self.names)), torch.nan)
+        for column, name in enumerate(self.names):
+            values = self._column(name, x, errors)
+            known = ~torch.isnan(values)
+            scores[known, column] = values[known].float()
+        if errors:
+            self.failed += len(errors)
+            told = list(errors.values())[: REPORTED - len(self.errors)]
+            self.errors += told
+            logger.warning(
+                "%d of %d samples have no reward and are left out, %d so far. %s",
+                len(errors),
+                len(x),
+                self.failed,
+                " | ".join(told),
+            )
+        return scores
+
+    def _column(self, name: str, x: Tensor, errors: dict[int, str]) -> Tensor:
+        """What one reward says, `(B,)`; NaN and an entry in `errors` where it raises."""
+        reward = self.rewards[name]
+        if self._batched[name] is None:
+            self._batched[name] = _takes_batch(name, reward, x)
+        if self._batched[name]:
+            try:
+                answer = reward(x)
+            except Exception:
+                logger.debug("%r raised for a batch: its samples are asked one by one", name)
+            else:
+                return _checked(name, answer, len(x))
+        values = []
+        for place, row in enumerate(x):
+            try:
+                answer = reward(row[None] if self._batched[name] else row)
+            except Exception as error:  # whatever a user's function raises
+                errors.setdefault(place, f"{name!r}: {type(error).__name__}: {error}")
+                values.append(torch.tensor([torch.nan], dtype=torch.float64))
+            else:
+                values.append(_checked(name, answer, 1))
+        return torch.cat(values)
+
+
+def _content(row: Tensor) -> bytes:
+    return hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()
+
+
+def _takes_batch(name: str, reward: Reward, x: Tensor) -> bool:
+    """Whether a reward takes a batch, by a trial; on further samples where it raises."""
+    failure, answer = "", None
+    for pair in x.split(2):
+        for given, batched in ((pair, True), (pair[0], False)):
+            try:
+                answer = reward(given)
+            except Exception as error:  # whatever a user's function raises
+                failure = failure or f"{type(error).__name__}: {error}"
+                continue
+            shape = _shape(answer)
+            if shape == ((len(pair),) if batched else ()):
+                return batched
+    found = f"it gave {_shape(answer)}" if failure == "" else f"it raised {failure}"
+    raise InputError(
+        f"The reward {name!r} gives no number for a sample, nor one for each of a batch: {found}."
+    )
+
+
+def _shape(answer: Any) -> tuple[int, ...] | str:
+    """Shape of what a reward gave; its type where that is no array of numbers."""
+    try:
+        return tuple(torch.as_tensor(answer).shape)
+    except (TypeError, ValueError, RuntimeError):
+        return f"a {type(answer).__name__}"
+
+
+def _checked(name: str, answer: Any, count: int) -> Tensor:
+    """Rewards `(count,)` in float64, checked."""
+    shape = _shape(answer)
+    if shape != (count,) and not (count == 1 and shape == ()):
+        raise InputError(f"The reward {name!r} gave {shape} for {count} samples, not ({count},).")
+    values = torch.as_tensor(answer).detach().cpu().double().reshape(count)
+    wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # a NaN is wrong, too
+    if bool(wrong.any()):
+        raise InputError(
+            f"A reward is in [0, 1], and {name!r} gave {values[wrong][0]:g} for {int(wrong.sum())} "
+            f"of {count} samples. Scale it; for a sample that it cannot judge let it raise."
+        )
+    return values.clamp(0, 1)

@@ -1,0 +1,32 @@
+"""Folders of tensors that are whole or absent, and weights that are loaded strictly."""
+
+from __future__ import annotations
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "VERSION",
+    "fingerprint",
+    "fsync_folder",
+    "hidden",
+    "load_folder",
+    "load_strict",
+    "remove",
+    "save_folder",
+    "sealed",
+    "verify_folder",
+]
+
+from .folder import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    fsync_folder,
+    hidden,
+    load_folder,
+    remove,
+    save_folder,
+    sealed,
+    verify_folder,
+)
+from .weights import fingerprint, load_strict

@@ -1,0 +1,9 @@
+"""The one training loop, and its parts."""
+
+from __future__ import annotations
+
+__all__ = ["History", "Player", "Step", "fit"]
+
+from .loop import History, fit
+from .player import Player
+from .schedule import Step

@@ -1,0 +1,333 @@
+r"""The one training loop: one player, or several that take turns in a game.
+
+In its turn a player with weights :math:`\theta` makes one optimizer step on
+
+.. math::
+    g = \frac{1}{P A} \sum_{p=1}^{P} \sum_{a=1}^{A} \nabla_\theta \ell(\text{rows}_{p,a})
+
+over `P` processes and `A` micro-batches, and touches nobody else's weights: a critic makes ten
+steps, then the actor one, in the same loop.
+
+**Stateless.** Turn, samples, learning rate and every random number are functions of the step
+(`.schedule`). A checkpoint holds weights, moments and averages only, and a run that was
+killed anywhere ends bit-equal to one that never was. Dropout, and whatever else draws from torch's
+global generator, is seeded anew for every micro-batch by the row it starts at: two processes draw
+what two micro-batches of one process draw. The caller's own generator is left as it was.
+
+**Why no DistributedDataParallel.** Its hooks see only forward calls made through its wrapper, while
+players call each other's networks in every way, with a penalty on a gradient in between. Here the
+gradients are averaged explicitly, in one flat buffer a step; its last elements carry the loss (not
+finite on one process: not finite on all) and a stop signal, so that all processes decide alike.
+
+**Bad steps.** Where the loss or a gradient is not finite, weights, moments, averages and buffers
+stay as they were, the step is logged with the first offending weight and its samples, and too many
+of them in a row end the run with a checkpoint of the last good state.
+
+References:
+    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
+"""
+
+from __future__ import annotations
+
+__all__ = ["History", "Player", "Step", "fit"]
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from ..errors import InputError, NonFiniteError, UnknownNameError
+from ..random import generator
+from .batches import SampleOrder, micro_batches, seed_global
+from .player import Player, gradient, train_mode, trained_weights, update
+from .processes import mean_over_processes, same_everywhere
+from .run_state import RunState
+from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
+from .signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run did, the steps before a resume included.
+
+    Arguments:
+        steps: Finished steps, over all players.
+        log: The lines of `metrics.jsonl`.
+        bad_steps: The steps (from 1) that were not finite and changed nothing.
+        resumed_from: The checkpoint that the run started from.
+        averaged: Player name -> its averaged network, in eval mode, for players with `ema`.
+        seconds: Training time.
+    """
+
+    steps: int
+    log: list[dict[str, Any]]
+    bad_steps: list[int]
+    resumed_from: Path | None
+    averaged: dict[str, nn.Module]
+    seconds: float
+
+
+def fit(
+    players: Player | Sequence[Player],
+    data: Any,
+    *,
+    max_train_steps: int,
+    batch_size: int,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    output_dir: str | Path | None = None,
+    checkpointing_steps: int | None = None,
+    checkpoints_total_limit: int | None = None,
+    resume_from_checkpoint: str | Path | None = None,
+    gradient_accumulation_steps: int = 1,
+    max_grad_norm: float | None = None,
+    lr_scheduler: str = "constant",
+    lr_warmup_steps: int = 0,
+    max_bad_steps: int = 3,
+    log_every: int = 10,
+    dataloader_num_workers: int = 0,
+    max_train_seconds: float | None = None,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> History:
+    r"""Train one player, or several in turns, on `data`.
+
+    Arguments:
+        players: Who trains. Steps are dealt in order: `turns` to the first, `turns` to the second,
+            and round again.
+        data: Has `__len__` and `__getitem__(indices)` with `indices` a `(B,)` integer tensor:
+            `Latents`, a tensor, a `TensorDataset`. Batches are moved to the device.
+        max_train_steps: Optimizer steps, over all players.
+        batch_size: Samples a step, over all processes and micro-batches.
+        seed: Decides the order of the data and every random number.
+        accelerator: Default: `Accelerator()`. Mixed precision "no" or "bf16".
+        output_dir: Gets `metrics.jsonl` and the checkpoints `step-NNNNNN`.
+        checkpointing_steps: Save every so many steps, and at the end.
+        checkpoints_total_limit: How many checkpoints stay; None keeps all.
+        resume_from_checkpoint: None starts anew, "latest" takes the newest intact checkpoint if
+            there is one, a path must be intact. Weights, moments and learning rates come from it.
+        gradient_accumulation_steps: Micro-batches a step.
+        max_grad_norm: Clips the norm of the whole gradient.
+        lr_scheduler: "constant", "linear" or "cosine", see `latentctl.training.schedule.lr_factor`.
+        lr_warmup_steps: Steps over which the learning rates rise.
+        max_bad_steps: How many steps in a row of one player may be not finite.
+        log_every: Log the first and every so many of each player's steps.
+        dataloader_num_workers: Processes that read `data`; the result does not depend on it.
+        max_train_seconds: Stop after this training time, and let the learning rate follow it. When
+            that happens depends on the machine: such a run is not exactly reproducible.
+        progress: Show a bar on the main process.
+        on_step: Called after each step, on every process, with the number of finished steps.
+
+    Returns:
+        The `History`. The players' networks are trained in place.
+
+    Raises:
+        InputError: A setting is out of range, or a loss does not depend on its player's weights.
+        CheckpointError: A checkpoint is missing, broken or of another run; or the disk is full.
+        NonFiniteError: More than `max_bad_steps` bad steps in a row.
+        SystemExit: SIGTERM (143) or SIGINT (130) came; with `output_dir`, the state was saved.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> def loss(batch, step):
+        ...     return (net(batch) - 3 * batch).square().mean(), {"weight": net.weight}
+        >>> player = Player("line", net, loss, torch.optim.Adam(net.parameters(), 0.1))
+        >>> x = torch.linspace(-1, 1, 64).unsqueeze(1)
+        >>> history = fit(player, x, max_train_steps=200, batch_size=16, progress=False)
+        >>> round(net.weight.item(), 2), [line["step"] for line in history.log[:3]]
+        (3.0, [1, 10, 20])
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import send_to_device, tqdm
+
+    accelerator = Accelerator() if accelerator is None else accelerator
+    game = [players] if isinstance(players, Player) else list(players)
+    steps_per_save = checkpointing_steps or max_train_steps
+    _check(game, lr_scheduler, accelerator)
+    _check_positive(
+        max_train_steps=max_train_steps,
+        batch_size=batch_size,
+        samples=len(data),
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        log_every=log_every,
+        checkpointing_steps=checkpointing_steps,
+        checkpoints_total_limit=checkpoints_total_limit,
+        max_grad_norm=max_grad_norm,
+        max_train_seconds=max_train_seconds,
+    )
+    if min(max_bad_steps, lr_warmup_steps) < 0:
+        raise InputError("max_bad_steps and lr_warmup_steps must not be negative.")
+    parts = gradient_accumulation_steps * accelerator.num_processes
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size {batch_size} is the batch of a whole step and cannot be divided over "
+            f"{accelerator.num_processes} processes x {gradient_accumulation_steps} micro-batches: "
+            f"take a multiple of {parts}."
+        )
+    if output_dir is None and (checkpointing_steps or resume_from_checkpoint is not None):
+        raise InputError("Checkpoints need a folder: give output_dir.")
+
+    device, modules = accelerator.device, [player.module for player in game]
+    for module in modules:
+        same_everywhere(accelerator, module.to(device))
+    state = RunState(game, {"seed": seed, "batch_size": batch_size, "samples": len(data)})
+    folder = Path(output_dir) if output_dir is not None else None
+    writes = folder if accelerator.is_main_process else None
+    resumed_from = state.resume(folder, resume_from_checkpoint) if folder is not None else None
+    accelerator.wait_for_everyone()  # all have read before one writes
+    if writes is not None:
+        state.rewrite_log(writes)
+
+    def save() -> None:
+        if writes is not None:
+            state.save(writes, checkpoints_total_limit)
+        accelerator.wait_for_everyone()
+
+    def record(line: dict[str, Any]) -> None:
+        state.record(line, writes)
+        if accelerator.trackers:
+            values = {f"{line['player']}/{k}": v for k, v in line.items() if isinstance(v, float)}
+            accelerator.log(values, step=line["step"])
+
+    order = SampleOrder(len(data), batch_size, seed=seed)
+    count = batch_size // parts
+    first = count * gradient_accumulation_steps * accelerator.process_index
+    starts = range(first, first + count * gradient_accumulation_steps, count)
+    steps = range(state.step, max_train_steps)
+    turns = [player.turns for player in game]
+    weights = [trained_weights(player) for player in game]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    shared = [buffer for buffer in buffers if buffer.is_floating_point()]
+
+    with contextlib.ExitStack() as stack:
+        forked = [] if device.type in ("cpu", "mps") else [device.index or 0]
+        stack.enter_context(torch.random.fork_rng(forked, device_type=device.type))
+        stack.enter_context(train_mode(modules))
+        stop = stack.enter_context(stop_on_signals())
+        quiet = not (progress and accelerator.is_main_process)
+        bar = tqdm(total=max_train_steps, initial=state.step, unit="step", disable=quiet)
+        stack.enter_context(bar)
+        batches = micro_batches(
+            data, order, seed=seed, steps=steps, starts=starts, num_workers=dataloader_num_workers
+        )
+        began = time.perf_counter() - state.seconds
+
+        def places(step: int) -> Iterator[tuple[Any, Step]]:
+            for start in starts:
+                batch = send_to_device(next(batches), device)
+                seed_global(generator(seed, step, start, "module"), device)
+                yield batch, Step(seed, step, start, count, batch_size, device)
+
+        for step in steps:
+            turn, moves = whose_turn(turns, step)
+            player, own = game[turn], weights[turn]
+            before = [buffer.clone() for buffer in buffers]
+            gradients, loss_here, values = gradient(
+                player, list(own.values()), places(step), accelerator.autocast
+            )
+            facts = [stop.signum is not None, time.perf_counter() - began]
+            flat = [loss_here.reshape(1), torch.tensor(facts, device=device)]
+            means = mean_over_processes(accelerator, [*gradients, *shared, *flat])
+            gradients = means[: len(own)]
+            for buffer, mean in zip(shared, means[len(own) : -2], strict=True):
+                buffer.copy_(mean)
+            norm = get_total_norm(gradients).reshape(1)
+            loss, stopping, state.seconds, grad_norm = torch.cat([*means[-2:], norm]).tolist()
+            state.step = step + 1
+
+            line = {"step": state.step, "player": player.name, "loss": _plain(loss)}
+            elapsed = state.seconds / max_train_seconds if max_train_seconds else 0.0
+            if math.isfinite(loss) and math.isfinite(grad_norm):
+                factor = lr_factor(
+                    lr_scheduler, step, max_train_steps, warmup=lr_warmup_steps, elapsed=elapsed
+                )
+                clip = min(1.0, (max_grad_norm or math.inf) / (grad_norm + 1e-6))
+                update(player, own.values(), gradients, lr_factor=factor, gradient_factor=clip)
+                if player.name in state.averages:
+                    state.averages[player.name].update_parameters(player.module)
+                state.bad_in_a_row[player.name] = 0
+                if moves == 0 or (moves + 1) % log_every == 0:
+                    rate = factor * float(player.optimizer.param_groups[0]["lr"])
+                    line |= {"grad_norm": grad_norm, "lr": rate}
+                    record(line | _logged(accelerator, values) | line)
+                    bar.set_postfix(player=player.name, loss=f"{loss:.4g}", refresh=False)
+            else:
+                for buffer, old in zip(buffers, before, strict=True):
+                    buffer.copy_(old)
+                culprit = _culprit(loss, dict(zip(own, gradients, strict=True)))
+                line |= {"not_finite": culprit, "samples": order(step).tolist()}
+                state.bad_steps.append(state.step)
+                state.bad_in_a_row[player.name] += 1
+                record(line)
+            bar.update()
+            if on_step is not None:
+                on_step(state.step)
+
+            lost = state.bad_in_a_row[player.name] > max_bad_steps
+            last = state.step == max_train_steps or elapsed >= 1
+            due = checkpointing_steps is not None and (last or state.step % steps_per_save == 0)
+            if due or stopping or lost:
+                save()
+            if lost:
+                raise NonFiniteError(
+                    f"{player.name!r} had {max_bad_steps + 1} steps in a row that were not finite, "
+                    f"the last one at step {state.step}, in {line['not_finite']}, on the samples "
+                    f"{line['samples']}. No weight took harm. Lower the learning rate, set "
+                    "max_grad_norm, or look at these samples."
+                )
+            if stopping:
+                raise SystemExit(stop.exit_code)
+            if last:
+                break
+
+    averaged = {name: average.module.eval() for name, average in state.averages.items()}
+    return History(state.step, state.log, state.bad_steps, resumed_from, averaged, state.seconds)
+
+
+def _check(game: Sequence[Player], lr_scheduler: str, accelerator: Accelerator) -> None:
+    names = [player.name for player in game]
+    if not game or len(set(names)) < len(names):
+        raise InputError(f"fit needs one player or several of different names, not {names}.")
+    if lr_scheduler not in LR_SCHEDULERS:
+        raise UnknownNameError("lr_scheduler", lr_scheduler, LR_SCHEDULERS)
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise InputError(
+            f"mixed_precision {accelerator.mixed_precision!r} is not supported: small networks in "
+            'latent space lose their small gradients in it. Use "bf16", or "no".'
+        )
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise InputError(f"Cannot train under {kind}: launch with plain processes, --multi_gpu.")
+
+
+def _check_positive(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{name} must be positive, not {value}.")
+
+
+def _logged(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float | None]:
+    means = mean_over_processes(accelerator, list(values.values()))
+    return {name: _plain(mean.item()) for name, mean in zip(values, means, strict=True)}
+
+
+def _culprit(loss: float, gradients: dict[str, Tensor]) -> str:
+    for name, value in gradients.items():
+        if not value.isfinite().all():
+            return name
+    return "the norm of the gradient" if math.isfinite(loss) else "loss"
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN

@@ -1,0 +1,265 @@
+r"""The image tasks of `cgml_modes`: what is asked, what is measured, and the baselines beside it.
+
+The known answers :math:`m_0, m_1` to an input are at :math:`t = 0` and :math:`t = 1` of
+
+.. math:: t = \langle y - m_0, m_1 - m_0 \rangle / \|m_1 - m_0\|^2,
+
+in the task with the bar its brightness above what lies under it. An answer is of the second mode
+where :math:`t > 1/2`, and a ghost where :math:`1/4 < t < 3/4`. Errors are mean absolute
+differences of pixels in [0, 1] to the nearer mode, over what was hidden.
+"""
+
+from __future__ import annotations
+
+__all__ = ["IMAGE_TASKS", "Pairs", "drawn_digits", "measure", "pairs", "run_images"]
+
+import colorsys
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from latentctl.controllers.cgml.one_to_many import OneToMany
+from latentctl.controllers.cgml.updater import Updater
+from latentctl.errors import InputError
+from latentctl.random import generator, seeded
+
+from ..figures import face_sheet
+from ..images import Images, load_images
+from .networks import Baseline, Encoder, Generator
+
+if TYPE_CHECKING:
+    from .flags import Flags
+
+logger = logging.getLogger(__name__)
+
+IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour", "faces-masked", "faces-colour")
+SECOND = {"mnist-bar": 0.3, "colour": 0.5}  # share of the second mode, where one is known
+BAR = slice(6, 9)  # rows of the hidden half
+SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
+STROKES = {  # rows and columns of each segment, in units of half a digit's height
+    "a": (0, 0, 0, 1),
+    "b": (0, 1, 1, 1),
+    "c": (1, 2, 1, 1),
+    "d": (2, 2, 0, 1),
+    "e": (1, 2, 0, 0),
+    "f": (0, 1, 0, 0),
+    "g": (1, 1, 0, 1),
+}
+WATCHED, EVERY = 100, 100  # held-out inputs that are watched in training, and how often
+
+
+@dataclass
+class Pairs:
+    """Inputs `(N, C, S, S)`, known answers `(N, K, C, R, S)`, and which is taught `(N,)`."""
+
+    x: Tensor
+    modes: Tensor
+    taught: Tensor
+
+    @property
+    def y(self) -> Tensor:
+        return self.modes[torch.arange(len(self.x)), self.taught]
+
+
+def drawn_digits(count: int, seed: int) -> Images:
+    """Digits of seven segments, 28 x 28, of random place, size and stroke."""
+    draw = generator(seed, purpose="drawn digits")
+    label = torch.randint(10, (count,), generator=draw)
+    half = torch.randint(8, 11, (count,), generator=draw).tolist()
+    top, left = torch.randint(1, 6, (2, count), generator=draw).tolist()
+    stroke = torch.randint(2, 4, (count,), generator=draw).tolist()
+    x = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    for i, digit in enumerate(label.tolist()):
+        for segment in SEGMENTS[digit]:
+            rows = [top[i] + half[i] * n for n in STROKES[segment][:2]]
+            columns = [left[i] + 2 + half[i] * n for n in STROKES[segment][2:]]
+            x[i, 0, rows[0] : rows[1] + stroke[i], columns[0] : columns[1] + stroke[i]] = 255
+    return Images(x, label)
+
+
+def drawn_faces(count: int, seed: int) -> Images:
+    """Procedural faces, 32 x 32."""
+    faces = ProceduralFaces(count, seed=seed, size=32)
+    return Images(faces.tensors()[0], torch.full((count,), -1))
+
+
+def pairs(task: str, images: Images, seed: int) -> Pairs:
+    """What is asked in a task, and its known answers.
+
+    Raises:
+        InputError: If colours are asked of images without a class.
+    """
+    x = images.pixels()
+    if not task.startswith("faces"):
+        x = x.mean(1, keepdim=True)
+    if task == "faces-colour":
+        x, modes = x.mean(1, keepdim=True), x[:, None]
+    elif task == "colour":
+        if (images.labels < 0).any():
+            raise InputError("The colours depend on the class: name a --label_column.")
+        # two opposite hues for each class: the rule has exactly two answers
+        hues = [[colorsys.hsv_to_rgb(n / 10 + far, 1, 1) for far in (0, 0.5)] for n in range(10)]
+        colours = torch.tensor(hues)[images.labels]
+        modes = x[:, None] * colours[..., None, None]
+    else:
+        hidden = x.shape[-2] // 2
+        modes = x[:, None, :, hidden:].repeat(1, 2 if task == "mnist-bar" else 1, 1, 1, 1)
+        if task == "mnist-bar":
+            modes[:, 1, :, BAR] = 1
+        x = x.clone()
+        x[:, :, hidden:] = 0
+    chance = torch.rand(len(x), generator=generator(seed, purpose="modes"))
+    return Pairs(x, modes, (chance < SECOND.get(task, 0.0)).long())
+
+
+def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
+    """Errors and shares of answers `(B, n, ...)` against all modes `(B, K, ...)`."""
+    answers, first, last = answers.clamp(0, 1), modes[:, :1], modes[:, -1:]
+    apart = (last - first).flatten(2)
+    t = ((answers - first).flatten(2) * apart).sum(2)
+    t = t / apart.square().sum(2).clamp_min(1e-6)
+    second = t > 0.5
+    both = torch.stack([(answers - mode).abs().flatten(2).mean(2) for mode in (first, last)])
+    error = torch.where(second, both[1], both[0])
+    result = {
+        "error": error.mean().item(),
+        "best": error.amin(1).mean().item(),
+        "diversity": answers.std(1).mean().item() if answers.shape[1] > 1 else 0.0,
+    }
+    if modes.shape[1] > 1:
+        result["second"] = second.float().mean().item()
+        result["both"] = (second.any(1) & ~second.all(1)).float().mean().item()
+        result["ghosts"] = ((t > 0.25) & (t < 0.75)).float().mean().item()
+    return result
+
+
+def updater_of(flags: Flags) -> Updater:
+    own: Any = flags.model
+    return Updater(
+        (own.latent_size,),
+        context=64,
+        width=128,
+        depth=3,
+        steps=own.walk_steps,
+        settle=own.settle,
+        domain=own.domain,
+    )
+
+
+def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], None]) -> OneToMany:
+    own: Any = flags.model
+    with seeded(flags.seed, "images"):
+        encoder, updater = Encoder(train.x.shape[1], own.width), updater_of(flags)
+        encoder(train.x[:1])
+        size = train.x.shape[-1]
+        channels, rows = train.modes.shape[2:4]
+        maker = Generator(own.latent_size, channels, own.width, size=size, rows=rows)
+    model = OneToMany(
+        encoder,
+        maker,
+        updater,
+        steps=own.steps,
+        learning_rate=own.descent_learning_rate,
+        anneal=own.anneal,
+        dealt=own.dealt,
+    )
+    return model.fit(
+        TensorDataset(train.x, train.y),
+        max_train_steps=own.max_train_steps,
+        batch_size=own.train_batch_size,
+        learning_rate=own.learning_rate,
+        seed=flags.seed,
+        loss={"lipschitz": own.lipschitz, "generator_lipschitz": own.generator_lipschitz},
+        on_step=lambda step: on_step(model, step),
+    )
+
+
+def train_baseline(
+    kind: str, flags: Flags, train: Pairs, on_step: Callable[[Baseline, int], None]
+) -> Baseline:
+    own: Any = flags.model
+    with seeded(flags.seed, kind):
+        model = Baseline(kind, train.x[:1], train.y[:1], own.baseline_latent_size, own.width)
+    return model.fit(
+        TensorDataset(train.x, train.y, train.taught),
+        max_train_steps=own.baseline_train_steps or own.max_train_steps,
+        batch_size=own.train_batch_size,
+        learning_rate=own.learning_rate,
+        seed=flags.seed,
+        on_step=lambda step: on_step(model, step),
+    )
+
+
+class Watch:
+    """Notes the first step at which the held-out error is reached, on a clock of its own."""
+
+    def __init__(self, test: Pairs, goal: float) -> None:
+        self.test, self.goal = test, goal
+        self.reached, self.seconds = -1, 0.0
+
+    def __call__(self, model: Any, step: int) -> None:
+        if step % EVERY or self.reached >= 0:
+            return
+        began = time.monotonic()
+        answers = model.predict(self.test.x[:WATCHED], 4, seed=1)
+        if measure(answers, self.test.modes[:WATCHED])["error"] <= self.goal:
+            self.reached = step
+        self.seconds += time.monotonic() - began
+
+
+def load(flags: Flags) -> tuple[Pairs, Pairs]:
+    if flags.data.train_data_dir or flags.data.dataset_name:
+        images = load_images(flags.data, flags.seed)
+    else:
+        faces = flags.task.startswith("faces")
+        what = "faces are drawn" if faces else "digits are drawn, of seven segments"
+        logger.warning("No data set is named: the %s.", what)
+        count, draw = flags.data.max_train_samples or 8000, drawn_faces if faces else drawn_digits
+        images = {"train": draw(count, flags.seed), "test": draw(500, ~flags.seed)}
+    kept = slice(flags.test_inputs // 2)
+    test = Images(images["test"].images[kept], images["test"].labels[kept])
+    return pairs(flags.task, images["train"], flags.seed), pairs(flags.task, test, ~flags.seed)
+
+
+def picture(test: Pairs, answers: dict[str, Tensor]) -> bytes:
+    """Ten inputs, their known answers, and some of each network."""
+    rows, labels = [], []
+    for name, images in {"known": test.modes[:10], **answers}.items():
+        for k in range(min(images.shape[1], 4 if name == "cgml" else 2)):
+            whole = test.x[: len(images)].expand(-1, images.shape[2], -1, -1).clone()
+            whole[:, :, -images.shape[3] :] = images[:, k].clamp(0, 1)
+            rows.append(whole.expand(-1, 3, -1, -1))
+            labels.append(name)
+    asked = test.x[: rows[0].shape[0]].expand(-1, 3, -1, -1)
+    return face_sheet(torch.stack([asked, *rows]), row_labels=["asked", *labels])
+
+
+def run_images(flags: Flags, folder: Path) -> dict[str, Any]:
+    """Trains cGML and the baselines on a task, and measures all of them on the same inputs."""
+    train, test = load(flags)
+    results: dict[str, Any] = {}
+    shown: dict[str, Tensor] = {}
+    for kind in ("cgml", *flags.baselines):
+        if kind == "told" and test.modes.shape[1] == 1:
+            continue  # there is nothing to be told
+        watch, began = Watch(test, flags.target_error), time.monotonic()
+        if kind == "cgml":
+            model: Any = train_cgml(flags, train, watch)
+        else:
+            model = train_baseline(kind, flags, train, watch)
+        seconds = time.monotonic() - began - watch.seconds
+        answers = model.predict(test.x, flags.starts or 20, seed=flags.seed)
+        found = measure(answers, test.modes)
+        results[kind] = {**found, "reached": watch.reached, "seconds": seconds}
+        logger.warning("%s: %s", kind, results[kind])
+        shown[kind] = answers[:10]
+    (folder / "answers.png").write_bytes(picture(test, shown))
+    return results

@@ -1,0 +1,147 @@
+"""Receipts of edits: as rows of a table, in words, and summed up."""
+
+from __future__ import annotations
+
+__all__ = ["Edited", "per_cent", "receipts", "summary", "words", "write_receipts"]
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from latentctl.conditional import Outcome
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One request, made of every face at every strength."""
+
+    label: str
+    """An attribute, or a logical expression."""
+
+    requested: Tensor
+    """What it should become of each face, `(B,)`, 0 or 1."""
+
+    before: Tensor
+    """Its probability in each reconstruction, `(B,)`."""
+
+    after: list[Tensor]
+    """Its probability at each strength, `(B,)`."""
+
+    outcomes: list[Outcome]
+    """What came of it at each strength."""
+
+    signed_by: str
+    """Whose word on the request that is: the critic's that was climbed, or the auditor's."""
+
+
+def receipts(
+    files: Sequence[str],
+    edited: Edited,
+    strengths: Sequence[float],
+    start: Outcome,
+) -> list[dict[str, Any]]:
+    """A row for each strength and face.
+
+    Arguments:
+        files: What the faces are called.
+        edited: What came of one request.
+        strengths: At which it was made.
+        start: The reconstructions.
+    """
+    rows = []
+    for strength, after, out in zip(strengths, edited.after, edited.outcomes, strict=True):
+        for index, file in enumerate(files):
+            leakage = zip(out.names, out.leakage[index].tolist(), strict=True)
+            held = {name: value for name, value in leakage if value == value}
+            most = max(held, key=lambda name: held[name], default=None)
+            then, now = (p.tolist() for p in (start.probability[index], out.probability[index]))
+            rows.append(
+                {
+                    "face": file,
+                    "index": index,
+                    "request": edited.label,
+                    "strength": strength,
+                    "requested": int(edited.requested[index]),
+                    "signed_by": edited.signed_by,
+                    "satisfied": bool(out.satisfied[index]),
+                    "unreachable": bool(out.unreachable[index]),
+                    "probability_before": edited.before[index].item(),
+                    "probability_after": after[index].item(),
+                    "leakage_max": held[most] if most else None,
+                    "leakage_mean": sum(held.values()) / len(held) if held else None,
+                    "most_leaked": most,
+                    "shift": out.shift[index].item(),
+                    "evaluations": int(out.evaluations[index]),
+                    **{f"before_{name}": p for name, p in zip(out.names, then, strict=True)},
+                    **{f"after_{name}": p for name, p in zip(out.names, now, strict=True)},
+                }
+            )
+            rows[-1]["words"] = words(rows[-1])
+    return rows
+
+
+def words(row: Row) -> str:
+    """A receipt as a sentence."""
+    ends = [f"by the {row['signed_by']}"]
+    if row["evaluations"] == 0 and row["strength"] > 0:
+        ends.append("held already, so nothing was moved")
+    elif row["leakage_max"]:
+        ends.append(f"most leaked: {row['most_leaked']} {per_cent(row['leakage_max'])}")
+    count = row["evaluations"]
+    ends += [f"{row['shift']:.2f} shift", f"{count} evaluation{'s' if count != 1 else ''}"]
+    before, after = (per_cent(row[f"probability_{when}"]) for when in ("before", "after"))
+    return f"{row['request']}: from {before} to {after} {'; '.join(ends)}. {verdict(row)}."
+
+
+def verdict(row: Row) -> str:
+    """The shortest form of a receipt."""
+    if row["satisfied"]:
+        return "Satisfied"
+    return "Unreachable" if row["unreachable"] else "Not satisfied"
+
+
+def per_cent(probability: float) -> str:
+    """A probability in whole per cent; none is called certain."""
+    if probability < 0.005:
+        return "<1 %"
+    return ">99 %" if probability > 0.995 else f"{100 * probability:.0f} %"
+
+
+def write_receipts(folder: Path, rows: Sequence[Row]) -> None:
+    """The receipts as `receipts.csv` and `receipts.json`."""
+    (folder / "receipts.json").write_text(json.dumps(rows, indent=2))
+    with open(folder / "receipts.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def summary(rows: Sequence[Row]) -> dict[str, float | str | None]:
+    """What the report says of many receipts, by column."""
+
+    def mean(key: str) -> float | None:
+        values = [row[key] for row in rows]
+        return None if None in values or not values else sum(values) / len(values)
+
+    def count(requested: int) -> str | None:
+        asked = [row["satisfied"] for row in rows if row["requested"] == requested]
+        return f"{sum(asked)} of {len(asked)}" if asked else None
+
+    return {
+        "edits": str(len(rows)),
+        "satisfied": mean("satisfied"),
+        "made true": count(1),
+        "made false": count(0),
+        "unreachable": mean("unreachable"),
+        "mean leakage": mean("leakage_mean"),
+        "largest leakage": mean("leakage_max"),
+        "shift": mean("shift"),
+        "evaluations": mean("evaluations"),
+    }

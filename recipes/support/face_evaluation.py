@@ -1,0 +1,201 @@
+"""What outside judges say of samples and edits: the rows of the recipes' tables.
+
+No judge sees a latent. The attribute judge is a timm network trained on real pixels; where their
+files are given, a face recognition network measures identity and a detector says what is a face.
+The Frechet distance, precision, recall, density and coverage are computed in the penultimate
+features of the attribute judge.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "JudgeFlags",
+    "Judged",
+    "Judges",
+    "cost",
+    "decode",
+    "edit_row",
+    "encode",
+    "load_judges",
+    "sample_row",
+]
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from latentctl_adapters.pixels.classifier import PixelClassifier
+from latentctl_adapters.pixels.face_networks import FaceDetector, FaceEmbedder
+from torch import Tensor
+
+import latentctl
+from latentctl.evaluation import (
+    density_coverage,
+    edit_scores,
+    frechet_distance,
+    identity,
+    multilabel_scores,
+    precision_recall,
+)
+
+from .faces import Faces
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class JudgeFlags:
+    """Who judges."""
+
+    judge: str | None = None
+    """A folder with a trained pixel classifier; if not given, one is trained on the data."""
+    judge_train_seconds: float = 45.0
+    """How long that takes."""
+    identity_model: str | None = None
+    """An ONNX file of MobileFaceNet; the judge's own features compare identities if not given."""
+    detector_model: str | None = None
+    """An ONNX file of YuNet; faces are not counted if not given."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judges say of a batch of images."""
+
+    features: Tensor
+    probability: Tensor
+    embedding: Tensor | None
+    found: Tensor | None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges, called on images `(B, 3, h, w)` in [0, 1]; who it is, only where it is asked."""
+
+    attributes: PixelClassifier
+    embedder: Callable[[Tensor], Tensor] | None = None
+    detector: FaceDetector | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, *, identity: bool = False) -> Judged:
+        parts = x.clamp(0, 1).cpu().split(128)
+        features = torch.cat([self.attributes.features(part) for part in parts])
+        probability = torch.cat([self.attributes.probability(part) for part in parts])
+        embedding = None
+        if identity and self.embedder is None:  # a poor man's identity, and the report says so
+            embedding = features
+        elif identity and self.embedder is not None:
+            embedding = torch.cat([self.embedder(part) for part in parts])
+        found = None
+        if self.detector is not None:
+            found = torch.cat([self.detector.found(part) for part in parts])
+        return Judged(features, probability, embedding, found)
+
+    @property
+    def identity_name(self) -> str:
+        """What `identity` compares."""
+        return "MobileFaceNet embeddings" if self.embedder else "features of the attribute judge"
+
+
+def load_judges(flags: JudgeFlags, train: Faces, seed: int = 0) -> Judges:
+    """The judges that the flags name; the attribute judge is trained if no folder is given."""
+    if flags.judge is not None:
+        attributes = PixelClassifier.load(flags.judge)
+        if missing := [n for n in train.names if n not in attributes.names]:
+            logger.warning("The judge at %s does not know %s.", flags.judge, ", ".join(missing))
+    else:
+        attributes = PixelClassifier.fit(
+            train.images,
+            train.labels,
+            train.names,
+            max_train_seconds=flags.judge_train_seconds,
+            seed=seed,
+            progress=True,
+        )
+    small = train.images.shape[-2:] == (64, 64)
+    embedder = flags.identity_model if small and flags.identity_model else None
+    detector = flags.detector_model if small and flags.detector_model else None
+    return Judges(
+        attributes,
+        FaceEmbedder(embedder, threads=2) if embedder else None,
+        FaceDetector(detector, threads=2) if detector else None,
+    )
+
+
+def sample_row(
+    name: str,
+    judged: Judged,
+    targets: Tensor | None,
+    real: Judged,
+    reconstructed: Judged,
+    **more: Any,
+) -> dict[str, Any]:
+    """A row of the table of samples.
+
+    Arguments:
+        name: What was sampled.
+        judged: The samples.
+        targets: What was asked of them, `(B, K)`, or None.
+        real: Real images, which the Frechet distance is to.
+        reconstructed: Their reconstructions, which precision, recall, density and coverage are to:
+            a frozen decoder can draw nothing else.
+        more: Further columns.
+    """
+    quality = precision_recall(reconstructed.features, judged.features)
+    cover = density_coverage(reconstructed.features, judged.features)
+    row = {
+        "name": name,
+        "fid": frechet_distance(judged.features, real.features),
+        "accuracy": None,
+        "f1": None,
+        "precision": quality.precision,
+        "recall": quality.recall,
+        "density": cover.density,
+        "coverage": cover.coverage,
+        "faces": None if judged.found is None else judged.found.float().mean().item(),
+        **more,
+    }
+    if targets is not None:
+        scores = multilabel_scores(judged.probability, targets)
+        row |= {"accuracy": scores.accuracy, "f1": scores.f1}
+    return row
+
+
+def edit_row(
+    name: str, before: Judged, after: Judged, requested: Tensor, **more: Any
+) -> dict[str, Any]:
+    """A row of the table of edits: `requested (B, K)` has NaN where nothing was asked."""
+    scores = edit_scores(before.probability, after.probability, requested)
+    kept = None
+    if before.embedding is not None and after.embedding is not None:
+        kept = identity(before.embedding, after.embedding).mean().item()
+    return {
+        "name": name,
+        "success": scores.success,
+        "leakage": scores.leakage,
+        "identity": kept,
+        "faces": None if after.found is None else after.found.float().mean().item(),
+        **more,
+    }
+
+
+def cost(z: Tensor, moved: Tensor, started: float) -> dict[str, float]:
+    """Columns of a row: the mean shift of the latents, and the time of each."""
+    seconds = time.monotonic() - started
+    shift = (moved - z).flatten(1).square().mean(1).sqrt().mean().item()
+    return {"shift": shift, "milliseconds": 1000 * seconds / len(z)}
+
+
+@torch.no_grad()
+def encode(decoder: latentctl.Decoder, faces: Faces) -> Tensor:
+    """Posterior means of faces, `(N, *latent_shape)`."""
+    parts = faces.pixels().split(128)
+    return torch.cat([decoder.encode(part.to(decoder.device)).mean for part in parts])
+
+
+@torch.no_grad()
+def decode(decoder: latentctl.Decoder, z: Tensor) -> Tensor:
+    """Images in [0, 1] of latents, in parts."""
+    return torch.cat([decoder.decode(part).cpu() for part in z.split(128)]).clamp(0, 1)

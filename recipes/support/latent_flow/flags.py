@@ -1,0 +1,100 @@
+"""The flags of `latent_flow`, and which of them contradict each other."""
+
+from __future__ import annotations
+
+__all__ = ["TRAINING", "AutoencoderFlags", "Flags", "FlowFlags", "check"]
+
+from dataclasses import dataclass, field
+
+from pretrain_vae import RunFlags
+
+from latentctl.errors import InputError, UnknownNameError
+
+from ..images import ImageFlags
+
+TRAINING = ("post-hoc", "joint", "regularised", "vae-flow")
+
+
+@dataclass
+class AutoencoderFlags:
+    """The autoencoder; trained here if none is given."""
+
+    pretrained_model_name_or_path: str | None = None
+    """A folder or hub id of a reference VAE, for post-hoc."""
+    revision: str | None = None
+    """Its revision on the hub."""
+    decoder: str | None = None
+    """FILE.py:FUNCTION that returns any model which `latentctl.wrap` takes, for post-hoc."""
+    autoencoder: str | None = None
+    """ae or vae, for post-hoc; ae by default."""
+    latent_size: int = 20
+    """Dimensions of the latent."""
+    width: int = 16
+    """Channels of its first layer."""
+    sigma_x: float = 0.1
+    """Standard deviation of a VAE's pixel likelihood, for post-hoc: small is sharp."""
+    perceptual: str | None = None
+    """A timm network: L1 distances of its features are added to the reconstruction error."""
+    perceptual_weights: str | None = None
+    """A local file with its weights; from the hub if not given."""
+    max_train_steps: int = 1500
+    """Steps of the autoencoder, and of a flow that is trained with it."""
+    train_batch_size: int = 128
+    """Images in a step of one process."""
+    autoencoder_learning_rate: float = 1e-3
+    """Peak learning rate."""
+
+
+@dataclass
+class FlowFlags:
+    """The flow."""
+
+    training: str = "post-hoc"
+    """post-hoc, joint, regularised or vae-flow."""
+    kind: str = "coupling"
+    """coupling, spline or, post-hoc only, matching."""
+    flow_width: int = 256
+    """Units of each layer of its networks."""
+    blocks: int = 4
+    """Blocks of two couplings."""
+    beta: float = 400.0
+    """Weight of the reconstruction error, in regularised and vae-flow."""
+    flow_train_steps: int = 1500
+    """Steps of the flow, for post-hoc."""
+    flow_batch_size: int = 256
+    """Latents in a step of one process, for post-hoc."""
+    flow_learning_rate: float = 1e-3
+    """Peak learning rate."""
+
+
+@dataclass
+class Flags:
+    """A flow as the prior of an autoencoder."""
+
+    run: RunFlags = field(default_factory=lambda: RunFlags(output_dir="outputs/latent_flow"))
+    data: ImageFlags = field(default_factory=ImageFlags)
+    base: AutoencoderFlags = field(default_factory=AutoencoderFlags)
+    flow: FlowFlags = field(default_factory=FlowFlags)
+
+
+def check(flags: Flags) -> None:
+    """Raises where flags contradict each other."""
+    base, training = flags.base, flags.flow.training
+    if training not in TRAINING:
+        raise UnknownNameError("--training", training, TRAINING)
+    if base.autoencoder not in (None, "ae", "vae"):
+        raise UnknownNameError("--autoencoder", base.autoencoder, ("ae", "vae"))
+    if base.perceptual_weights and not base.perceptual:
+        raise InputError("--perceptual_weights belongs to a network: name it with --perceptual.")
+    if training == "post-hoc":
+        return
+    if base.decoder or base.pretrained_model_name_or_path or base.autoencoder:
+        raise InputError(
+            f"--training {training} trains an autoencoder of its own kind together with the flow: "
+            f"leave out --autoencoder, --decoder and --pretrained_model_name_or_path."
+        )
+    if flags.flow.kind == "matching":
+        raise InputError(
+            f"--training {training} needs a density at every step, and that of a matching flow "
+            f"costs too much: take --kind coupling or spline, or --training post-hoc."
+        )
