@@ -6,8 +6,8 @@ from . import errors
 from .conditional import Conditional, condition
 from .controllers import Actor, Ascent, FlowMatching, Updater, teach
 from .controllers.cgml import OneToMany
-from .critics import AttributeCritic, ExampleCritic, PixelCritics, RealismCritic, RewardCritic
-from .decoder import Decoder, Gaussian, available, encode_dataset, invertible, load, wrap
+from .critics import AttributeCritic, ExampleCritic, PixelCritic, RealismCritic, RewardCritic
+from .decoder import Decoder, Gaussian, available, encode_dataset, load, with_inversion, wrap
 from .knowledge import KnowledgeBase
 from .latents import Latents
 from .priors import LatentFlow
@@ -27,7 +27,7 @@ __all__ = [
     "LatentFlow",
     "Latents",
     "OneToMany",
-    "PixelCritics",
+    "PixelCritic",
     "RealismCritic",
     "RewardCritic",
     "Updater",
@@ -39,7 +39,7 @@ __all__ = [
     "encoding_rewards",
     "errors",
     "explore",
-    "invertible",
+    "with_inversion",
     "load",
     "prior_rewards",
     "teach",

@@ -219,7 +219,7 @@ def train(
         decoder,
         attributes,
         controllers[flags.controller],
-        editor=Ascent.gentle(attributes),
+        editor=Ascent.for_edits(attributes),
         realism=actor.realism,
         prior=prior,
     )
@@ -282,7 +282,7 @@ def main(flags: Flags) -> Path:
         began = time.monotonic()
         judges = load_judges(flags.judges, faces["train"], run.seed)
         if flags.judges.judge is None:
-            judges.attributes.save(folder / "judge")  # an auditor for edit_identity.py
+            judges.attributes.save(folder / "judge")  # an evaluator for edit_identity.py
         seconds["train or load the judges"] = time.monotonic() - began
         write_report(folder, flags, trained, latents, faces, judges, seconds)
         print(f"Done in {time.monotonic() - started:.0f} s. The report is {report}.")

@@ -68,7 +68,7 @@ def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
             width=width,
             depth=3,
             steps=own.walk_steps,
-            settle=own.settle,
+            final_jumps=own.final_jumps,
             domain=own.domain,
         )
         model = OneToMany(
@@ -78,7 +78,7 @@ def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
             steps=own.steps,
             learning_rate=own.descent_learning_rate,
             anneal=own.anneal,
-            dealt=own.dealt,
+            assign_starts=own.assign_starts,
         )
     x = 2 * uniform(20_000, seed, "x") - 1
     sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)
@@ -160,9 +160,13 @@ def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
     if model.updater.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
     results = {}
-    walks = {"": model.updater.settle, "without rho, ": model.updater.steps, "rho to the end, ": 0}
-    for words, settle in walks.items():
-        model.updater.settle = settle
+    walks = {
+        "": model.updater.final_jumps,
+        "without rho, ": model.updater.steps,
+        "rho to the end, ": 0,
+    }
+    for words, final_jumps in walks.items():
+        model.updater.final_jumps = final_jumps
         found = measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
         results |= {f"{words}{name}": row for name, row in found.items()}
     return results

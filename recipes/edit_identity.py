@@ -42,7 +42,7 @@ from support.run import run
 from torch import Tensor
 
 import latentctl
-from latentctl import Ascent, Conditional, PixelCritics
+from latentctl import Ascent, Conditional, PixelCritic
 from latentctl.conditional import Outcome
 from latentctl.critics import Critic
 from latentctl.critics.expression import parse
@@ -65,7 +65,7 @@ class ModelFlags:
     """Gentle ascent on the pack's critic; the ascent of the paper; or what the pack edits with."""
     teacher: tuple[str, ...] = ()
     """Folders of networks on pixels (PixelClassifier), on which edits are refined: slow, better."""
-    audit: str | None = None
+    evaluator: str | None = None
     """A folder of one that no edit climbs: receipts are its word, and not the critic's own."""
 
 
@@ -86,7 +86,7 @@ class EditFlags:
     strength: tuple[float, ...] = (1.0,)
     """Share of each move, one or several: 0 is the reconstruction, 1 the whole move."""
     threshold: float | None = None
-    """Probability with which a request must hold; the pack's own, or 0.8 with an auditor."""
+    """Probability with which a request must hold; the pack's own, or 0.8 with an evaluator."""
 
 
 @dataclass
@@ -139,12 +139,12 @@ def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: in
 
 
 @torch.no_grad()
-def calibrated(auditor: PixelCritics, decoder: latentctl.Decoder, faces: Faces) -> float:
-    """Calibrates an auditor on reconstructions; the share of labels on which it then agrees."""
+def calibrated(evaluator: PixelCritic, decoder: latentctl.Decoder, faces: Faces) -> float:
+    """Calibrates an evaluator on reconstructions; the share of labels on which it then agrees."""
     parts = as_samples(faces.images, decoder).split(PART)
     x = torch.cat([decoder.decode(decoder.encode(part).mean) for part in parts])
-    auditor.calibrate(x, faces.labels)
-    said = torch.cat([auditor.of_samples(part) for part in x.split(PART)]).cpu() > 0
+    evaluator.calibrate(x, faces.labels)
+    said = torch.cat([evaluator.of_samples(part) for part in x.split(PART)]).cpu() > 0
     return (said == (faces.labels > 0.5)).float().mean().item()
 
 
@@ -154,16 +154,16 @@ def build_editor(
     """What edits, and what is to be said of it."""
     model, decoder = flags.model, pack.decoder
     folders = [Path(folder).resolve() for folder in model.teacher]
-    if model.audit is not None and Path(model.audit).resolve() in folders:
+    if model.evaluator is not None and Path(model.evaluator).resolve() in folders:
         raise InputError(
-            f"The network at {model.audit} is to refine edits and to audit them. What was climbed "
+            f"The network at {model.evaluator} is to refine edits and to audit them. What was climbed "
             f"on is no outside judge: name another one by --audit."
         )
     teacher = audit = agreement = None
     if model.teacher:
-        teacher = PixelCritics(decoder, *load_networks(model.teacher, pack.names))
-    if model.audit is not None:
-        audit = PixelCritics(decoder, *load_networks([model.audit], pack.names))
+        teacher = PixelCritic(decoder, *load_networks(model.teacher, pack.names))
+    if model.evaluator is not None:
+        audit = PixelCritic(decoder, *load_networks([model.evaluator], pack.names))
         if labelled is not None:
             agreement = calibrated(audit, decoder, labelled)
     controllers = {
@@ -179,7 +179,7 @@ def build_editor(
         pack.critic,
         controllers[model.controller],
         teacher=teacher,
-        audit=audit,
+        evaluator=audit,
         realism=pack.realism if model.controller == "paper" else None,
         prior=pack.prior,
         threshold=threshold,
@@ -190,7 +190,7 @@ def build_editor(
         "pack": f"the pack's own {type(pack.editor).__name__}",
     }
     count = 0 if labelled is None else len(labelled)
-    return editor, Sources(how[model.controller], model.teacher, model.audit, count, agreement)
+    return editor, Sources(how[model.controller], model.teacher, model.evaluator, count, agreement)
 
 
 @torch.no_grad()
@@ -199,7 +199,7 @@ def make(
 ) -> Edited:
     """One request of every face at every strength."""
     where = request.where
-    said = where if where is None or editor.audit is None else where.of(editor.audit)
+    said = where if where is None or editor.evaluator is None else where.of(editor.evaluator)
 
     def seen(out: Outcome) -> Tensor:
         if said is None:
@@ -217,7 +217,7 @@ def make(
         for strength in flags.strength
     ]
     known = where is None or where.attributes <= set(editor.names)
-    signed_by = "critic" if editor.audit is None or not known else "auditor"
+    signed_by = "critic" if editor.evaluator is None or not known else "evaluator"
     after = [seen(out) for out in outcomes]
     return Edited(request.label, requested, before, after, outcomes, signed_by)
 
@@ -240,7 +240,7 @@ def main(flags: Flags) -> Path | None:
     decoder.to(accelerator.device)
     pack = Conditional.from_pretrained(model.pack, decoder)
     requests = read_requests(flags.edit, flags.data, pack, flags.seed)
-    labels = () if model.audit is None else pack.names
+    labels = () if model.evaluator is None else pack.names
     x, files, labelled = read_faces(flags.data, decoder, flags.edit.num_faces, labels, flags.seed)
     editor, sources = build_editor(flags, pack, labelled)
     start = editor.edit(x)  # nothing is asked: the reconstruction

@@ -100,7 +100,7 @@ class PriorFlags:
 class KnowledgeFlags:
     """Each knowledge."""
 
-    characteristics: int = 2
+    code_size: int = 2
     """Dimensions of C; 2 in the paper."""
     hidden: int = 70
     """Units of each layer from C to mean and std; 70 in the paper."""
@@ -221,7 +221,7 @@ def add_all(
         base.add(
             name,
             latents,
-            characteristics=flags.characteristics,
+            code_size=flags.code_size,
             hidden=flags.hidden,
             width=flags.knowledge_width,
             blocks=flags.knowledge_blocks,

@@ -107,13 +107,13 @@ def main(flags: Flags) -> None:
     mask = torch.arange(height).view(1, -1, 1).expand(1, height, width) < height // 2
     updaters: dict[str, Updater] = {}
     seconds: dict[str, float] = {}
-    for name, informed in (("informed", True), ("blind", False)):
+    for name, gradient_input in (("gradient_input", True), ("blind", False)):
         began = time.process_time()
         updaters[name] = completer(
             decoder,
             Pixels(images),
             lambda step: halves(height, width, step),
-            informed=informed,
+            gradient_input=gradient_input,
             width=flags.width,
             depth=flags.depth,
             sigma=flags.sigma,
@@ -168,7 +168,7 @@ def main(flags: Flags) -> None:
     stem = flags.output_dir / f"{flags.data}-{flags.seed}"
     stem.with_suffix(".json").write_text(json.dumps({"rows": rows, "training": seconds}, indent=1))
     shown = [torch.stack([x[:6], torch.where(mask, x[:6], 0.5)], dim=1)]
-    shown += [found[name].x[:6, :4] for name in ("Z informed, 5", "Z blind, 5", "Adam, 100")]
+    shown += [found[name].x[:6, :4] for name in ("Z gradient_input, 5", "Z blind, 5", "Adam, 100")]
     together = torch.cat(shown, dim=1).flatten(0, 1)
     stem.with_suffix(".png").write_bytes(png(grid(together, columns=14)))
 

@@ -107,7 +107,7 @@ class Bench:
         self.latents = latentctl.Latents(posterior.mean, posterior.std, labels, NAMES)
         both = torch.cat([train.images, drawn]), train.labels.repeat(2)
         network = DigitJudge.fit(*both, output_dir / "network.safetensors", epochs=1)
-        self.network = latentctl.PixelCritics(self.decoder, OneOfTen(network))
+        self.network = latentctl.PixelCritic(self.decoder, OneOfTen(network))
         bytes_of_redrawn = (redrawn * 255).byte()
         self.known = {
             "LeNet on real test digits": self._accuracy(test.pixels(), test.labels),
@@ -172,7 +172,12 @@ def run(bench: Bench, flags: argparse.Namespace, seed: int) -> dict[str, Any]:
         bench.latents, guidance=1.0, max_train_steps=flags.max_train_steps, **quick
     )
     seconds["flow"] = time.monotonic() - start
-    climb = {"steps": 30, "learning_rate": 0.1, "shift_weight": 0.0, "settle": False}
+    climb = {
+        "steps": 30,
+        "learning_rate": 0.1,
+        "shift_weight": 0.0,
+        "continue_after_threshold": False,
+    }
     network = bench.network
     controllers: dict[str, tuple[Any, ...]] = {}
     high, low = THRESHOLDS

@@ -3,7 +3,7 @@
     LATENTCTL_DATA=... python benchmarks/updater_probe.py
 
 The lower half of each image is hidden. Logistic regression on few labels, on: the features `h` of
-the completer's observer; the latents `z*` that five steps of the updater reach, mean of eight
+the completer's context_encoder; the latents `z*` that five steps of the updater reach, mean of eight
 starts; the encoder's mean of the half-seen image (hidden part black); and, as the ceiling, the
 encoder's mean of the whole image. The completer never saw a label. Accuracy on 2,000 test images.
 """
@@ -52,7 +52,7 @@ def main(flags: Flags) -> None:
         decoder,
         Pixels(train),
         lambda step: halves(28, 28, step),
-        informed=True,
+        gradient_input=True,
         width=256,
         depth=2,
         sigma=SIGMA,
@@ -68,7 +68,7 @@ def main(flags: Flags) -> None:
         x = images.float() / 255
         shown = mask.expand_as(x)
         walked = complete(decoder, x, mask, count=STARTS, updater=updater, sigma=SIGMA)
-        observed = updater.observer.layers(seen_input(x, shown))  # type: ignore[union-attr, operator]
+        observed = updater.context_encoder.layers(seen_input(x, shown))  # type: ignore[union-attr, operator]
         return {
             "h": observed,
             "z*": walked.z.mean(1),

@@ -60,7 +60,7 @@ def rivals(latents: Latents, seed: int) -> list[Rival]:
         return ascent.move(flips.z, flips.targets(critic), threshold=threshold).z
 
     def near(flips: Any, sign: Tensor, weight: float) -> Tensor:
-        return Ascent.gentle(critic, shift_weight=weight).move(flips.z, flips.targets(critic)).z
+        return Ascent.for_edits(critic, shift_weight=weight).move(flips.z, flips.targets(critic)).z
 
     def ode(flips: Any, sign: Tensor, strength: float) -> Tensor:
         moved = Transport(critic).move(flips.z, flips.targets(critic)).z

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import latentctl
 from benchmarks.shared.face_base import ATTRIBUTES, load_face_vae, load_faces
 from benchmarks.shared.face_teachers import TEACHERS, load_network
-from latentctl import AttributeCritic, Latents, PixelCritics
+from latentctl import AttributeCritic, Latents, PixelCritic
 
 
 @dataclass
@@ -67,7 +67,7 @@ def main(flags: Flags) -> None:
     torch.set_num_threads(flags.threads)
     decoder = latentctl.wrap(load_face_vae())
     latents = training_latents(decoder)
-    teacher = PixelCritics(decoder, *(load_network(number) for number in flags.teachers))
+    teacher = PixelCritic(decoder, *(load_network(number) for number in flags.teachers))
     began = time.process_time()
     taught = latentctl.teach(
         teacher,

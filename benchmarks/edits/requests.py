@@ -32,7 +32,7 @@ POSSIBLE = (
 
 
 def editor_of(setting: Setting) -> latentctl.Conditional:
-    return latentctl.condition(setting.decoder, setting.taught, audit=setting.auditor)
+    return latentctl.condition(setting.decoder, setting.taught, evaluator=setting.evaluator)
 
 
 def requests(setting: Setting) -> None:
@@ -66,7 +66,7 @@ def requests(setting: Setting) -> None:
 def logic(
     setting: Setting, editor: latentctl.Conditional, critic: latentctl.AttributeCritic, x: Tensor
 ) -> list[dict[str, Any]]:
-    """Share of satisfied requests, by the auditor, against the product of the single ones."""
+    """Share of satisfied requests, by the evaluator, against the product of the single ones."""
     a, b, c = (critic[name] for name in ("Smiling", "Eyeglasses", "Young"))
     single = {}
     for name, where in {"a": a, "b": b, "c": c, "~a": ~a, "~b": ~b, "~c": ~c}.items():

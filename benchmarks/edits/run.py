@@ -38,7 +38,7 @@ from benchmarks.edits.distill import load_taught, training_latents
 from benchmarks.shared.face_base import ATTRIBUTES, data_folder, load_face_vae, load_faces
 from benchmarks.shared.face_judge import load_judge
 from benchmarks.shared.face_teachers import AUDITOR, TEACHERS, load_network
-from latentctl import Ascent, AttributeCritic, PixelCritics
+from latentctl import Ascent, AttributeCritic, PixelCritic
 from latentctl.controllers import Controller, Refined, amortise
 
 K, SURE = len(ATTRIBUTES), 1 - 1e-6
@@ -143,8 +143,8 @@ class Setting:
     decoder: latentctl.Decoder
     judges: Judges
     taught: AttributeCritic
-    teacher: PixelCritics
-    auditor: PixelCritics
+    teacher: PixelCritic
+    evaluator: PixelCritic
 
     @classmethod
     def build(cls, flags: Flags) -> Setting:
@@ -153,18 +153,18 @@ class Setting:
         drawn = torch.cat(
             [decoder.decode(decoder.encode(x.float() / 255).mean) for x in images.split(250)]
         )
-        auditor = PixelCritics(decoder, load_network(AUDITOR)).calibrate(drawn, labels)
-        teacher = PixelCritics(decoder, *(load_network(number) for number in TEACHERS))
+        evaluator = PixelCritic(decoder, load_network(AUDITOR)).calibrate(drawn, labels)
+        teacher = PixelCritic(decoder, *(load_network(number) for number in TEACHERS))
         taught = load_taught(flags.output_dir, flags.seed)
-        return cls(flags, decoder, Judges(decoder), taught, teacher, auditor)
+        return cls(flags, decoder, Judges(decoder), taught, teacher, evaluator)
 
     def save(self, result: Any) -> None:
         file = self.flags.output_dir / f"{self.flags.part}-{self.flags.seed}.json"
         file.write_text(json.dumps(result, indent=1))
 
 
-def gentle(critic: AttributeCritic, weight: float) -> Ascent:
-    return Ascent.gentle(critic, shift_weight=weight)
+def for_edits(critic: AttributeCritic, weight: float) -> Ascent:
+    return Ascent.for_edits(critic, shift_weight=weight)
 
 
 def flips(setting: Setting) -> None:
@@ -176,7 +176,7 @@ def flips(setting: Setting) -> None:
     editor = amortise(ascent, latents, width=512, max_train_steps=2500, seed=flags.seed)
     learning = time.process_time() - began
     ways: dict[str, dict[float, Controller]] = {
-        "fast: Ascent.gentle on the taught critic": {w: gentle(taught, w) for w in WEIGHTS},
+        "fast: Ascent.for_edits on the taught critic": {w: gentle(taught, w) for w in WEIGHTS},
         "one evaluation: Actor by amortise": {AMORTISED: editor},
     }
     tune = Flips(setting.judges, "validation", flags.validation_faces)
@@ -193,7 +193,7 @@ def flips(setting: Setting) -> None:
         weight = next(w for w, row in tuned.items() if row is chosen)
         chosen_editor = controllers[weight]
         faces = latentctl.condition(
-            setting.decoder, taught, editor=chosen_editor, audit=setting.auditor
+            setting.decoder, taught, editor=chosen_editor, evaluator=setting.evaluator
         )
         began = time.process_time()
         out = faces.edit(test.x.repeat(K, 1, 1, 1), y=test.asked)
@@ -207,9 +207,9 @@ def flips(setting: Setting) -> None:
 
 
 def agreement_on_real(setting: Setting, test: Flips) -> float:
-    """How often the judge agrees with what the auditor is sure of on the same real faces."""
+    """How often the judge agrees with what the evaluator is sure of on the same real faces."""
     said = torch.cat([setting.judges.attributes.probability(x) for x in test.x.split(250)])
-    audit = torch.cat([setting.auditor.of_samples(x).sigmoid() for x in test.x.split(250)])
+    audit = torch.cat([setting.evaluator.of_samples(x).sigmoid() for x in test.x.split(250)])
     sure = (audit - 0.5).abs() >= SATISFIED - 0.5
     return ((said > 0.5) == (audit > 0.5))[sure].float().mean().item()
 
@@ -288,7 +288,7 @@ def refined(setting: Setting) -> None:
             ),
         }.items():
             editor = latentctl.condition(
-                setting.decoder, setting.taught, editor=controller, audit=setting.auditor
+                setting.decoder, setting.taught, editor=controller, evaluator=setting.evaluator
             )
             began = time.process_time()
             out = editor.edit(test.x.repeat(K, 1, 1, 1), y=test.asked)

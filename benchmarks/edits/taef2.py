@@ -37,7 +37,7 @@ from benchmarks.edits.run import IDENTITY, Flips, Judges, K, Row
 from benchmarks.edits.taef2_model import DOWN, LATENT, TinyAutoencoder, load_taef2
 from benchmarks.shared.face_base import ATTRIBUTES, data_folder, load_faces
 from benchmarks.shared.face_teachers import TEACHERS, load_network
-from latentctl import Ascent, AttributeCritic, LatentFlow, Latents, PixelCritics
+from latentctl import Ascent, AttributeCritic, LatentFlow, Latents, PixelCritic
 
 WEIGHTS = (0.1, 0.05, 0.03, 0.015, 0.008, 0.004)  # of the shift
 DEFAULT = 0.015
@@ -153,7 +153,7 @@ def teach(setting: Setting) -> None:
     began = time.process_time()
     latents = setting.encodings()
     seconds = {"encoding": time.process_time() - began}
-    teacher = PixelCritics(setting.decoder, *(load_network(number) for number in TEACHERS))
+    teacher = PixelCritic(setting.decoder, *(load_network(number) for number in TEACHERS))
     began = time.process_time()
     taught = latentctl.teach(
         teacher,
@@ -181,19 +181,19 @@ def edits(setting: Setting) -> None:
     taught = load_taught(setting.folder, flags.seed)
     options = {"width": flags.width, "depth": flags.depth, "max_train_steps": 600}
     plain = AttributeCritic.fit(latents, seed=flags.seed, **options)
-    teacher = PixelCritics(setting.decoder, *(load_network(number) for number in TEACHERS))
+    teacher = PixelCritic(setting.decoder, *(load_network(number) for number in TEACHERS))
     vectors = mean_differences(latents.mean.flatten(1), latents.labels)
     bare = {"realism_weight": 0, "steps": 100}
 
     def ours(test: Flips, weight: float) -> Tensor:
-        return Ascent.gentle(taught, shift_weight=weight).move(test.z, test.targets(taught)).z
+        return Ascent.for_edits(taught, shift_weight=weight).move(test.z, test.targets(taught)).z
 
     def not_white(test: Flips, weight: float) -> Tensor:
-        ascent = Ascent.gentle(taught, shift_weight=weight, white=False)
+        ascent = Ascent.for_edits(taught, shift_weight=weight, whitened=False)
         return ascent.move(test.z, test.targets(taught)).z
 
     def untaught(test: Flips, weight: float) -> Tensor:
-        return Ascent.gentle(plain, shift_weight=weight).move(test.z, test.targets(plain)).z
+        return Ascent.for_edits(plain, shift_weight=weight).move(test.z, test.targets(plain)).z
 
     def gradient(test: Flips, threshold: float) -> Tensor:
         asked = test.targets(plain)
@@ -289,7 +289,7 @@ def samples(setting: Setting) -> None:
     print(result, flush=True)
     setting.sheet("priors", [z[:8] for z in starts.values()], list(starts))
     faces = latentctl.condition(
-        setting.decoder, taught, Ascent.gentle(taught, shift_weight=0.005), prior=flow
+        setting.decoder, taught, Ascent.for_edits(taught, shift_weight=0.005), prior=flow
     )
     columns, rows = [starts["flow"][:8]], {}
     for name in ATTRIBUTES:
@@ -314,7 +314,7 @@ def identity(setting: Setting) -> None:
     """The likeness to the photograph, beside a linear direction of equal success."""
     latents, taught = setting.encodings(), load_taught(setting.folder, setting.flags.seed)
     test = Flips(setting.judges, "test", setting.flags.faces)
-    move = Ascent.gentle(taught, shift_weight=DEFAULT).move(test.z, test.targets(taught))
+    move = Ascent.for_edits(taught, shift_weight=DEFAULT).move(test.z, test.targets(taught))
     lines = {"mean difference": mean_differences(latents.mean.flatten(1), latents.labels)}
     strengths = [0.25 * 1.25**i for i in range(17)]
     setting.save("identity", compare(test, move.z, lines, strengths))

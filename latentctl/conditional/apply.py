@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["carry_out", "probabilities"]
+__all__ = ["apply_request", "probabilities"]
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..controllers import Controller
 from ..controllers.base import scaled
-from ..critics import Critic, NamedCritics
+from ..critics import Critic
 from ..errors import InputError
 from .outcome import Outcome
 from .request import least_likely
@@ -24,15 +24,15 @@ BATCH = 64  # samples decoded at once
 SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
 
 
-def probabilities(critic: NamedCritics | Critic, z: Tensor) -> Tensor:
+def probabilities(critic: Critic | Critic, z: Tensor) -> Tensor:
     """Of each attribute that the critic names, `(B, K)`; `(B, 0)` if it names none."""
-    if isinstance(critic, NamedCritics):
+    if isinstance(critic, Critic):
         return critic.probability(z)
     return z.new_empty(len(z), 0)
 
 
 @torch.no_grad()
-def carry_out(
+def apply_request(
     given: Conditional,
     controller: Controller,
     z: Tensor,
@@ -61,7 +61,12 @@ def carry_out(
         region: Share of the move that each cell may take, `(B, 1, h, w)`.
         spare: Whether latents stay that have what is asked already.
     """
-    decoder, critic, audit, threshold = given.decoder, given.critic, given.audit, given.threshold
+    decoder, critic, evaluator, threshold = (
+        given.decoder,
+        given.critic,
+        given.evaluator,
+        given.threshold,
+    )
     only = critic if isinstance(critic, Critic) else None
     if not 0 <= strength < math.inf:
         raise InputError(f"strength is the share of a move, it was given as {strength}.")
@@ -70,8 +75,8 @@ def carry_out(
     where = where or only
     before = probabilities(critic, z)
     y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
-    known = before if audit is None else audit.in_parts(z)
-    seen_by = where if where is None or audit is None else where.of(audit)
+    known = before if evaluator is None else evaluator.in_parts(z)
+    seen_by = where if where is None or evaluator is None else where.of(evaluator)
     todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
     if spare:
         todo = least_likely(z, known, asked, seen_by) < threshold
@@ -92,10 +97,10 @@ def carry_out(
         moved[todo] = scaled(z[todo], move.z, strength)
         evaluations[todo] = move.evaluations
     x = torch.cat([decoder.decode(part) for part in moved.split(BATCH)])
-    if audit is None:
+    if evaluator is None:
         after = probabilities(critic, moved)
     else:
-        after = torch.cat([audit.of_samples(part).sigmoid() for part in x.split(BATCH)])
+        after = torch.cat([evaluator.of_samples(part).sigmoid() for part in x.split(BATCH)])
     least = least_likely(moved, after, asked, seen_by)
     return Outcome(
         x=x,

@@ -8,22 +8,22 @@ from typing import Any
 
 from ..controllers import Actor, Ascent, Controller, Refined, Transport
 from ..controllers.base import THRESHOLD
-from ..critics import Critic, NamedCritics, PixelCritics, RealismCritic
+from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..errors import InputError, ShapeError
 from .conditional import Conditional
 
-AUDITED_THRESHOLD = 0.8
+EVALUATOR_THRESHOLD = 0.8
 
 
 def condition(
     decoder: Decoder,
-    critic: NamedCritics | Critic,
+    critic: Critic | Critic,
     controller: Controller | None = None,
     *,
     editor: Controller | None = None,
-    teacher: PixelCritics | None = None,
-    audit: PixelCritics | None = None,
+    refine_with: PixelCritic | None = None,
+    evaluator: PixelCritic | None = None,
     realism: RealismCritic | None = None,
     prior: Prior | None = None,
     threshold: float | None = None,
@@ -34,17 +34,17 @@ def condition(
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: An `AttributeCritic`, a `KnowledgeBase`, or any single `Critic`.
         controller: How latents move; gradient ascent on the critics if not given.
-        editor: How edits move, if otherwise: by `Ascent.gentle`, which stays near, where no
+        editor: How edits move, if otherwise: by `Ascent.for_edits`, which stays near, where no
             controller is given, else by the controller.
-        teacher: Networks on samples of the same attributes, on which edits are refined after the
+        refine_with: Networks on samples of the same attributes, on which edits are refined after the
             quick move (`controllers.Refined`): dearer and better.
-        audit: Networks on samples of the same attributes that no edit has climbed. Receipts then
+        evaluator: Networks on samples of the same attributes that no edit has climbed. Receipts then
             are their word, not the critic's own.
         realism: The critic of realism for the default controller; a controller given here brings
             its own.
         prior: Where samples start; the decoder's prior if not given.
         threshold: Probability with which a request must hold to count as satisfied, in (0, 1):
-            0.95 if not given, or 0.8 if an auditor says it, who was not climbed on.
+            0.95 if not given, or 0.8 if an evaluator says it, who was not climbed on.
 
     Raises:
         ShapeError: If one of them is over latents of another shape.
@@ -61,14 +61,14 @@ def condition(
         torch.Size([3, 2])
     """
     if threshold is None:
-        threshold = THRESHOLD if audit is None else AUDITED_THRESHOLD
+        threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
     if not 0 < threshold < 1:
         raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
     critic.to(decoder.device).eval()
-    attributes = critic if isinstance(critic, NamedCritics) else None
+    attributes = critic if isinstance(critic, Critic) else None
     if controller is None:
         controller = Ascent(attributes, realism)
-        editor = editor if editor is not None else Ascent.gentle(attributes)
+        editor = editor if editor is not None else Ascent.for_edits(attributes)
     editor = editor if editor is not None else controller
     if isinstance(controller, Ascent | Transport) and realism is not None:
         if controller.realism is not realism:
@@ -78,13 +78,13 @@ def condition(
             )
     elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
         realism = controller.realism
-    parts: list[Any] = [critic, realism, teacher, audit]
+    parts: list[Any] = [critic, realism, refine_with, evaluator]
     for mover in (controller, editor):
         parts += [mover, getattr(mover, "attributes", None)]
     for part in parts:
         _check_fit(part, decoder, critic)
-    if teacher is not None:
-        editor = Refined(editor, teacher)
+    if refine_with is not None:
+        editor = Refined(editor, refine_with)
     for mover in (controller, editor):
         mover.to(decoder.device).eval()
     return Conditional(
@@ -93,15 +93,15 @@ def condition(
         controller=controller,
         editor=editor,
         realism=realism,
-        audit=audit,
+        evaluator=evaluator,
         prior=prior if prior is not None else decoder.prior,
         threshold=threshold,
     )
 
 
-def _check_fit(part: Any, decoder: Decoder, critic: NamedCritics | Critic) -> None:
+def _check_fit(part: Any, decoder: Decoder, critic: Critic | Critic) -> None:
     learned = isinstance(part, Controller) and part.learned
-    if not (learned or isinstance(part, NamedCritics | RealismCritic)):
+    if not (learned or isinstance(part, Critic | RealismCritic)):
         return
     kind = type(part).__name__
     if part.latent_shape != decoder.latent_shape:
@@ -109,7 +109,7 @@ def _check_fit(part: Any, decoder: Decoder, critic: NamedCritics | Critic) -> No
             f"The {kind} is over latents {part.latent_shape}, {decoder.name} has "
             f"{decoder.latent_shape}. It was made for another decoder."
         )
-    names = critic.names if isinstance(critic, NamedCritics) else ()
+    names = critic.names if isinstance(critic, Critic) else ()
     if part.names and part.names != names and part is not critic:
         raise InputError(
             f"The {kind} knows {', '.join(part.names)}, the critic "

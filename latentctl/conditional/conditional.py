@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ..controllers import Controller, Refined, Updater
 from ..controllers.cgml.completion import Completion, complete
-from ..critics import Critic, NamedCritics, PixelCritics, RealismCritic
+from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..errors import InputError
 from ..knowledge.base import KnowledgeBase
 from ..knowledge.knowledge import Knowledge
-from .apply import carry_out, probabilities
+from .apply import apply_request, probabilities
 from .hub import fetch, push
 from .outcome import Outcome
 from .pack import load_pack, save_pack
@@ -44,18 +44,18 @@ class Conditional:
     """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
 
     decoder: Decoder
-    critic: NamedCritics | Critic
+    critic: Critic | Critic
     controller: Controller
     editor: Controller
     realism: RealismCritic | None
-    audit: PixelCritics | None
+    evaluator: PixelCritic | None
     prior: Prior
     threshold: float
 
     @property
-    def attributes(self) -> NamedCritics | None:
+    def attributes(self) -> Critic | None:
         """The critic, if it has named attributes."""
-        return self.critic if isinstance(self.critic, NamedCritics) else None
+        return self.critic if isinstance(self.critic, Critic) else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ class Conditional:
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
         # what the critic is content with already may still be nothing that the data knows
         mover, held = self.controller, torch.zeros_like(asked, dtype=torch.bool)
-        return carry_out(
+        return apply_request(
             self, mover, z, asked, held, where, strength=strength, seed=seed, start=start
         )
 
@@ -136,7 +136,7 @@ class Conditional:
         held = held_targets(self.names, asked, where, hold)
         z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
         region = None if mask is None else latent_region(mask, self.decoder, len(z)).to(z)
-        return carry_out(
+        return apply_request(
             self,
             self.editor,
             z,
@@ -198,17 +198,17 @@ class Conditional:
 
         Raises:
             InputError: If the critic is not a `KnowledgeBase`, or the controller, the editor or
-                the auditor knows the older attributes only.
+                the evaluator knows the older attributes only.
         """
         if not isinstance(self.critic, KnowledgeBase):
             raise InputError(
                 f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
                 f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
             )
-        if self.audit is not None:
+        if self.evaluator is not None:
             raise InputError(
-                f"The auditor knows {', '.join(self.names)} and cannot learn {name}. Condition "
-                f"without audit=, or with one that knows all attributes."
+                f"The evaluator knows {', '.join(self.names)} and cannot learn {name}. Condition "
+                f"without evaluator=, or with one that knows all attributes."
             )
         for mover in (self.controller, self.editor):
             if mover.learned or isinstance(mover, Refined):
@@ -233,7 +233,7 @@ class Conditional:
             self.critic,
             self.controller,
             self.editor,
-            audited=self.audit is not None,
+            evaluated=self.evaluator is not None,
             realism=self.realism,
             prior=self.prior,
             threshold=self.threshold,
@@ -288,8 +288,8 @@ class Conditional:
         path_or_repo_id: str | Path,
         decoder: Decoder,
         *,
-        teacher: PixelCritics | None = None,
-        audit: PixelCritics | None = None,
+        refine_with: PixelCritic | None = None,
+        evaluator: PixelCritic | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -300,8 +300,8 @@ class Conditional:
             path_or_repo_id: A folder, or, where there is none of that name, `"owner/name"` on the
                 hub. Every byte is verified in both cases.
             decoder: The decoder whose weights the pack was made for.
-            teacher: As in `condition`; no pack holds networks on samples.
-            audit: As in `condition`, likewise.
+            refine_with: As in `condition`; no pack holds networks on samples.
+            evaluator: As in `condition`, likewise.
             revision: Branch, tag or commit on the hub.
             token: Of an account that may read a private repository.
             cache_dir: Where downloads are kept.
@@ -319,4 +319,6 @@ class Conditional:
         )
         from .condition import condition  # which makes objects of this class
 
-        return condition(decoder, **load_pack(path, decoder, teacher=teacher, audit=audit))
+        return condition(
+            decoder, **load_pack(path, decoder, refine_with=refine_with, evaluator=evaluator)
+        )

@@ -34,7 +34,7 @@ class Outcome:
     """Whether the whole move has ended with the request less likely than not, `(B,)` booleans."""
 
     probability: Tensor
-    """Probability of each attribute now, by the auditor or else by the critic, `(B, K)`."""
+    """Probability of each attribute now, by the evaluator or else by the critic, `(B, K)`."""
 
     leakage: Tensor
     """Change of that probability of each attribute that was held, `(B, K)`; NaN where none was."""

@@ -2,7 +2,7 @@
 
 A pack holds the critics, the controller and, where it is not the decoder's own, the prior, with
 the fingerprint of the decoder that they were made for; on any other decoder it refuses to load.
-Networks on samples that refined edits or audited them are the user's own: a pack says that there
+Networks on samples that refined edits or evaluated them are the user's own: a pack says that there
 were some, and takes them again when it is loaded.
 """
 
@@ -20,8 +20,7 @@ from ..controllers import Actor, Ascent, Controller, FlowMatching, Refined, Tran
 from ..critics import (
     AttributeCritic,
     Critic,
-    NamedCritics,
-    PixelCritics,
+    PixelCritic,
     RealismCritic,
     RewardCritic,
 )
@@ -46,11 +45,11 @@ PARTS = {"decoder", "threshold", "controller", "config"}
 def save_pack(
     path: str | Path,
     decoder: Decoder,
-    critic: NamedCritics | Critic,
+    critic: Critic | Critic,
     controller: Controller,
     editor: Controller,
     *,
-    audited: bool,
+    evaluated: bool,
     realism: RealismCritic | None,
     prior: Prior,
     threshold: float,
@@ -77,9 +76,9 @@ def save_pack(
             f"The {type(strangers[0]).__name__} climbs another critic than the one that judges, "
             f"and a pack holds one. Build the controller on the critic given to `condition`."
         )
-    if any(isinstance(m, Updater) and m.observer is not None for m in (controller, editor)):
+    if any(isinstance(m, Updater) and m.context_encoder is not None for m in (controller, editor)):
         raise InputError(
-            "A pack holds no Updater with an observer of its own, such as a completer. Save its "
+            "A pack holds no Updater with an context_encoder of its own, such as a completer. Save its "
             "state_dict yourself."
         )
     tensors = {"attributes": critic.state_dict()}
@@ -104,8 +103,8 @@ def save_pack(
             tensors["editor"] = _network(editor).state_dict()
     if refinement is not None:
         state["refinement"] = refinement
-    if audited:
-        state["audited"] = True
+    if evaluated:
+        state["evaluated"] = True
     return save_folder(path, tensors, state)
 
 
@@ -119,8 +118,8 @@ def load_pack(
     path: str | Path,
     decoder: Decoder,
     *,
-    teacher: PixelCritics | None = None,
-    audit: PixelCritics | None = None,
+    refine_with: PixelCritic | None = None,
+    evaluator: PixelCritic | None = None,
 ) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `Conditional`."""
     tensors, state = load_folder(path)
@@ -168,7 +167,10 @@ def load_pack(
         load_strict(_network(built), tensors.get(part, {}), part)
         return built
 
-    for given, key, what in ((teacher, "refinement", "teacher"), (audit, "audited", "audit")):
+    for given, key, what in (
+        (refine_with, "refinement", "refine_with"),
+        (evaluator, "evaluated", "evaluator"),
+    ):
         if given is None and key in state:
             logger.warning(
                 "The pack at %s was saved with networks on samples, which are not in it: pass "
@@ -178,15 +180,15 @@ def load_pack(
             )
     controller = build("controller")
     editor = build("editor") if "editor" in state else None
-    if teacher is not None:
-        editor = Refined(editor or controller, teacher, **state.get("refinement", {}))
+    if refine_with is not None:
+        editor = Refined(editor or controller, refine_with, **state.get("refinement", {}))
     if isinstance(controller, Actor):
         controller.realism = realism
     return {
         "critic": attributes,
         "controller": controller,
         "editor": editor,
-        "audit": audit,
+        "evaluator": evaluator,
         "realism": realism,
         "prior": prior,
         "threshold": state["threshold"],

@@ -12,7 +12,7 @@ is right already.
 
 Two things are not in the paper. The term in :math:`w` is of an attribute critic fitted beforehand;
 with `w = 0` the conditional critic alone speaks of attributes. And since the game begins slowly,
-an actor may first imitate a `teacher`, any other controller, by least squares.
+an actor may first clone a `teacher`, any other controller, by least squares.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..critics import AttributeCritic, Critic, RealismCritic
-from ..critics.named import cross_entropy
+from ..critics.base import cross_entropy
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents
@@ -43,7 +43,7 @@ from ..random import generator, seeded
 from ..training import Player, Step, fit
 from .ascent import distance
 from .base import THRESHOLD, Controller, Move, refuse_where
-from .imitation import PAIRS, imitate
+from .imitation import PAIRS, clone
 from .targets import free_some, origins, target_context
 
 
@@ -152,7 +152,7 @@ class Actor(Controller):
         where = None if output_dir is None else Path(output_dir)
         options = {"progress": False, **options}
         if teacher is not None and lessons:
-            imitate(
+            clone(
                 actor,
                 teacher,
                 latents,

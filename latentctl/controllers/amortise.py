@@ -48,7 +48,7 @@ def amortise(
     """An actor for the edits of an ascent, one evaluation each.
 
     Arguments:
-        ascent: An `Ascent.gentle` on a critic of named attributes.
+        ascent: An `Ascent.for_edits` on a critic of named attributes.
         latents: Encodings; their labels, if any, are not looked at.
         width: Units of each layer.
         depth: Number of layers.
@@ -65,7 +65,7 @@ def amortise(
     Example:
         >>> from latentctl import AttributeCritic, Latents
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
-        >>> editor = amortise(Ascent.gentle(critic), Latents(torch.randn(64, 8)), width=16,
+        >>> editor = amortise(Ascent.for_edits(critic), Latents(torch.randn(64, 8)), width=16,
         ...                   max_train_steps=2)
         >>> editor.move(torch.zeros(3, 8), torch.tensor([[1.0, 0.4]])).evaluations.tolist()
         [1, 1, 1]

@@ -11,7 +11,7 @@ carries much information is dear to move. A sample stops at the first step at wh
 holds with the probability asked for, and leaves the batch; one whose request holds from the start
 is not moved at all. With `noise > 0` the climb is Langevin dynamics at that temperature.
 
-`Ascent.gentle` has other terms, those that kept faces themselves best (`benchmarks/RESULTS.md`):
+`Ascent.for_edits` has other terms, those that kept faces themselves best (`benchmarks/RESULTS.md`):
 
 .. math::
     L(z') = -\log P(y \mid z') + h \sum_{k \text{ held}} (p_k(z') - p_k(z))^2 + \rho \|z' - z\|^2
@@ -38,23 +38,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics import Critic, NamedCritics, RealismCritic
-from ..critics.named import cross_entropy
+from ..critics import Critic, RealismCritic
+from ..critics.base import cross_entropy
 from ..errors import InputError
 from ..random import noise
 from .base import THRESHOLD, Controller, Move, require_finite
 from .targets import round_targets
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-GENTLE: dict[str, Any] = {
+EDIT_DEFAULTS: dict[str, Any] = {
     "steps": 40,
     "learning_rate": 0.1,
     "realism_weight": 0.0,
     "hold_weight": 2.0,
-    "bounded_hold": True,
+    "squared_hold": True,
     "shift_weight": 0.015,
-    "settle": True,
-    "white": True,
+    "continue_after_threshold": True,
+    "whitened": True,
 }
 
 
@@ -69,13 +69,13 @@ class Ascent(Controller):
         realism_weight: Weight of the realism term.
         realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
         hold_weight: Weight of values to keep: fractional targets that held at the start.
-        bounded_hold: Whether a value to keep costs the square of its change of probability, rather
+        squared_hold: Whether a value to keep costs the square of its change of probability, rather
             than its cross-entropy.
         distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
         shift_weight: Weight of the squared shift, in nats for a squared latent unit.
-        settle: Whether a sample goes on to the optimum when its request holds, unless the request
+        continue_after_threshold: Whether a sample goes on to the optimum when its request holds, unless the request
             is a probability to aim at.
-        white: Whether steps are taken, and the shift is measured, in the white coordinates of
+        whitened: Whether steps are taken, and the shift is measured, in the white coordinates of
             `attributes.covariance`, if there is one: along what data vary in.
         noise: Standard deviation of the Langevin noise in units of `sqrt(2 * learning_rate)`.
         drop_finished: Whether finished samples leave the batch; if not, they only stand still.
@@ -91,7 +91,7 @@ class Ascent(Controller):
 
     def __init__(
         self,
-        attributes: NamedCritics | None = None,
+        attributes: Critic | None = None,
         realism: RealismCritic | None = None,
         *,
         steps: int = 100,
@@ -99,11 +99,11 @@ class Ascent(Controller):
         realism_weight: float = 0.05,
         realism_threshold: float = 0.0,
         hold_weight: float = 1.0,
-        bounded_hold: bool = False,
+        squared_hold: bool = False,
         distance_weight: float = 0.0,
         shift_weight: float = 0.0,
-        settle: bool = False,
-        white: bool = False,
+        continue_after_threshold: bool = False,
+        whitened: bool = False,
         noise: float = 0.0,
         drop_finished: bool = True,
     ) -> None:
@@ -120,26 +120,26 @@ class Ascent(Controller):
             "realism_weight": realism_weight,
             "realism_threshold": realism_threshold,
             "hold_weight": hold_weight,
-            "bounded_hold": bounded_hold,
+            "squared_hold": squared_hold,
             "distance_weight": distance_weight,
             "shift_weight": shift_weight,
-            "settle": settle,
-            "white": white,
+            "continue_after_threshold": continue_after_threshold,
+            "whitened": whitened,
             "noise": noise,
             "drop_finished": drop_finished,
         }
         self.steps, self.learning_rate = steps, learning_rate
         self.realism_weight, self.realism_threshold = realism_weight, realism_threshold
-        self.hold_weight, self.bounded_hold = hold_weight, bounded_hold
+        self.hold_weight, self.squared_hold = hold_weight, squared_hold
         self.distance_weight = distance_weight
-        self.shift_weight, self.settle = shift_weight, settle
-        self.covariance = attributes.covariance if white and attributes is not None else None
+        self.shift_weight, self.continue_after_threshold = shift_weight, continue_after_threshold
+        self.covariance = attributes.covariance if whitened and attributes is not None else None
         self.noise, self.drop_finished = noise, drop_finished
 
     @classmethod
-    def gentle(
+    def for_edits(
         cls,
-        attributes: NamedCritics | None = None,
+        attributes: Critic | None = None,
         realism: RealismCritic | None = None,
         **options: Any,
     ) -> Ascent:
@@ -148,9 +148,9 @@ class Ascent(Controller):
         Arguments:
             attributes: The critic of the attributes, best one that was taught.
             realism: The critic of realism, used only if `realism_weight` is given.
-            options: What is to be other than `GENTLE`.
+            options: What is to be other than `EDIT_DEFAULTS`.
         """
-        return cls(attributes, realism, **{**GENTLE, **options})
+        return cls(attributes, realism, **{**EDIT_DEFAULTS, **options})
 
     def move(
         self,
@@ -205,9 +205,9 @@ class Ascent(Controller):
                     start = self.attributes.probability(origin)
                 kept &= (start - y).abs() <= 1 - threshold
                 evaluations += 1
-        settling = torch.full((len(z),), self.settle, device=z.device)
+        continuing = torch.full((len(z),), self.continue_after_threshold, device=z.device)
         if kept is not None and y is not None:  # what is aimed at has no further to go
-            settling &= ~((y > 0) & (y < 1) & ~kept).any(1)
+            continuing &= ~((y > 0) & (y < 1) & ~kept).any(1)
         active = torch.arange(len(z), device=z.device)
         index = active if index is None else index
         point = result.clone() if self.covariance is None else self.covariance.whiten(begin - z)
@@ -224,7 +224,7 @@ class Ascent(Controller):
                     here, origin[active], target, keep, where, threshold, way=way
                 )
                 evaluations[active] += 1
-                going = ~done | settling[active]
+                going = ~done | continuing[active]
                 if not bool(going.any()):
                     break
                 (gradient,) = torch.autograd.grad(loss.sum(), point)
@@ -251,7 +251,7 @@ class Ascent(Controller):
         """Where a point of the search is: itself, or a white move of `origin`, all `(B, ...)`."""
         if self.covariance is None:
             return point
-        return origin + share * self.covariance.colour(point)
+        return origin + share * self.covariance.color(point)
 
     def _langevin(self, index: Tensor, shape: torch.Size, seed: int, step: int) -> Tensor:
         first = int(index.min())
@@ -290,7 +290,7 @@ class Ascent(Controller):
             logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
             each = cross_entropy(logits, y)
             held = each
-            if self.bounded_hold:  # no NaN even where it is not chosen, or gradients are NaN
+            if self.squared_hold:  # no NaN even where it is not chosen, or gradients are NaN
                 held = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
             loss = loss + torch.where(kept, self.hold_weight * held, each).sum(1)
             near = (torch.sigmoid(logits) - y).abs() <= 1 - threshold

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ..critics import AttributeCritic, NamedCritics
+from ..critics import AttributeCritic, Critic
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents
@@ -52,7 +52,7 @@ SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the pupil is of i
 
 
 def teach(
-    teacher: NamedCritics,
+    teacher: Critic,
     latents: Latents,
     *,
     prior: Prior | None = None,
@@ -74,7 +74,7 @@ def teach(
     """A critic of latents that says what the teacher would.
 
     Arguments:
-        teacher: Critics of the same latents, differentiable in them, such as `PixelCritics`.
+        teacher: Critics of the same latents, differentiable in them, such as `PixelCritic`.
         latents: Encodings; their labels, if any, are not looked at.
         prior: Where the lessons on samples come from; by default N(0, I), or of a grid the normal
             with the moments of `latents`.
@@ -111,7 +111,7 @@ def teach(
     rank = default_rank(shape) if rank is None else rank
     with seeded(seed, "pupil"):
         pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
-    pupil.look_at(latents, seed=seed)
+    pupil.fit_statistics(latents, seed=seed)
     known: list[Tensor] = []
     for number in range(rounds + 1):
         count = lessons_per_round if number else lessons
@@ -142,7 +142,7 @@ def teach(
 def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
     spread = known[1].var(0).clamp_min(1e-6)
     metric = pupil.covariance
-    slopes = known[2] if metric is None else metric.colour(known[2].to(pupil.posterior_std))
+    slopes = known[2] if metric is None else metric.color(known[2].to(pupil.posterior_std))
     slope = slopes.square().mean().clamp_min(1e-12).cpu()
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,14 +155,14 @@ def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: floa
                 return value, {"value": value}
             chosen = said.gather(1, column[:, None]).sum()
             (own,) = torch.autograd.grad(chosen, z, create_graph=True)
-        wrong = own - gradient if metric is None else metric.colour(own - gradient)
+        wrong = own - gradient if metric is None else metric.color(own - gradient)
         error = wrong.square().mean() / slope.to(z.device)
         return value + gradient_weight * error, {"value": value, "gradient": error}
 
     return loss
 
 
-def _lessons(teacher: NamedCritics, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def _lessons(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     """Log-odds `(N, K)`, and the gradient of those in `column`, `(N, *latent_shape)`."""
     home, logits, gradients = teacher.posterior_std.device, [], []
     for part, asked in zip(z.split(PART), column.split(PART), strict=True):
@@ -183,7 +183,7 @@ def _lessons(teacher: NamedCritics, z: Tensor, column: Tensor) -> tuple[Tensor, 
 
 
 def _places(
-    teacher: NamedCritics,
+    teacher: Critic,
     pupil: AttributeCritic,
     latents: Latents,
     prior: Prior | None,
@@ -223,7 +223,7 @@ def _coloured(pupil: AttributeCritic, white: Tensor) -> Tensor:
     """Moves of white coordinates, where the pupil knows how latents vary together."""
     if pupil.covariance is None:
         return white.cpu()
-    return pupil.covariance.colour(white.to(pupil.posterior_std)).cpu()
+    return pupil.covariance.color(white.to(pupil.posterior_std)).cpu()
 
 
 def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def _edits(pupil: AttributeCritic, latents: Latents, place: Step) -> Tensor:
     weights = (0.0, 0.005, 0.015, 0.03)
     size = -(-len(z) // len(weights))
     for weight, part, asked in zip(weights, z.split(size), y.split(size), strict=False):
-        ascent = Ascent.gentle(pupil, shift_weight=weight)
+        ascent = Ascent.for_edits(pupil, shift_weight=weight)
         moved.append(ascent.move(part.to(home), asked).z.cpu())
     share = 0.4 + 0.8 * place.uniform(1, purpose="share").cpu().view(-1, *ones)
     jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter")

@@ -8,7 +8,7 @@ The teacher :math:`c` is asked once, for a fixed set of moves. Where its move is
 
 from __future__ import annotations
 
-__all__ = ["imitate"]
+__all__ = ["clone"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ PAIRS = 20_000
 TEACHING_BATCH = 1000
 
 
-def imitate(
+def clone(
     actor: Actor,
     teacher: Controller,
     latents: Latents,

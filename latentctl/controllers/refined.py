@@ -1,7 +1,7 @@
 r"""A move in two stages: a quick one, and a short climb from there on a dear critic.
 
 The first stage proposes :math:`z_1 = c(z, y)`. The second climbs, from :math:`z_1`, the objective
-of `Ascent.gentle` about :math:`z` on a critic that is exact and slow, such as networks on samples
+of `Ascent.for_edits` about :math:`z` on a critic that is exact and slow, such as networks on samples
 through the decoder. Where the first stage has learned from that critic (`latentctl.teach`), a few
 steps are enough.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..critics import Critic, NamedCritics
+from ..critics import Critic
 from .ascent import Ascent
 from .base import THRESHOLD, Controller, Move
 
@@ -29,12 +29,12 @@ class Refined(Controller):
     Arguments:
         first: Makes the first stage.
         teacher: The critic of the second stage, of the same attributes in the same order.
-        options: Of `Ascent.gentle`, for the second stage; 20 steps of 0.03 if not given.
+        options: Of `Ascent.for_edits`, for the second stage; 20 steps of 0.03 if not given.
 
     Example:
         >>> from latentctl import AttributeCritic
         >>> quick, dear = (AttributeCritic((8,), ["Smiling"], width=16) for _ in range(2))
-        >>> refined = Refined(Ascent.gentle(quick), dear)
+        >>> refined = Refined(Ascent.for_edits(quick), dear)
         >>> move = refined.move(torch.zeros(3, 8), torch.ones(1, 1))
         >>> move.z.shape, move.evaluations.tolist()
         (torch.Size([3, 8]), [60, 60, 60])
@@ -43,10 +43,10 @@ class Refined(Controller):
     first: Controller
     second: Ascent
 
-    def __init__(self, first: Controller, teacher: NamedCritics, **options: Any) -> None:
+    def __init__(self, first: Controller, teacher: Critic, **options: Any) -> None:
         super().__init__()
         self.first = first
-        self.second = Ascent.gentle(
+        self.second = Ascent.for_edits(
             teacher, **{"steps": STEPS, "learning_rate": LEARNING_RATE, **options}
         )
         self.attributes = teacher

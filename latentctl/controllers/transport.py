@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics import Critic, NamedCritics, RealismCritic
-from ..critics.named import cross_entropy
+from ..critics import Critic, RealismCritic
+from ..critics.base import cross_entropy
 from ..errors import InputError
 from .base import THRESHOLD, Controller, Move, require_finite
 from .targets import round_targets
@@ -49,7 +49,7 @@ class Transport(Controller):
 
     def __init__(
         self,
-        attributes: NamedCritics | None = None,
+        attributes: Critic | None = None,
         realism: RealismCritic | None = None,
         *,
         steps: int = 25,

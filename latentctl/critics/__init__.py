@@ -6,8 +6,7 @@ __all__ = [
     "AttributeCritic",
     "Critic",
     "ExampleCritic",
-    "NamedCritics",
-    "PixelCritics",
+    "PixelCritic",
     "RealismCritic",
     "RewardCritic",
 ]
@@ -15,7 +14,6 @@ __all__ = [
 from .attributes import AttributeCritic
 from .base import Critic
 from .examples import ExampleCritic
-from .named import NamedCritics
-from .pixel import PixelCritics
+from .pixel import PixelCritic
 from .realism import RealismCritic
 from .reward import RewardCritic

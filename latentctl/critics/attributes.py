@@ -23,11 +23,11 @@ from ..latents import Latents
 from ..latents.covariance import default_rank
 from ..random import seeded
 from ..training import Step
-from .named import cross_entropy
-from .network import NamedScorer
+from .base import cross_entropy
+from .network import NetworkCritic
 
 
-class AttributeCritic(NamedScorer):
+class AttributeCritic(NetworkCritic):
     r"""Log-odds `(B, K)` of named attributes, one network with `K` heads.
 
     Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.

@@ -1,6 +1,7 @@
-r"""What a critic is, and the algebra of critics.
+r"""The critic: log-odds that latents satisfy K >= 1 conditions, and the algebra of critics.
 
-A critic maps `z (B, *latent_shape)` to log-odds `(B,)`. Critics combine as independent events do:
+A critic maps `z (B, *latent_shape)` to log-odds `(B, K)`. Critics of one output combine as
+independent events,
 
 .. math::
     P(a \wedge b) &= P(a) P(b) \\
@@ -8,33 +9,35 @@ A critic maps `z (B, *latent_shape)` to log-odds `(B,)`. Critics combine as inde
     P(a \vee b) &= 1 - (1 - P(a)) (1 - P(b))
 
 and `a * w` tempers a critic, :math:`\mathrm{logit} \mapsto w \, \mathrm{logit}`. All of it is
-computed on log-odds, so that gradients live where probabilities round to 0 or 1.
+computed on log-odds, so that gradients do not vanish where probabilities round to 0 or 1.
 """
 
 from __future__ import annotations
 
-__all__ = ["Critic", "log_odds"]
+__all__ = ["Critic", "cross_entropy", "log_odds"]
 
 import abc
 import copy
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .named import NamedCritics
+from ..errors import InputError, ShapeError, UnknownNameError
+from ..latents import Covariance
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
 
 class Critic(nn.Module, abc.ABC):
-    """Log-odds `(B,)` that latents `(B, *latent_shape)` satisfy something.
+    """Log-odds `(B, K)` that latents `(B, *latent_shape)` satisfy K conditions.
+
+    The outputs of a critic of attributes have names. A critic without names has one output.
 
     Example:
         >>> class Positive(Critic):
         ...     def forward(self, z):
-        ...         return z.sum(1)
+        ...         return z.sum(1, keepdim=True)
         >>> a, z = Positive(), torch.tensor([[2.0], [-1.0]])
         >>> p = a.probability(z)
         >>> torch.allclose((a & ~a).probability(z), p * (1 - p))
@@ -43,23 +46,62 @@ class Critic(nn.Module, abc.ABC):
         True
     """
 
+    names: tuple[str, ...] = ()
+    """The attributes, in the order of the outputs; none for a single unnamed output."""
+    latent_shape: tuple[int, ...] | None = None
+    """Shape of one latent, where the critic was made for latents of one shape."""
+    posterior_std: Tensor | None
+    """Mean posterior std of the latents it was fitted on, `(*latent_shape)`, where known."""
+    covariance: Covariance | None
+    """Covariance of those latents; None where it is taken for the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.covariance = None
+        self.register_buffer("posterior_std", None)
+
     @abc.abstractmethod
     def forward(self, z: Tensor) -> Tensor:
-        """Log-odds `(B,)` of `z (B, *latent_shape)`."""
+        """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
 
     def probability(self, z: Tensor) -> Tensor:
-        """Probabilities `(B,)` in [0, 1]."""
+        """Probabilities `(B, K)` in [0, 1]."""
         return torch.sigmoid(self(z))
+
+    def index(self, name: str) -> int:
+        """Column of an attribute; `UnknownNameError` with the nearest names otherwise."""
+        if name not in self.names:
+            raise UnknownNameError("attribute", name, self.names)
+        return self.names.index(name)
+
+    def __getitem__(self, name: str) -> Critic:
+        """The critic of one attribute."""
+        self.index(name)
+        return _Head(self, name)
+
+    def match(self, y: Tensor) -> Critic:
+        r"""The critic of a whole target `y (B, K)` or `(1, K)`, NaN = free.
+
+        .. math:: \log P = \sum_k y_k \log p_k + (1 - y_k) \log (1 - p_k)
+
+        For targets 0 and 1 this is the conjunction.
+        """
+        if y.ndim != 2 or y.shape[1] != len(self.names):
+            raise ShapeError(
+                f"A target has a column for each of the {len(self.names)} attributes, this one "
+                f"is {tuple(y.shape)}."
+            )
+        return _Match(self, y)
 
     @property
     def attributes(self) -> frozenset[str]:
-        """Names of the attributes that this critic speaks of."""
+        """Names of the attributes that this critic depends on."""
         children = (c for c in self.children() if isinstance(c, Critic))
-        return frozenset[str]().union(*(c.attributes for c in children))
+        return frozenset(self.names).union(*(c.attributes for c in children))
 
-    def of(self, critics: NamedCritics) -> Critic:
-        """The same expression over other critics of the same names, such as an auditor's."""
-        parts = {n: c.of(critics) for n, c in self.named_children() if isinstance(c, Critic)}
+    def of(self, critic: Critic) -> Critic:
+        """The same expression over another critic of the same names, such as an evaluator."""
+        parts = {n: c.of(critic) for n, c in self.named_children() if isinstance(c, Critic)}
         if not parts:
             return self
         other = copy.copy(self)
@@ -81,9 +123,23 @@ class Critic(nn.Module, abc.ABC):
     __rmul__ = __mul__
 
 
-class _And(Critic):
-    def __init__(self, left: Critic, right: Critic) -> None:
+class _Expression(Critic):
+    """A function of the log-odds of critics of one output."""
+
+    def __init__(self, *critics: Critic) -> None:
         super().__init__()
+        for critic in critics:
+            if len(critic.names) > 1:
+                raise InputError(
+                    f"Critics of one output combine; this {type(critic).__name__} has "
+                    f"{len(critic.names)}. Name one, as in critic[{critic.names[0]!r}], or use "
+                    f"critic.match(y)."
+                )
+
+
+class _And(_Expression):
+    def __init__(self, left: Critic, right: Critic) -> None:
+        super().__init__(left, right)
         self.left, self.right = left, right
 
     def forward(self, z: Tensor) -> Tensor:
@@ -92,9 +148,9 @@ class _And(Critic):
         return -torch.logsumexp(torch.stack([-a, -b, -(a + b)]), dim=0)
 
 
-class _Not(Critic):
+class _Not(_Expression):
     def __init__(self, critic: Critic) -> None:
-        super().__init__()
+        super().__init__(critic)
         self.critic = critic
 
     def forward(self, z: Tensor) -> Tensor:
@@ -102,9 +158,9 @@ class _Not(Critic):
         return out
 
 
-class _Weighted(Critic):
+class _Weighted(_Expression):
     def __init__(self, critic: Critic, weight: float) -> None:
-        super().__init__()
+        super().__init__(critic)
         self.critic, self.weight = critic, float(weight)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -112,7 +168,54 @@ class _Weighted(Critic):
         return out
 
 
+class _Head(Critic):
+    """One attribute of a critic."""
+
+    def __init__(self, critic: Critic, name: str) -> None:
+        super().__init__()
+        self.critic, self.names, self.latent_shape = critic, (name,), critic.latent_shape
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def of(self, critic: Critic) -> Critic:
+        return critic[self.names[0]] if self.names[0] in critic.names else self
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.critic(z)
+        column = self.critic.index(self.names[0])
+        return logits[:, column : column + 1]
+
+
+class _Match(Critic):
+    """A whole target of a critic of attributes."""
+
+    def __init__(self, critic: Critic, y: Tensor) -> None:
+        super().__init__()
+        self.critic, self.y = critic, y
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        requested = (~torch.isnan(self.y)).any(0)
+        return frozenset(n for n, r in zip(self.critic.names, requested, strict=True) if r)
+
+    def of(self, critic: Critic) -> Critic:
+        return critic.match(self.y) if critic.names == self.critic.names else self
+
+    def forward(self, z: Tensor) -> Tensor:
+        return log_odds(-cross_entropy(self.critic(z), self.y.to(z.device)).sum(1, keepdim=True))
+
+
 def log_odds(log_p: Tensor) -> Tensor:
     """Log-odds of events with log-probabilities `log_p`; finite, with a gradient, near 0 and 1."""
     surprise = (-log_p).clamp_min(MIN_SURPRISE)
     return -(surprise + torch.log(-torch.expm1(-surprise)))
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy in nats of each target, `(B, K)`; 0 where the target is free."""
+    known = ~torch.isnan(y)
+    target = torch.where(known, y, torch.zeros_like(y)).expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return torch.where(known, entropy, torch.zeros_like(entropy))

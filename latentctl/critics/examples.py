@@ -43,8 +43,8 @@ from torch import Tensor
 from ..errors import InputError, ShapeError
 from ..latents import Latents
 from ..random import permutation
-from .named import NamedCritics
-from .network import NamedScorer
+from .base import Critic
+from .network import NetworkCritic
 
 RIDGE = 1000.0  # in mean variances, divided by the number of examples
 SPREAD = 2.0  # standard deviation of the log-odds over encodings
@@ -55,7 +55,7 @@ FEWER_ROWS = 1024  # the same, where the covariance is no matrix
 PART = 1024  # latents at once
 
 
-class ExampleCritic(NamedCritics):
+class ExampleCritic(Critic):
     r"""Log-odds `(B, 1)` of one attribute that few examples tell, linear in the latent.
 
     Arguments:
@@ -98,7 +98,7 @@ class ExampleCritic(NamedCritics):
         without: Tensor,
         *,
         latents: Latents | None = None,
-        known: NamedScorer | None = None,
+        known: NetworkCritic | None = None,
         ridge: float = RIDGE,
         spread: float = SPREAD,
     ) -> ExampleCritic:
@@ -131,7 +131,7 @@ class ExampleCritic(NamedCritics):
         after: Tensor,
         *,
         latents: Latents | None = None,
-        known: NamedScorer | None = None,
+        known: NetworkCritic | None = None,
         ridge: float = RIDGE,
         spread: float = SPREAD,
     ) -> ExampleCritic:
@@ -168,7 +168,7 @@ class ExampleCritic(NamedCritics):
         with_it: Tensor,
         without: Tensor,
         latents: Latents | None,
-        known: NamedScorer | None,
+        known: NetworkCritic | None,
         ridge: float,
         spread: float,
     ) -> ExampleCritic:
@@ -201,7 +201,7 @@ class ExampleCritic(NamedCritics):
         return critic.eval()
 
 
-def _features(known: NamedScorer | None) -> Callable[[Tensor], Tensor]:
+def _features(known: NetworkCritic | None) -> Callable[[Tensor], Tensor]:
     """What a discriminant is linear in, `(B, F)`: of a grid, means over its cells."""
 
     def hidden(z: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ def _check(
     with_it: Tensor,
     without: Tensor,
     latents: Latents | None,
-    known: NamedScorer | None,
+    known: NetworkCritic | None,
 ) -> None:
     shape = tuple(with_it.shape[1:])
     for what, part in (("with it", with_it), ("without it", without)):

@@ -29,7 +29,6 @@ import torch
 
 from ..errors import InputError, UnknownNameError
 from .base import Critic
-from .named import NamedCritics
 
 HELP = (
     'Use names of attributes with & (and), | (or), ~ (not) and parentheses, such as "(Smiling & '
@@ -38,7 +37,7 @@ HELP = (
 )
 
 
-def parse(text: str, critics: NamedCritics) -> Critic:
+def parse(text: str, critics: Critic) -> Critic:
     """The critic of a logical expression over the attributes of `critics`.
 
     Arguments:
@@ -83,7 +82,7 @@ def parse(text: str, critics: NamedCritics) -> Critic:
 class _Reader:
     """Critics of the parts of one expression."""
 
-    def __init__(self, text: str, critics: NamedCritics) -> None:
+    def __init__(self, text: str, critics: Critic) -> None:
         self.text, self.critics = text, critics
 
     def critic(self, node: ast.expr, wanted: bool) -> Critic:

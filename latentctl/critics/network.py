@@ -5,7 +5,7 @@ Trained by AdamW on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
 
 from __future__ import annotations
 
-__all__ = ["NamedScorer"]
+__all__ = ["NetworkCritic"]
 
 import abc
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from ..latents import Covariance, Latents
-from ..nn.trunk import Scorer
+from ..nn.trunk import ScoreNet
 from ..training import Player, Step, fit
-from .named import NamedCritics
+from .base import Critic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class NamedScorer(NamedCritics):
+class NetworkCritic(Critic):
     """Named critics over one network.
 
     Arguments:
@@ -59,14 +59,14 @@ class NamedScorer(NamedCritics):
         if rank:
             self.config["rank"] = rank
             self.covariance = Covariance(latent_shape, rank)
-        self.net = Scorer(latent_shape, heads * len(names), **sizes)
+        self.net = ScoreNet(latent_shape, heads * len(names), **sizes)
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     @abc.abstractmethod
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what is to be logged of it."""
 
-    def look_at(self, latents: Latents, *, seed: int = 0) -> None:
+    def fit_statistics(self, latents: Latents, *, seed: int = 0) -> None:
         """Takes the moments of the latents that it is to be fitted on."""
         self.net.trunk.standardise(*latents.moments())
         self.posterior_std.copy_(latents.posterior_std())
@@ -86,7 +86,7 @@ class NamedScorer(NamedCritics):
         **options: Any,
     ) -> Self:
         """Trains on latents, in place; `player` names it in the log."""
-        self.look_at(latents, seed=seed)
+        self.fit_statistics(latents, seed=seed)
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, weight_decay=weight_decay
         )

@@ -5,8 +5,8 @@ r"""Networks on samples as critics of latents: through the frozen decoder.
 with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
 :math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (Platt, 1999). Exact and slow:
 every evaluation decodes. Such critics teach a fast one (`latentctl.teach`), refine its edits
-(`controllers.Refined`), and sign receipts (`condition(..., audit=...)`). What one of them was
-climbed on it should not audit: nothing is fooled as easily as the network that one climbs.
+(`controllers.Refined`), and sign receipts (`condition(..., evaluator=...)`). What one of them was
+climbed on it should not evaluator: nothing is fooled as easily as the network that one climbs.
 
 References:
     | Probabilistic Outputs for Support Vector Machines (Platt, 1999)
@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["PixelCritics"]
+__all__ = ["PixelCritic"]
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from ..decoder import Decoder
 from ..decoder.frozen import frozen_view
 from ..errors import InputError, ShapeError
-from .named import NamedCritics, cross_entropy
+from .base import Critic, cross_entropy
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 PART = 128  # samples decoded or looked at at once
 PULL = 1e-3  # keeps the scale of an attribute finite that the networks tell without an error
 
 
-class PixelCritics(NamedCritics):
+class PixelCritic(Critic):
     """Log-odds `(B, K)` of named attributes of what latents decode to.
 
     Arguments:
@@ -51,7 +51,7 @@ class PixelCritics(NamedCritics):
         >>> import latentctl
         >>> decoder = latentctl.wrap(nn.Linear(4, 12), decode="forward", value_range=(0, 1))
         >>> bright = lambda x: 10 * (x.mean(1, keepdim=True) - 0.5)
-        >>> critics = PixelCritics(decoder, bright, names=["Bright"])
+        >>> critics = PixelCritic(decoder, bright, names=["Bright"])
         >>> critics(torch.zeros(3, 4)).shape, critics["Bright"](torch.zeros(3, 4)).shape
         (torch.Size([3, 1]), torch.Size([3]))
     """
@@ -68,7 +68,7 @@ class PixelCritics(NamedCritics):
     ) -> None:
         super().__init__()
         if not networks:
-            raise InputError("PixelCritics need a network on samples: PixelCritics(decoder, net).")
+            raise InputError("PixelCritic need a network on samples: PixelCritic(decoder, net).")
         found = names if names is not None else getattr(networks[0], "names", None)
         if not found:
             raise InputError(
@@ -98,7 +98,7 @@ class PixelCritics(NamedCritics):
         self.to(decoder.device)
         super().train(False)
 
-    def train(self, mode: bool = True) -> PixelCritics:
+    def train(self, mode: bool = True) -> PixelCritic:
         """Does nothing: the networks are always in evaluation mode."""
         return self
 
@@ -128,7 +128,7 @@ class PixelCritics(NamedCritics):
         """Probabilities `(N, K)` of many latents, a part at a time."""
         return torch.cat([self.probability(part.to(self.scale.device)) for part in z.split(PART)])
 
-    def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritics:
+    def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritic:
         """Fits scale and bias of each attribute on samples that the networks did not see.
 
         Arguments:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nn.trunk import Scorer, encode_targets
+from ..nn.trunk import ScoreNet, encode_targets
 from .base import Critic
 
 
@@ -35,7 +35,7 @@ class RealismCritic(Critic):
 
     Arguments:
         latent_shape: Shape of one latent.
-        names: The attributes of a conditional critic, none for an unconditional one.
+        context_names: The attributes of a conditional critic, none for an unconditional one.
         width: Units of each layer.
         depth: Number of layers.
     """
@@ -43,34 +43,34 @@ class RealismCritic(Critic):
     def __init__(
         self,
         latent_shape: Sequence[int],
-        names: Sequence[str] = (),
+        context_names: Sequence[str] = (),
         *,
         width: int = 512,
         depth: int = 4,
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
-        self.names = tuple(names)
+        self.context_names = tuple(context_names)
         self.config = {
             "latent_shape": list(latent_shape),
-            "names": list(names),
+            "context_names": list(context_names),
             "width": width,
             "depth": depth,
         }
-        self.net = Scorer(latent_shape, 1, context=2 * len(names), width=width, depth=depth)
+        self.net = ScoreNet(latent_shape, 1, context=2 * len(context_names), width=width, depth=depth)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Log-odds `(B,)` of `z (B, *latent_shape)` under targets `y (B, K)`, NaN = free."""
+        """Log-odds `(B, 1)` of `z (B, *latent_shape)` under targets `y (B, K)`, NaN = free."""
         context = None
-        if self.names:
-            free = torch.full((len(z), len(self.names)), torch.nan, device=z.device)
+        if self.context_names:
+            free = torch.full((len(z), len(self.context_names)), torch.nan, device=z.device)
             context = encode_targets(free if y is None else y.expand(len(z), -1))
         logits: Tensor = self.net(z, context)
-        return logits[:, 0]
+        return logits
 
-    def given(self, y: Tensor | None) -> Critic:
+    def with_context(self, y: Tensor | None) -> Critic:
         """The unconditional critic for fixed targets `y (B, K)` or `(1, K)`."""
-        return _Given(self, y)
+        return _WithContext(self, y)
 
     def loss(
         self,
@@ -101,14 +101,14 @@ class RealismCritic(Critic):
         on_real, on_fake = scores[:count], scores[count : 2 * count]
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         if y is not None and other_y is not None:
-            differs = ((y - other_y).abs() > 0.5).any(1)
+            differs = ((y - other_y).abs() > 0.5).any(1, keepdim=True)
             loss = loss + (F.softplus(scores[2 * count :]) * differs).mean()
-        slope = gradient_penalty(self.given(y), real, fake, alpha)
+        slope = gradient_penalty(self.with_context(y), real, fake, alpha)
         logs = {"real": on_real.mean(), "fake": on_fake.mean(), "gradient_penalty": slope}
         return loss + penalty * slope, logs
 
 
-class _Given(Critic):
+class _WithContext(Critic):
     def __init__(self, critic: RealismCritic, y: Tensor | None) -> None:
         super().__init__()
         self.critic, self.y = critic, y

@@ -30,11 +30,11 @@ from ..errors import InputError
 from ..latents import Latents
 from ..random import seeded
 from ..training import Step
-from .named import cross_entropy
-from .network import NamedScorer
+from .base import cross_entropy
+from .network import NetworkCritic
 
 
-class RewardCritic(NamedScorer):
+class RewardCritic(NetworkCritic):
     r"""Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
 
     Arguments:

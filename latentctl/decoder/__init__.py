@@ -13,7 +13,7 @@ __all__ = [
     "encode_dataset",
     "frozen_view",
     "invert",
-    "invertible",
+    "with_inversion",
     "load",
     "wrap",
 ]
@@ -21,6 +21,6 @@ __all__ = [
 from .decoder import Decoder, Posterior
 from .encode import encode_dataset
 from .frozen import frozen_view
-from .inversion import Inversion, invert, invertible
+from .inversion import Inversion, invert, with_inversion
 from .prior import Flow, Gaussian, Prior
 from .registry import available, load, wrap

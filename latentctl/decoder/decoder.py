@@ -142,7 +142,7 @@ class Decoder(nn.Module):
             raise AdapterError(
                 f"{self.name} was wrapped without an encoder, so real inputs cannot be encoded. "
                 f"Pass one: latentctl.wrap(model, encode=...), or let their latents be searched: "
-                f"latentctl.invertible(decoder)."
+                f"latentctl.with_inversion(decoder)."
             )
         self.check_sample(x)
         if x.is_floating_point():

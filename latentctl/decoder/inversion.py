@@ -19,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Inversion", "invert", "invertible"]
+__all__ = ["Inversion", "invert", "with_inversion"]
 
 import logging
 from collections.abc import Callable
@@ -113,7 +113,7 @@ def invert(
     return found
 
 
-def invertible(
+def with_inversion(
     decoder: Decoder,
     *,
     steps: int = 300,
@@ -141,7 +141,7 @@ def invertible(
     Example:
         >>> import latentctl
         >>> decoder = latentctl.wrap(torch.nn.Linear(2, 12), decode="forward")
-        >>> decoder.can_encode, invertible(decoder).can_encode
+        >>> decoder.can_encode, with_inversion(decoder).can_encode
         (False, True)
     """
     _check_options(decoder, steps, starts)

@@ -27,7 +27,7 @@ from .speed import measure_speed
 
 SAMPLES = 256  # of the prior, where there are no data
 POOR = 0.5  # share of the variance below which a reconstruction is another sample
-INVERSION = 1200  # decodings with gradient that `invertible` makes for a sample by default
+INVERSION = 1200  # decodings with gradient that `with_inversion` makes for a sample by default
 ADVICE = {
     "keep": "The prior is where the latents are: keep it.",
     "gaussian": "The latents are normal with other moments. Take "
@@ -232,7 +232,7 @@ def _editing(
             return Ability(what, False, "There is no encoder: latentctl.wrap(model, encode=...).")
         cost = f", about {INVERSION / gradient:.2g} s a sample here" if gradient else ""
         return Ability(
-            what, False, f"There is no encoder. Search: latentctl.invertible(decoder){cost}."
+            what, False, f"There is no encoder. Search: latentctl.with_inversion(decoder){cost}."
         )
     if not decodes or any(name.startswith("encodes") for name in broken):
         return Ability(what, False, "A law of encoding or decoding is broken.")

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..critics import NamedCritics
+from ..critics import Critic
 from ..decoder.prior import Flow
 from ..errors import CheckpointError, FingerprintError, InputError, UnknownNameError
 from ..latents import Latents
@@ -39,7 +39,7 @@ BOUND_SAMPLES = 8  # of C, for the density of a candidate
 BATCH = 2048
 
 
-class KnowledgeBase(NamedCritics):
+class KnowledgeBase(Critic):
     """Knowledge types by name, over one frozen prior. Adding one changes no older answer.
 
     Arguments:
@@ -123,7 +123,7 @@ class KnowledgeBase(NamedCritics):
     def forward(self, z: Tensor) -> Tensor:
         """Calibrated log-odds `(B, K)` of each knowledge in `z (B, *latent_shape)`."""
         odds = [knowledge(z) for knowledge in self]
-        return torch.stack(odds, 1) if odds else z.new_empty(len(z), 0)
+        return torch.cat(odds, 1) if odds else z.new_empty(len(z), 0)
 
     @torch.no_grad()
     def log_weight(
@@ -132,9 +132,9 @@ class KnowledgeBase(NamedCritics):
         r""":math:`\sum_i \log p(\kappa_i \mid z)`, `(B,)`: how well `z` fits the request."""
         total = z.new_zeros(len(z))
         for name in present:
-            total = total + nn.functional.logsigmoid(self[name](z))
+            total = total + nn.functional.logsigmoid(self[name](z)[:, 0])
         for name in absent:
-            total = total + nn.functional.logsigmoid(-self[name](z))
+            total = total + nn.functional.logsigmoid(-self[name](z)[:, 0])
         return total
 
     @torch.no_grad()

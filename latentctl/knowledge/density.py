@@ -12,7 +12,7 @@ over base noise :math:`e`, with a few coupling layers :math:`h`. It starts as th
 
 from __future__ import annotations
 
-__all__ = ["Characteristic"]
+__all__ = ["ConditionalDensity"]
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..nn.trunk import Scorer
+from ..nn.trunk import ScoreNet
 
 LOG_2PI = math.log(2 * math.pi)
 SHARPEST = -3.0  # log of the smallest std of p(C | e), where the objective alone has no bound
 NARROWEST, WIDEST = -7.0, 3.0  # log of the std of p(e | C)
 
 
-class Characteristic(nn.Module):
+class ConditionalDensity(nn.Module):
     """`p(e | C)` and `p(C | e)` over base noise `e (B, *latent_shape)` and `C (B, size)`.
 
     Arguments:
@@ -59,7 +59,7 @@ class Characteristic(nn.Module):
         nn.init.zeros_(last.bias)
         self.generator = nn.Sequential(*layers, last)
         self.flow = Couplings(latent_shape, width=width, blocks=blocks) if blocks else None
-        self.inference = Scorer(latent_shape, 2 * size, width=width, depth=2)
+        self.inference = ScoreNet(latent_shape, 2 * size, width=width, depth=2)
 
     def infer(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-std of `p(C | e)`, each `(B, size)`."""
@@ -104,7 +104,7 @@ def normal(eps: Tensor) -> Tensor:
     return density
 
 
-def bound(density: Characteristic, e: Tensor, eps: Tensor) -> Tensor:
+def bound(density: ConditionalDensity, e: Tensor, eps: Tensor) -> Tensor:
     r"""The importance-weighted bound on `log p(e) = log E_{p(C)} p(e | C)`, `(B,)`.
 
     .. math:: \log \frac{1}{S} \sum_s \frac{p(C_s)\, p(e \mid C_s)}{p(C_s \mid e)}, \quad

@@ -46,7 +46,7 @@ from ..decoder.prior import Flow
 from ..errors import InputError
 from ..latents import Latents
 from ..random import noise, permutation, seeded
-from .density import Characteristic, bound, normal
+from .density import ConditionalDensity, bound, normal
 from .training import calibrate, fit_density, standardise
 
 SAMPLES = 32  # of C, in a likelihood
@@ -60,7 +60,7 @@ class Knowledge(Critic):
         name: What it is called.
         prior: The frozen flow that it stands on.
         latent_shape: Shape of one latent.
-        characteristics: Dimensions of C.
+        code_size: Dimensions of C.
         sizes: `hidden`, `width` and `blocks` of the density, `critic_width` of the discriminator.
 
     Example:
@@ -68,7 +68,7 @@ class Knowledge(Critic):
         >>> smiling = Knowledge("Smiling", Gaussian((8,)), (8,), width=16, critic_width=16)
         >>> z = smiling.sample(3, seed=0)
         >>> smiling(z).shape, smiling.log_prob(z).shape  # log-odds; nats
-        (torch.Size([3]), torch.Size([3]))
+        (torch.Size([3, 1]), torch.Size([3]))
     """
 
     calibration: Tensor
@@ -80,43 +80,42 @@ class Knowledge(Critic):
         prior: Flow,
         latent_shape: Sequence[int],
         *,
-        characteristics: int = 2,
+        code_size: int = 2,
         hidden: int = 70,
         width: int = 128,
         blocks: int = 2,
         critic_width: int = 256,
     ) -> None:
         super().__init__()
-        if characteristics < 1:
-            raise InputError(f"A characteristic has at least one dimension, not {characteristics}.")
-        self.name, self.prior = name, prior
+        if code_size < 1:
+            raise InputError(f"A characteristic has at least one dimension, not {code_size}.")
+        self.name, self.names, self.prior = name, (name,), prior
         self.latent_shape = tuple(latent_shape)
         self.config = {
             "name": name,
             "latent_shape": list(latent_shape),
-            "characteristics": characteristics,
+            "code_size": code_size,
             "hidden": hidden,
             "width": width,
             "blocks": blocks,
             "critic_width": critic_width,
         }
         self.presence = AttributeCritic(latent_shape, [name], width=critic_width, dropout=0.3)
-        self.density = Characteristic(
-            latent_shape, characteristics, hidden=hidden, width=width, blocks=blocks
+        self.density = ConditionalDensity(
+            latent_shape, code_size, hidden=hidden, width=width, blocks=blocks
         )
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         # a characteristic that is given has units of its own; inside, it is N(0, I)
-        self.register_buffer("unit", torch.tensor([[0.0], [1.0]]).repeat(1, characteristics))
+        self.register_buffer("unit", torch.tensor([[0.0], [1.0]]).repeat(1, code_size))
         self.eval()
 
-    @property
-    def attributes(self) -> frozenset[str]:
-        return frozenset({self.name})
+    def of(self, critic: Critic) -> Critic:
+        return critic[self.name] if self.name in critic.names else self
 
     def forward(self, z: Tensor) -> Tensor:
-        """Calibrated log-odds `(B,)` of presence in `z (B, *latent_shape)`."""
+        """Calibrated log-odds `(B, 1)` of presence in `z (B, *latent_shape)`."""
         slope, offset = self.calibration
-        odds: Tensor = self.presence(z)[:, 0] * slope + offset
+        odds: Tensor = self.presence(z) * slope + offset
         return odds
 
     @torch.no_grad()
@@ -154,7 +153,7 @@ class Knowledge(Critic):
         return self.prior.log_prob(z) + self.density.log_prob(e, c) - normal(e.flatten(1))
 
     @torch.no_grad()
-    def characteristic(self, z: Tensor) -> Tensor:
+    def code(self, z: Tensor) -> Tensor:
         """The mean of `p(C | z)`, `(B, C)`."""
         mean, _ = self.density.infer(self.prior.to_base(z))
         return self.unit[0] + self.unit[1] * mean
@@ -167,8 +166,8 @@ class Knowledge(Critic):
         latents: Latents,
         *,
         held_out: Latents | None = None,
-        characteristic: Sequence[str] = (),
-        characteristics: int = 2,
+        code: Sequence[str] = (),
+        code_size: int = 2,
         hidden: int = 70,
         width: int = 128,
         blocks: int = 2,
@@ -178,7 +177,7 @@ class Knowledge(Critic):
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         consistency: float = 10.0,
-        dream: float = 0.1,
+        sleep_weight: float = 0.1,
         seed: int = 0,
         **options: Any,
     ) -> Knowledge:
@@ -193,7 +192,7 @@ class Knowledge(Critic):
                 views of one sample, such as mirror images: a tenth of these is not held out.
             characteristic: Labels that give C itself; then C has one dimension for each, and NaN
                 is drawn from `p(C | z)`. None for a C that is found.
-            characteristics: Dimensions of a C that is found.
+            code_size: Dimensions of a C that is found.
             hidden: Units of each layer from C to mean and std.
             width: Units of each layer of couplings and inference.
             blocks: Blocks of two couplings.
@@ -204,7 +203,7 @@ class Knowledge(Critic):
             learning_rate: Of both.
             consistency: The multiplier of the disagreement. Much below 10, a C that says more than
                 the data support is not held back, and the density suffers.
-            dream: Weight of the missing `z`: how well C is found again in samples made from it.
+            sleep_weight: Weight of the missing `z`: how well C is found again in samples made from it.
             seed: Decides every random number.
             options: Further arguments of `latentctl.training.fit`.
 
@@ -224,7 +223,7 @@ class Knowledge(Critic):
                 name,
                 prior,
                 latents.latent_shape,
-                characteristics=len(characteristic) or characteristics,
+                code_size=len(code) or code_size,
                 **sizes,
             )
         if held_out is None:
@@ -251,16 +250,16 @@ class Knowledge(Critic):
         )
         calibrate(new, known, seed)
         if max_train_steps:
-            given = latents.select(list(characteristic)).labels if characteristic else None
+            given = latents.select(list(code)).labels if code else None
             if given is not None:
-                given = standardise(new, given, characteristic)
+                given = standardise(new, given, code)
             fit_density(
                 new,
                 learn,
                 check,
                 given,
                 consistency=consistency,
-                dream=dream,
+                sleep_weight=sleep_weight,
                 max_train_steps=max_train_steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,

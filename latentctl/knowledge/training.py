@@ -74,7 +74,7 @@ def fit_density(
     given: Tensor | None,
     *,
     consistency: float,
-    dream: float,
+    sleep_weight: float,
     seed: int,
     learning_rate: float,
     **options: Any,
@@ -108,11 +108,11 @@ def fit_density(
         noise, row = batch
         weight, both, apart = terms(noise, row, step.normal(density.size, purpose="C"))
         value = (weight * (-0.5 * both + consistency * apart.relu())).mean()
-        if dream:
+        if sleep_weight:
             c = step.normal(density.size, purpose="dreamed C")
             with torch.no_grad():
                 dreamed = density.decode(c, step.normal(*knowledge.latent_shape, purpose="dream"))
-            value = value - dream * density.inference_log_prob(c, dreamed).mean()
+            value = value - sleep_weight * density.inference_log_prob(c, dreamed).mean()
         return value / size, {"disagreement": apart.mean()}
 
     best = (math.inf, {k: v.clone() for k, v in density.state_dict().items()})

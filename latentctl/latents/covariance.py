@@ -59,7 +59,7 @@ class Covariance(nn.Module):
         >>> white = covariance.whiten(z - z.mean(0))
         >>> torch.allclose(white.std(0), torch.ones(8), atol=0.1)
         True
-        >>> torch.allclose(covariance.colour(white), z - z.mean(0), atol=1e-4)
+        >>> torch.allclose(covariance.color(white), z - z.mean(0), atol=1e-4)
         True
     """
 
@@ -102,7 +102,7 @@ class Covariance(nn.Module):
         self.rest.copy_(rest)
         return self
 
-    def colour(self, e: Tensor) -> Tensor:
+    def color(self, e: Tensor) -> Tensor:
         """The move `A e` of white coordinates, `(B, *latent_shape)`; takes gradients back, too."""
         return self._scaled(e, self.std, self.rest)
 

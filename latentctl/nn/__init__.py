@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["GatedResidual", "Scorer", "Trunk", "UNet", "Velocity", "check_shape", "encode_targets"]
+__all__ = [
+    "GatedResidual",
+    "ScoreNet",
+    "Trunk",
+    "UNet",
+    "Velocity",
+    "check_shape",
+    "encode_targets",
+]
 
-from .trunk import GatedResidual, Scorer, Trunk, check_shape, encode_targets
+from .trunk import GatedResidual, ScoreNet, Trunk, check_shape, encode_targets
 from .unet import UNet
 from .velocity import Velocity

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["GatedResidual", "Scorer", "Trunk", "check_shape", "encode_targets"]
+__all__ = ["GatedResidual", "ScoreNet", "Trunk", "check_shape", "encode_targets"]
 
 from collections.abc import Sequence
 from typing import Literal
@@ -122,7 +122,7 @@ class Trunk(nn.Module):
         return features
 
 
-class Scorer(nn.Module):
+class ScoreNet(nn.Module):
     """Numbers about a latent: `(z, context) -> (B, outputs)`.
 
     Arguments:
@@ -132,7 +132,7 @@ class Scorer(nn.Module):
         options: `context`, `width`, `depth`, `dropout` and `smooth` of the trunk.
 
     Example:
-        >>> Scorer((4, 8, 8), 3, width=16, depth=2)(torch.zeros(5, 4, 8, 8)).shape
+        >>> ScoreNet((4, 8, 8), 3, width=16, depth=2)(torch.zeros(5, 4, 8, 8)).shape
         torch.Size([5, 3])
     """
 

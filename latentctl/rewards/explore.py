@@ -85,7 +85,7 @@ def explore(
     realism_weight: float = 0.1,
     hold_weight: float = 5.0,
     distance_weight: float = 0.05,
-    typical_weight: float = 0.5,
+    prior_density_weight: float = 0.5,
     smoothing: float = 0.1,
     learning_rate: float = 1e-3,
     seed: int = 0,
@@ -111,7 +111,7 @@ def explore(
         realism_weight: Weight of realism in the actor's loss.
         hold_weight: Weight of holding the rules that are not asked for.
         distance_weight: Weight of the distance that moves go.
-        typical_weight: Weight of keeping a latent as likely as it was.
+        prior_density_weight: Weight of keeping a latent as likely as it was.
         smoothing: Noise through which the critic sees latents, in latent units.
         learning_rate: Of actor and realism critic; the actor's falls to zero over the rounds.
         seed: Decides every random number.
@@ -162,7 +162,7 @@ def explore(
         realism_weight=realism_weight,
         hold_weight=hold_weight,
         distance_weight=distance_weight,
-        typical_weight=typical_weight,
+        prior_density_weight=prior_density_weight,
         smoothing=smoothing,
         learning_rate=learning_rate,
     )

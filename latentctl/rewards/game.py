@@ -37,7 +37,7 @@ from ..controllers.actor import Actor
 from ..controllers.ascent import distance
 from ..controllers.targets import origins
 from ..critics import RealismCritic, RewardCritic
-from ..critics.named import cross_entropy
+from ..critics.base import cross_entropy
 from ..decoder import Prior
 from ..latents import Latents
 from ..training import Player, Step
@@ -63,7 +63,7 @@ class RuleGame:
         distance_weight: `lambda`.
         learning_rate: Of the actor and of the realism critic.
         critic_learning_rate: Of the reward critic.
-        typical_weight: `t`.
+        prior_density_weight: `t`.
         smoothing: Standard deviation of the noise through which the reward critic sees latents, in
             latent units, so that the actor finds no needle's eye in it.
         ema: Decay of the actor's average.
@@ -80,7 +80,7 @@ class RuleGame:
     distance_weight: float = 0.05
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
-    typical_weight: float = 0.5
+    prior_density_weight: float = 0.5
     smoothing: float = 0.1
     ema: float = 0.99
 
@@ -147,7 +147,7 @@ class RuleGame:
         logs = {"asked": asked, "held": held, "realism": real, "distance": far}
         typical = (self._density(moved) - self._density(z)).square().mean() / z[0].numel()
         loss = asked + self.hold_weight * held + self.realism_weight * real
-        loss = loss + self.distance_weight * far + self.typical_weight * typical
+        loss = loss + self.distance_weight * far + self.prior_density_weight * typical
         return loss, logs | {"typical": typical}
 
     def _density(self, z: Tensor) -> Tensor:

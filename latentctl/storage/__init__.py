@@ -6,14 +6,17 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "VERSION",
+    "Saved",
     "fingerprint",
     "fsync_folder",
     "hidden",
     "load_folder",
     "load_strict",
+    "pack_modules",
     "remove",
     "save_folder",
     "sealed",
+    "unpack_modules",
     "verify_folder",
 ]
 
@@ -29,4 +32,5 @@ from .folder import (
     sealed,
     verify_folder,
 )
+from .saved import Saved, pack_modules, unpack_modules
 from .weights import fingerprint, load_strict

@@ -32,7 +32,7 @@ def label(
     """What a network says of images, as labels to learn from.
 
     Arguments:
-        network: `x (B, C, H, W)` in [0, 1] to log-odds `(B, K)`, such as a `TimmCritic`. A module
+        network: `x (B, C, H, W)` in [0, 1] to log-odds `(B, K)`, such as a `TimmNetwork`. A module
             is asked in evaluation mode, and left as it was.
         data: Images `(N, C, H, W)`, floats in `value_range` or bytes; or a map-style data set with
             rows as `encode_dataset` takes them. Images of a data set may be of several sizes.

@@ -18,7 +18,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Labelled", "TimmCritic", "label"]
+__all__ = ["Labelled", "TimmNetwork", "label"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,11 +35,11 @@ from .labels import Labelled, label
 Names = Sequence[str] | Mapping[str, int | Iterable[int]]
 
 
-class TimmCritic(nn.Module):
+class TimmNetwork(nn.Module):
     """Log-odds `(B, K)` of named attributes in images, as a timm network sees them.
 
     The network is not trained here: it comes pretrained, or fine-tuned by its owner, whose mode
-    and gradients stay as they are (`latentctl.PixelCritics` takes a frozen view). Images are
+    and gradients stay as they are (`latentctl.PixelCritic` takes a frozen view). Images are
     resized to what the network was trained on, whole, without the usual central crop.
 
     Arguments:
@@ -59,7 +59,7 @@ class TimmCritic(nn.Module):
     Example:
         >>> import timm
         >>> net = timm.create_model("test_resnet", pretrained=False, num_classes=5)
-        >>> pets = TimmCritic(net, {"Dog": [0, 1], "Cat": 2})
+        >>> pets = TimmNetwork(net, {"Dog": [0, 1], "Cat": 2})
         >>> pets(torch.rand(4, 3, 64, 64)).shape, pets.resolution
         (torch.Size([4, 2]), (160, 160))
         >>> label(pets, torch.rand(4, 3, 64, 64)).shape  # probabilities
@@ -83,7 +83,7 @@ class TimmCritic(nn.Module):
             import timm
         except ImportError as error:
             raise AdapterError(
-                "TimmCritic needs timm, which is not installed: pip install 'latentctl[timm]'."
+                "TimmNetwork needs timm, which is not installed: pip install 'latentctl[timm]'."
             ) from error
         if outputs not in ("softmax", "sigmoid"):
             raise InputError(f'outputs are "softmax" or "sigmoid", not {outputs!r}.')

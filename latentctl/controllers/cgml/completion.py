@@ -10,7 +10,7 @@ with `d` latent dimensions. Where the visible part says nothing, the latent stay
 so that other starts give other completions; for a linear decoder and a normal prior these would be
 samples of the posterior up to the noise of `x` (randomised maximum a posteriori). Descent finds the
 minimum with the decoder in every step; an `Updater` that has practised this cost needs a few
-evaluations, and the decoder only if it is informed.
+evaluations, and the decoder only if it is gradient_input.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -35,7 +35,7 @@ from ...decoder.descent import Cost, descend
 from ...errors import InputError, ShapeError
 from ...random import seeded
 from ...training import Step
-from .practice import practise
+from .practice import train_unrolled
 from .updater import Updater
 
 CHUNK = 256  # completions that are decoded together
@@ -140,7 +140,7 @@ def complete(
         steps = updater.steps if steps is None else steps
         with torch.no_grad():
             h = updater.told(seen_input(x, mask), len(z), z.device, z)
-        z = updater.walk(h, z, steps=steps, cost=cost if updater.informed else None)[0][-1]
+        z = updater.walk(h, z, steps=steps, cost=cost if updater.gradient_input else None)[0][-1]
     with torch.no_grad():
         drawn = torch.cat([decoder.decode(part) for part in z.split(CHUNK)])
     far = (z - start).flatten(1).square().sum(1)
@@ -169,7 +169,7 @@ def completer(
     *,
     prior: Prior | None = None,
     steps: int = 5,
-    informed: bool = False,
+    gradient_input: bool = False,
     width: int = 512,
     depth: int = 3,
     features: int = 256,
@@ -187,7 +187,7 @@ def completer(
         masks: Of a step, masks `(step.count, *sample_shape)` or what broadcasts to it.
         prior: Where walks start; the decoder's prior by default.
         steps: Evaluations of a walk.
-        informed: Whether it sees the gradient of the cost, which takes the decoder at each step.
+        gradient_input: Whether it sees the gradient of the cost, which takes the decoder at each step.
         width: Units of each layer.
         depth: Number of layers.
         features: Numbers that the visible part is summed up in.
@@ -195,21 +195,21 @@ def completer(
         max_train_steps: Steps of practice.
         batch_size: Walks in a step.
         seed: Decides every random number.
-        options: Further arguments of `practise`.
+        options: Further arguments of `train_unrolled`.
     """
     start = prior or decoder.prior
     sigma = _sigma(decoder) if sigma is None else sigma
     size = start.sample(1)[0].numel()
     with seeded(seed, "completer"):
-        observer = Observer(decoder.sample_shape, features)
+        context_encoder = Observer(decoder.sample_shape, features)
         updater = Updater(
             decoder.latent_shape,
             context=features + size,
-            observer=observer,
+            context_encoder=context_encoder,
             width=width,
             depth=depth,
             steps=steps,
-            informed=informed,
+            gradient_input=gradient_input,
         ).to(decoder.device)
 
     def starts(batch: Any, step: Step) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ def completer(
         mask = mask.expand_as(x) if x.ndim > 2 else mask
         return visible_cost(decoder, x, mask, origin, sigma=sigma)(z)
 
-    return practise(
+    return train_unrolled(
         updater,
         cost,
         starts,
@@ -276,7 +276,7 @@ class Observer(nn.Module):
 
 
 def seen_input(x: Tensor, mask: Tensor) -> Tensor:
-    """What an observer is shown: the visible part, and where it is."""
+    """What an context_encoder is shown: the visible part, and where it is."""
     shown = mask[:, :1] if x.ndim == 4 else mask
     return torch.cat([torch.where(mask, x, 0.0), shown.to(x.dtype)], dim=1)
 

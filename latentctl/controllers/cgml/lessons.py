@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ...critics import NamedCritics
+from ...critics import Critic
 from ...decoder import Gaussian, Prior
 from ...errors import NonFiniteError
 from ...latents import Latents
@@ -61,7 +61,7 @@ def learn(
     """Trains an updater to make a teacher's moves.
 
     Arguments:
-        updater: The updater, changed in place; not an informed one.
+        updater: The updater, changed in place; not an gradient_input one.
         teacher: Where latents should go next.
         starts: Where walks start, `(N, *latent_shape)`, one for each request.
         asked: The requests, `(N, ...)`, as the updater is told them.
@@ -128,7 +128,7 @@ def moves(
     latents: Latents,
     count: int,
     *,
-    attributes: NamedCritics | None = None,
+    attributes: Critic | None = None,
     prior: Prior | None = None,
     free_share: float = 0.25,
     threshold: float = THRESHOLD,
@@ -166,7 +166,7 @@ def moves(
     return starts, asked, goals
 
 
-def _edits(attributes: NamedCritics, x: Tensor, place: Step) -> Tensor:
+def _edits(attributes: Critic, x: Tensor, place: Step) -> Tensor:
     """Requests to flip one attribute of each latent and to keep the others, `(B, K)`."""
     y = attributes.probability(x.to(attributes.posterior_std.device)).cpu().clamp(1 - SURE, SURE)
     flipped = place.integers(y.shape[1], purpose="flipped").cpu()[:, None]

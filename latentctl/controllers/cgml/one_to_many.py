@@ -12,12 +12,12 @@ No two answers are ever averaged: each has its place in the latent space. To pre
 walks there from a start, without :math:`y`; other starts give other answers. There is no adversary.
 
 Starts that are drawn without regard to :math:`y` send paths of different answers through the same
-places, where :math:`Z` can only follow the most of them. With `dealt`, each pair of a batch gets
+places, where :math:`Z` can only follow the most of them. With `assign_starts`, each pair of a batch gets
 one of its starts by the permutation
 
 .. math:: \min_\pi \sum_i |G(h_i, z_{\pi(i)}) - y_i|_1
 
-up to swaps of two. As every start is dealt once, an answer that is taught in a share of the pairs
+up to swaps of two. As every start is assign_starts once, an answer that is taught in a share of the pairs
 gets that share of the starts, and it is the start that decides. The paper deals nothing.
 
 The paper updates :math:`Z` after every step of a batch; here it learns from the whole path at once,
@@ -32,7 +32,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["OneToMany", "deal"]
+__all__ = ["OneToMany", "assign"]
 
 from typing import Any
 
@@ -56,7 +56,7 @@ class OneToMany(nn.Module):
         updater: `Z`, over `K` features.
         squared: Whether the descent is on the squared error, which comes to rest at its optimum,
             instead of the absolute one.
-        dealt: Whether each start is dealt to the pair of the batch that it suits. In several
+        assign_starts: Whether each start is assign_starts to the pair of the batch that it suits. In several
             processes each deals its own.
         descent: Arguments of `descend`: `learning_rate`, `steps`, `momentum`, `adam`, `anneal`.
 
@@ -79,12 +79,12 @@ class OneToMany(nn.Module):
         updater: Updater,
         *,
         squared: bool = False,
-        dealt: bool = False,
+        assign_starts: bool = False,
         **descent: Any,
     ) -> None:
         super().__init__()
         self.encoder, self.generator, self.updater = encoder, generator, updater
-        self.squared, self.dealt = squared, dealt
+        self.squared, self.assign_starts = squared, assign_starts
         self.descent = {"steps": 20, "learning_rate": 0.1, "adam": True, "momentum": 0.5, **descent}
         self.descent["domain"] = updater.domain
         if self.descent["steps"] < 1:
@@ -148,8 +148,8 @@ class OneToMany(nn.Module):
         shape, domain = self.updater.latent_shape, self.updater.domain
         first = step.index * step.total + step.start
         z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
-        if self.dealt:
-            z = z[deal(self._costs(still, z, y))]
+        if self.assign_starts:
+            z = z[assign(self._costs(still, z, y))]
         path = descend(lambda z: self._cost(self.generator(still, z), y), z, **self.descent)
         # a start whose cost is not finite would spoil the weights of all
         finite = torch.isfinite(path).flatten(2).all(2).all(0)
@@ -232,19 +232,19 @@ class OneToMany(nn.Module):
         return self.eval()
 
 
-def deal(costs: Tensor) -> Tensor:
+def assign(costs: Tensor) -> Tensor:
     """Which start each pair gets, `(B,)`: a permutation that no swap of two makes cheaper.
 
     Arguments:
-        costs: Of each pair at each start, `(B, B)`; where one is not finite, nothing is dealt.
+        costs: Of each pair at each start, `(B, B)`; where one is not finite, nothing is assign_starts.
 
     Example:
-        >>> deal(torch.tensor([[5.0, 1.0, 4.0], [1.0, 5.0, 4.0], [2.0, 2.0, 3.0]]))
+        >>> assign(torch.tensor([[5.0, 1.0, 4.0], [1.0, 5.0, 4.0], [2.0, 2.0, 3.0]]))
         tensor([1, 0, 2])
     """
-    dealt = torch.arange(len(costs), device=costs.device)
+    assign_starts = torch.arange(len(costs), device=costs.device)
     if not bool(torch.isfinite(costs).all()):
-        return dealt
+        return assign_starts
     least = 1e-6 * float(costs.abs().max())  # what a swap gains, not a matter of rounding
     costs = costs.clone()
     while len(costs) > 1:
@@ -254,8 +254,8 @@ def deal(costs: Tensor) -> Tensor:
         i, j = divmod(best, len(costs))
         if not gain[i, j] > least:
             break
-        costs[:, [i, j]], dealt[[i, j]] = costs[:, [j, i]], dealt[[j, i]]
-    return dealt
+        costs[:, [i, j]], assign_starts[[i, j]] = costs[:, [j, i]], assign_starts[[j, i]]
+    return assign_starts
 
 
 def _features(h: Any) -> Tensor:

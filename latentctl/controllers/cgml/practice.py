@@ -6,7 +6,7 @@ from a start the updater walks :math:`z_0, z_1, ..., z_K`, and is trained by
 .. math:: L = \frac{1}{K} \sum_{k=1}^{K} c(z_k), \qquad z_k = z_{k-1}
     + \hat\rho \, \frac{\hat z - z_{k-1}}{\|\hat z - z_{k-1}\|}
 
-where the gradient goes through the last stride only, :math:`z_{k-1}` being held. For an `informed`
+where the gradient goes through the last stride only, :math:`z_{k-1}` being held. For an `gradient_input`
 updater the same gradient is what it is shown at its next step, so that one forward and one
 backward pass of the cost serve both.
 
@@ -19,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["practise"]
+__all__ = ["train_unrolled"]
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ Costs = Callable[[Tensor, Tensor, Any], Tensor]
 """Of latents, their starts and what is asked, the cost of each `(B,)`."""
 
 
-def practise(
+def train_unrolled(
     updater: Updater,
     cost: Costs,
     starts: Starts,

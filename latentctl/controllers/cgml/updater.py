@@ -16,9 +16,9 @@ Where steps to two modes average to none, :math:`\hat z` alone would stand still
 them; the length :math:`\hat\rho`, learned by itself, walks on. The last term bounds the Lipschitz
 constant of :math:`Z`. Lengths are root mean squares over the dimensions here.
 
-Three things are not in the paper. One evaluation may imitate many steps of descent; the lessons
+Three things are not in the paper. One evaluation may clone many steps of descent; the lessons
 after the first also start on the updater's own path, so that it is right where it goes; and an
-`informed` updater is shown the gradient of the cost where it stands as well.
+`gradient_input` updater is shown the gradient of the cost where it stands as well.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...critics import Critic, NamedCritics
+from ...critics import Critic
 from ...decoder import Prior
 from ...decoder.descent import Cost, inside
 from ...errors import InputError, ShapeError
@@ -61,16 +61,16 @@ class Updater(Controller):
         latent_shape: Shape of one latent.
         names: The attributes, for a controller of `latentctl.condition`.
         context: Number of features of `h`; two for each name by default.
-        observer: A network from what is asked and where the walk starts to `h (B, context)`;
+        context_encoder: A network from what is asked and where the walk starts to `h (B, context)`;
             targets are encoded by default.
         width: Units of each layer.
         depth: Number of layers.
         steps: Evaluations of a walk.
-        settle: Of these, how many at the end go to the prediction itself, not by the length: more
+        final_jumps: Of these, how many at the end go to the prediction itself, not by the length: more
             exact at a mode, and a ghost has been left by then.
         tolerance: A latent whose predicted length falls below this stays where it is.
         domain: Where latents stay: `sphere` or `ball` of radius 1, or `space`.
-        informed: Whether it is shown the gradient of the cost.
+        gradient_input: Whether it is shown the gradient of the cost.
 
     Example:
         >>> updater = Updater((8,), ["Smiling"], width=16, steps=5)
@@ -88,22 +88,22 @@ class Updater(Controller):
         names: Sequence[str] = (),
         *,
         context: int | None = None,
-        observer: nn.Module | None = None,
+        context_encoder: nn.Module | None = None,
         width: int = 512,
         depth: int = 4,
         steps: int = 5,
-        settle: int = 0,
+        final_jumps: int = 0,
         tolerance: float = 0.0,
         domain: str = "space",
-        informed: bool = False,
+        gradient_input: bool = False,
     ) -> None:
         super().__init__()
         if steps < 1:
             raise InputError(f"A walk needs at least one step, it was given {steps}.")
         context = 2 * len(names) if context is None else context
         self.latent_shape, self.names, self.context = tuple(latent_shape), tuple(names), context
-        self.steps, self.settle, self.tolerance = steps, settle, tolerance
-        self.domain, self.informed = domain, informed
+        self.steps, self.final_jumps, self.tolerance = steps, final_jumps, tolerance
+        self.domain, self.gradient_input = domain, gradient_input
         self.config = {
             "latent_shape": list(latent_shape),
             "names": list(names),
@@ -111,21 +111,21 @@ class Updater(Controller):
             "width": width,
             "depth": depth,
             "steps": steps,
-            "settle": settle,
+            "final_jumps": final_jumps,
             "tolerance": tolerance,
             "domain": domain,
-            "informed": informed,
+            "gradient_input": gradient_input,
         }
-        self.observer = observer
+        self.context_encoder = context_encoder
         self.dropped = 0
         channels = latent_shape[0]
-        seen = (2 * channels, *latent_shape[1:]) if informed else tuple(latent_shape)
-        self.trunk = Trunk(seen, context + informed, width=width, depth=depth, grid="unet")
-        features, outputs = self.trunk.features, 2 * channels if informed else channels
+        seen = (2 * channels, *latent_shape[1:]) if gradient_input else tuple(latent_shape)
+        self.trunk = Trunk(seen, context + gradient_input, width=width, depth=depth, grid="unet")
+        features, outputs = self.trunk.features, 2 * channels if gradient_input else channels
         self.away = (
             nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
         )
-        if informed:  # it starts as gradient descent with steps of one length
+        if gradient_input:  # it starts as gradient descent with steps of one length
             nn.init.zeros_(self.away.get_parameter("weight"))
             nn.init.zeros_(self.away.get_parameter("bias"))
         self.length = nn.Linear(features, 1)
@@ -139,11 +139,11 @@ class Updater(Controller):
         Arguments:
             h: What is asked, `(B, context)`; None if `context` is 0.
             z: Latents, `(B, *latent_shape)`.
-            gradient: Of the cost at `z`, for an informed updater.
+            gradient: Of the cost at `z`, for an gradient_input updater.
 
         Raises:
             ShapeError: If `h` has another width.
-            InputError: If an informed updater gets no gradient.
+            InputError: If an gradient_input updater gets no gradient.
         """
         if self.context and (h is None or h.shape != (len(z), self.context)):
             found = "nothing" if h is None else str(tuple(h.shape))
@@ -151,11 +151,11 @@ class Updater(Controller):
                 f"This updater is told what is asked as h ({len(z)}, {self.context}), it was given "
                 f"{found}."
             )
-        if not self.informed:
+        if not self.gradient_input:
             features = self.trunk(z, h)
             return z + self.away(features), self._length(features)
         if gradient is None:
-            raise InputError("An informed updater is shown the cost: pass `cost`.")
+            raise InputError("An gradient_input updater is shown the cost: pass `cost`.")
         size = rms(gradient).clamp_min(NEAR)
         slope = gradient / wide(size, z)
         context = size.log()[:, None] if h is None else torch.cat([h, size.log()[:, None]], dim=1)
@@ -177,7 +177,7 @@ class Updater(Controller):
             h: What is asked, `(B, context)`.
             z: Where to start, `(B, *latent_shape)`.
             steps: Most evaluations; the updater's own number by default.
-            cost: Cost of each of the B latents, for an informed updater.
+            cost: Cost of each of the B latents, for an gradient_input updater.
         """
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         going = torch.ones(len(z), dtype=torch.bool, device=z.device)
@@ -188,7 +188,7 @@ class Updater(Controller):
             evaluations += going
             going = going & (length >= self.tolerance)
             moved = self.stride(z, hat, length)
-            if step >= steps - self.settle:
+            if step >= steps - self.final_jumps:
                 moved = inside(hat, self.domain)
             z = torch.where(wide(going, z), moved, z)
             path.append(z)
@@ -214,8 +214,10 @@ class Updater(Controller):
         index: Tensor | None = None,
     ) -> Move:
         refuse_where(self, where)
-        if self.informed:
-            raise InputError("An informed updater walks by a cost: use `walk(h, z, cost=...)`.")
+        if self.gradient_input:
+            raise InputError(
+                "An gradient_input updater walks by a cost: use `walk(h, z, cost=...)`."
+            )
         path, evaluations = self.walk(self.told(y, len(z), z.device, z), z)
         return Move(path[-1], evaluations)
 
@@ -226,9 +228,9 @@ class Updater(Controller):
         device: torch.device | str,
         origin: Tensor | None = None,
     ) -> Tensor | None:
-        """What is asked, as `h (count, context)`; an observer may look at where the walk starts."""
-        if self.observer is not None:
-            h: Tensor = self.observer(asked, origin)
+        """What is asked, as `h (count, context)`; an context_encoder may look at where the walk starts."""
+        if self.context_encoder is not None:
+            h: Tensor = self.context_encoder(asked, origin)
             return h
         if not self.context:
             return None
@@ -253,7 +255,7 @@ class Updater(Controller):
             z: Latents, `(B, *latent_shape)`.
             goal: Where descent takes them, `(B, *latent_shape)`.
             step: Hands out the noise.
-            gradient: Of the cost at `z`, for an informed updater.
+            gradient: Of the cost at `z`, for an gradient_input updater.
             lipschitz: The weight `lambda`.
         """
         hat, length = self.predict(h, z, gradient)
@@ -276,7 +278,7 @@ class Updater(Controller):
         latents: Latents,
         teacher: Controller,
         *,
-        attributes: NamedCritics | None = None,
+        attributes: Critic | None = None,
         prior: Prior | None = None,
         steps: int = 5,
         requests: int = 8000,

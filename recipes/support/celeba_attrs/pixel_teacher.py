@@ -13,7 +13,7 @@ from latentctl_adapters.pixels.classifier import PixelClassifier
 from pretrain_vae import RunFlags
 
 import latentctl
-from latentctl import AttributeCritic, Latents, PixelCritics
+from latentctl import AttributeCritic, Latents, PixelCritic
 
 from ..faces import Faces, as_bytes, as_samples
 
@@ -66,7 +66,7 @@ def taught(
         teacher.save(folder)
     accelerator.wait_for_everyone()
     return latentctl.teach(
-        PixelCritics(decoder, PixelClassifier.load(folder)),
+        PixelCritic(decoder, PixelClassifier.load(folder)),
         latents,
         prior=decoder.prior,
         lessons=flags.pupil_lessons,

@@ -251,7 +251,7 @@ def edit_rows(
             )
         )
     ascents = {
-        "gentle ascent, others held": Ascent.gentle(trained.attributes),
+        "gentle ascent, others held": Ascent.for_edits(trained.attributes),
         "the paper's ascent, others held": Ascent(trained.attributes, conditional.realism),
     }
     outcomes = []

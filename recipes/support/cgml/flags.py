@@ -18,10 +18,10 @@ TOY: dict[str, Any] = {
     "width": 128,
     "steps": 20,
     "walk_steps": 20,
-    "settle": 6,
+    "final_jumps": 6,
     "descent_learning_rate": 0.35,
     "anneal": 2.0,
-    "dealt": False,
+    "assign_starts": False,
     "lipschitz": 1e-3,
     "generator_lipschitz": 0.01,
     "max_train_steps": 3000,
@@ -33,10 +33,10 @@ IMAGES: dict[str, Any] = {
     "width": 16,
     "steps": 6,
     "walk_steps": 20,
-    "settle": 3,
+    "final_jumps": 3,
     "descent_learning_rate": 0.1,
     "anneal": 1.0,
-    "dealt": True,
+    "assign_starts": True,
     "lipschitz": 1e-5,
     "generator_lipschitz": 0.02,
     "max_train_steps": 700,
@@ -62,13 +62,13 @@ class ModelFlags:
     """Steps M of a descent."""
     walk_steps: int | None = None
     """Evaluations of the updater in a walk."""
-    settle: int | None = None
+    final_jumps: int | None = None
     """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
     descent_learning_rate: float | None = None
     """Step size of the descent, by Adam, at its beginning."""
     anneal: float | None = None
     """How fast it falls to zero."""
-    dealt: bool | None = None
+    assign_starts: bool | None = None
     """Deal the starts of a batch to the pairs that they suit; without, as in the paper."""
     lipschitz: float | None = None
     """Weight of the noise term of the updater."""

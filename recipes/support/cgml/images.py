@@ -149,7 +149,7 @@ def updater_of(flags: Flags) -> Updater:
         width=128,
         depth=3,
         steps=own.walk_steps,
-        settle=own.settle,
+        final_jumps=own.final_jumps,
         domain=own.domain,
     )
 
@@ -169,7 +169,7 @@ def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], N
         steps=own.steps,
         learning_rate=own.descent_learning_rate,
         anneal=own.anneal,
-        dealt=own.dealt,
+        assign_starts=own.assign_starts,
     )
     return model.fit(
         TensorDataset(train.x, train.y),

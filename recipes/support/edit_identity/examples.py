@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentctl import Conditional, Decoder, Latents
 from latentctl.critics import Critic, ExampleCritic
-from latentctl.critics.network import NamedScorer
+from latentctl.critics.network import NetworkCritic
 from latentctl.errors import InputError
 
 from ..faces import DataFlags, SourceFlags, as_samples, load_faces, read_images
@@ -59,7 +59,7 @@ def learn(folder: Path, pack: Conditional, flags: FaceFlags, seed: int) -> Criti
             f"Each image in {folder}/before needs one of the same name in after/; without a "
             f"partner: {', '.join(alone[:8])}."
         )
-    known = pack.attributes if isinstance(pack.attributes, NamedScorer) else None
+    known = pack.attributes if isinstance(pack.attributes, NetworkCritic) else None
     others = Latents(encode_others(flags, decoder, seed))
     low, high = encoded
     title = folder.resolve().name

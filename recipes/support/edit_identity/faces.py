@@ -1,4 +1,4 @@
-"""The faces that `edit_identity.py` edits, and labelled ones to calibrate an auditor on."""
+"""The faces that `edit_identity.py` edits, and labelled ones to calibrate an evaluator on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FaceFlags(SourceFlags):
     """Where the faces come from."""
 
     images: str | None = None
-    """A folder of image files; comes before a data set, which then only calibrates the auditor."""
+    """A folder of image files; comes before a data set, which then only calibrates the evaluator."""
     on_bad_sample: Literal["raise", "skip"] = "raise"
     """What to do with a file in it that cannot be read."""
 
@@ -86,5 +86,5 @@ def _labelled(
     except UnknownNameError as error:
         if error.name not in labels:
             raise
-        logger.warning("The auditor is not calibrated, for there are no labels: %s", error)
+        logger.warning("The evaluator is not calibrated, for there are no labels: %s", error)
         return None

@@ -38,7 +38,7 @@ class Edited:
     """What came of it at each strength."""
 
     signed_by: str
-    """Whose word on the request that is: the critic's that was climbed, or the auditor's."""
+    """Whose word on the request that is: the critic's that was climbed, or the evaluator's."""
 
 
 def receipts(

@@ -39,7 +39,7 @@ class Sources:
     teachers: Sequence[str] = ()
     """Networks on pixels that edits are refined on."""
 
-    auditor: str | None = None
+    evaluator: str | None = None
     """The network on pixels that signs."""
 
     calibrated_on: int = 0
@@ -50,7 +50,7 @@ class Sources:
 
     @property
     def signed_by(self) -> str:
-        return "critic" if self.auditor is None else "auditor"
+        return "critic" if self.evaluator is None else "evaluator"
 
     def text(self, threshold: float) -> str:
         """What a reader has to know before believing a receipt."""
@@ -60,14 +60,14 @@ class Sources:
             ends = f", refined on {count} network{'s' if count > 1 else ''} on pixels"
         made = f"The edits were made by {self.how}{ends}."
         needed = f"A request counts as satisfied at {per_cent(threshold)} or more."
-        if self.auditor is None:
+        if self.evaluator is None:
             return (
                 f"**The receipts are the critic's own word.** {made} No outside judge has looked: "
                 f"the probabilities are those of the very critic that the edits were made with, "
                 f"and nothing is fooled as easily as what is climbed on. A critic that was fitted "
                 f"to encodings alone calls much satisfied that nobody else would; one that was "
                 f"taught by networks on pixels (`latentctl.teach`) less. Believe the pictures, or "
-                f"name an auditor with `--audit`. {needed}"
+                f"name an evaluator with `--audit`. {needed}"
             )
         if self.agreement is None:
             sure = (
@@ -80,7 +80,7 @@ class Sources:
                 f"then agrees with {per_cent(self.agreement)} of their labels."
             )
         return (
-            f"**The receipts are the word of an auditor**, a network on pixels (`{self.auditor}`) "
+            f"**The receipts are the word of an evaluator**, a network on pixels (`{self.evaluator}`) "
             f"that no edit has climbed. {made} {sure} {needed}"
         )
 
@@ -134,9 +134,9 @@ def write_report(
     unknown = [edited.label for edited in edits if edited.signed_by != sources.signed_by]
     if unknown:
         text += (
-            f"\n\nThe auditor does not know **{', '.join(unknown)}**, which was learned from "
+            f"\n\nThe evaluator does not know **{', '.join(unknown)}**, which was learned from "
             f"examples: whether that holds is the word of the very critic that was climbed. What "
-            f"leaked into other attributes is the auditor's word there too."
+            f"leaked into other attributes is the evaluator's word there too."
         )
     report.section("Whose word this is", text)
     report.section("In short", "" if main == 1 else f"At strength {main:g}.")

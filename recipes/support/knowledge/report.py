@@ -34,7 +34,7 @@ BATCH = 500
 def answers(base: KnowledgeBase, z: Tensor) -> dict[str, tuple[Tensor, ...]]:
     """Everything that each knowledge says of `z`, and its samples at fixed seeds."""
     with torch.no_grad():
-        return {k.name: (k(z), k.log_prob(z), k.characteristic(z), k.sample(4)) for k in base}
+        return {k.name: (k(z), k.log_prob(z), k.code(z), k.sample(4)) for k in base}
 
 
 def same(before: Mapping[str, tuple[Tensor, ...]], after: Mapping[str, tuple[Tensor, ...]]) -> bool:
@@ -208,7 +208,7 @@ def write(
     )
     report.section(
         "Online",
-        "Two were added to a base that was in use. Log-odds, likelihoods, characteristics and "
+        "Two were added to a base that was in use. Log-odds, likelihoods, code_size and "
         "samples of every older knowledge, before and after:",
     )
     unchanged = results["older_answers_bit_identical"]

@@ -37,7 +37,7 @@ from latentctl_adapters.melody_rewards import HOLD, onsets
 from torch import Tensor
 
 from latentctl.errors import InputError
-from latentctl.nn.trunk import Scorer
+from latentctl.nn.trunk import ScoreNet
 from latentctl.random import generator, permutation, seeded
 
 FIRST = 1000  # before the intervals, where a melody begins
@@ -126,7 +126,7 @@ def told_apart(real: Tensor, samples: Tensor, *, steps: int = 400, seed: int = 0
     be told apart, 1 if all can.
     """
     with seeded(seed, "told apart"):
-        net = Scorer(real.shape[1:], 1, width=128, depth=2, dropout=0.2)
+        net = ScoreNet(real.shape[1:], 1, width=128, depth=2, dropout=0.2)
     net.trunk.standardise(real.mean(0), real.std(0))
     halves = []
     for z in (real, samples):

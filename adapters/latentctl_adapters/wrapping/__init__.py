@@ -1,0 +1,1 @@
+"""How a trial run finds out what a module takes and returns."""

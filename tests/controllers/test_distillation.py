@@ -1,0 +1,155 @@
+"""A nonlinear teacher over eight dimensions, and pupils of it at equal budgets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import STD, ToyVAE, toy_decoder
+
+from latentctl import AttributeCritic, Latents, PixelCritic, teach
+from latentctl.critics import Critic
+from latentctl.errors import InputError
+from latentctl.random import noise
+
+NAMES = ("Wave", "Ring")
+SMALL = {
+    "lessons": 128,
+    "lessons_per_round": 64,
+    "max_train_steps": 250,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "width": 64,
+    "depth": 2,
+}
+
+
+class Truth(Critic):
+    """Two smooth attributes whose gradients turn with the place."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.latent_shape = NAMES, (8,)
+        self.register_buffer("posterior_std", STD)
+        self.places = []
+
+    def forward(self, z):
+        self.places.append(z.detach())
+        wave = 3 * torch.sin(1.5 * z[:, 0] + z[:, 1]) + z[:, 2] * z[:, 3]
+        ring = z[:, 2:6].square().sum(1) - 3
+        return torch.stack([wave, ring], 1)
+
+
+def encodings(count, seed=0, labels=None):
+    mean = noise(0, count, (8,), seed=seed, purpose="encodings")
+    names = NAMES if labels is not None else ()
+    return Latents(mean, STD.expand_as(mean).clone(), labels, names)
+
+
+def gradients(critic, z):
+    z = z.clone().requires_grad_()
+    said = critic(z)
+    each = [torch.autograd.grad(c.sum(), z, retain_graph=True)[0] for c in said.unbind(1)]
+    return said.detach(), torch.stack(each, 1)
+
+
+def agreement(pupil, count=400):
+    """On latents that no lesson was of: cosine of gradients, correlation of log-odds."""
+    z = encodings(count, seed=9).mean
+    (said, slope), (truth, true_slope) = gradients(pupil, z), gradients(Truth(), z)
+    cosine = torch.cosine_similarity(slope, true_slope, dim=2).mean().item()
+    pairs = zip(said.T, truth.T, strict=True)
+    return cosine, min(torch.corrcoef(torch.stack(p))[0, 1].item() for p in pairs)
+
+
+@pytest.fixture(scope="module")
+def pupil():
+    return teach(Truth(), encodings(600), **SMALL)
+
+
+def test_gradients_teach_more_than_log_odds_at_an_equal_budget(pupil):
+    plain = teach(Truth(), encodings(600), gradient_weight=0, **SMALL)
+    cosine, correlation = agreement(pupil)
+    plain_cosine, plain_correlation = agreement(plain)
+    assert 1 - cosine < 0.5 * (1 - plain_cosine)
+    assert correlation > plain_correlation > 0.3  # the plain one has learned, too
+    fresh = AttributeCritic((8,), NAMES, width=64, depth=2)
+    assert abs(agreement(fresh)[0]) < 0.3
+
+
+def test_a_pupil_is_a_critic_of_the_same_attributes(pupil):
+    assert isinstance(pupil, AttributeCritic) and not pupil.training
+    assert pupil.names == NAMES and pupil.latent_shape == (8,)
+    torch.testing.assert_close(pupil.posterior_std, STD)
+
+
+def test_a_seed_decides_everything_and_leaves_the_global_generator_alone(pupil):
+    state = torch.get_rng_state()
+    same, other = (teach(Truth(), encodings(600), seed=s, **SMALL) for s in (0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    z = encodings(5, seed=3).mean
+    assert torch.equal(same(z), pupil(z))
+    assert not torch.equal(other(z), pupil(z))
+
+
+def test_labels_are_not_looked_at(pupil):
+    wrong = encodings(600, labels=torch.full((600, 2), torch.nan))
+    z = encodings(5, seed=3).mean
+    assert torch.equal(teach(Truth(), wrong, **SMALL)(z), pupil(z))
+
+
+def test_rounds_add_lessons_where_the_edits_of_the_pupil_go():
+    quick = {**SMALL, "max_train_steps": 20}
+    seen = {}
+    for rounds in (0, 2):
+        teacher = Truth()
+        teach(teacher, encodings(600), rounds=rounds, **quick)
+        seen[rounds] = torch.cat(teacher.places)
+    first, extra = seen[0], seen[2][len(seen[0]) :]
+    assert torch.equal(seen[2][: len(first)], first)
+    assert len(extra) == 2 * SMALL["lessons_per_round"]
+    assert len(extra.unique(dim=0)) == len(extra)  # every lesson is new
+
+
+def test_each_round_logs_into_a_folder_of_its_own_and_goes_on_after_a_stop(tmp_path):
+    quick = {**SMALL, "max_train_steps": 20, "checkpointing_steps": 10}
+    teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "a", **quick)
+    for number in (0, 1):
+        lines = (tmp_path / "a" / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
+        assert lines and any("gradient" in key for key in json.loads(lines[-1]))
+    whole = teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "b", **quick)
+    shutil.rmtree(tmp_path / "a" / "round-1")  # as if it had been stopped within the first round
+    shutil.rmtree(tmp_path / "a" / "round-0" / "step-000020")
+    resume = {"output_dir": tmp_path / "a", "resume_from_checkpoint": "latest", **quick}
+    again = teach(Truth(), encodings(600), rounds=1, **resume)
+    z = encodings(5, seed=3).mean
+    assert torch.equal(again(z), whole(z))
+
+
+def test_a_network_on_pictures_teaches_through_the_decoder():
+    decoder = toy_decoder(ToyVAE())
+    edge = lambda x: 20 * (x[:, 0, :, 0].mean(1) - x[:, 1, :, 0].mean(1))[:, None]  # noqa: E731
+    teacher = PixelCritic(decoder, edge, names=["Edge"])
+    before = decoder.fingerprint()
+    pupil = teach(teacher, encodings(600), **{**SMALL, "lessons": 512})
+    z = encodings(300, seed=9).mean
+    said, truth = pupil(z)[:, 0], teacher(z)[:, 0]
+    assert torch.corrcoef(torch.stack([said, truth]).detach())[0, 1] > 0.9
+    assert decoder.fingerprint() == before
+
+
+def test_a_teacher_without_a_gradient_is_refused():
+    decoder = toy_decoder(ToyVAE())
+    steps = PixelCritic(
+        decoder, lambda x: (x.mean((1, 2, 3)) > 0.5).float()[:, None], names=["Bright"]
+    )
+    with pytest.raises(InputError, match=r"PixelCritic is not differentiable.*prior_rewards"):
+        teach(steps, encodings(50), **SMALL)
+
+
+def test_a_teacher_of_other_latents_is_refused():
+    latents = Latents(torch.randn(50, 6))
+    with pytest.raises(InputError):
+        teach(PixelCritic(toy_decoder(ToyVAE()), lambda x: x[:, :1, 0, 0], names=["a"]), latents)

@@ -1,0 +1,289 @@
+"""Edits that stay near, are refined, amortised and audited; what packs keep of them."""
+
+import logging
+
+import pytest
+import torch
+from conftest import NAMES, truth
+
+import latentctl
+from latentctl import Ascent, AttributeCritic, PixelCritic, condition
+from latentctl.controllers import Refined, amortise
+from latentctl.errors import InputError, ShapeError
+
+NAN = float("nan")
+SURE = 1 - 1e-6
+
+
+def flips(critic, z, column=0):
+    """Requests to flip one attribute and to keep all others."""
+    with torch.no_grad():
+        y = critic.probability(z).clamp(1 - SURE, SURE)
+    y[:, column] = 1 - y[:, column].round()
+    return y
+
+
+def done(z, y, column=0):
+    """Share of latents that really have what was asked."""
+    return (truth(z)[:, column] == y[:, column]).float().mean()
+
+
+@pytest.fixture
+def z(held_out):
+    return held_out.mean[:60]
+
+
+class Reader(torch.nn.Module):
+    """Reads the attributes off the toy's pixels, which are an orthogonal map and a squash."""
+
+    names = NAMES
+
+    def __init__(self, model):
+        super().__init__()
+        self.register_buffer("weight", model.weight.detach().clone())
+
+    def forward(self, x):
+        z = torch.logit(x.flatten(1), 1e-6) @ self.weight / 4
+        return 3 * torch.stack([z[:, 0], z[:, 1], z[:, 0] + z[:, 2]], 1)
+
+
+@pytest.fixture
+def network(model):
+    return Reader(model)
+
+
+def test_gentle_edits_move_less_for_the_same_success(critic, z):
+    y = flips(critic, z)
+    textbook = Ascent(critic, steps=100).move(z, y, threshold=0.99).z
+    gentle = Ascent.for_edits(critic).move(z, y, threshold=0.99).z
+    shift = [(moved - z).square().mean() for moved in (textbook, gentle)]
+    assert done(gentle, y) >= done(textbook, y) - 0.05
+    assert shift[1] < shift[0]
+
+
+def test_the_weight_of_the_shift_trades_success_for_nearness(critic, z):
+    y = flips(critic, z)
+    moves = [Ascent.for_edits(critic, shift_weight=w).move(z, y).z for w in (0.0, 0.1, 1.0)]
+    shifts = [(moved - z).square().mean() for moved in moves]
+    assert shifts[0] > shifts[1] > shifts[2] > 0
+
+
+def test_settling_goes_past_the_first_content(critic, z):
+    y = flips(critic, z)
+    options = {"learning_rate": 0.05, "steps": 60}
+    stops = Ascent(critic, **options).move(z, y, threshold=0.7)
+    settles = Ascent(critic, continue_after_threshold=True, **options).move(z, y, threshold=0.7)
+    p = [critic.probability(move.z)[:, 0].sub(y[:, 0]).abs().mean() for move in (stops, settles)]
+    assert p[1] < p[0]
+    assert bool((settles.evaluations >= stops.evaluations).all())
+
+
+def test_an_aimed_probability_stops_even_a_settling_ascent(critic, z):
+    y = torch.full((len(z), 3), NAN)
+    y[:, 0] = 0.6
+    aimed = Ascent.for_edits(critic, steps=200, learning_rate=0.03).move(z, y, threshold=0.95).z
+    assert ((critic.probability(aimed)[:, 0] - 0.6).abs() <= 0.051).float().mean() > 0.9
+
+
+def test_an_amortised_editor_comes_near_the_ascent_in_one_evaluation(critic, latents, z):
+    ascent = Ascent.for_edits(critic)
+    editor = amortise(ascent, latents, width=64, depth=3, max_train_steps=700, learning_rate=3e-3)
+    y = flips(critic, z)
+    kept = torch.ones_like(y, dtype=torch.bool)
+    kept[:, 0] = False
+    loss = {}
+    for name, moved in {"none": z, "ascent": ascent(z, y), "editor": editor(z, y)}.items():
+        loss[name] = ascent.objective(moved, z, y, kept, None, 0.95)[0].mean()
+    assert loss["editor"] - loss["ascent"] < 0.4 * (loss["none"] - loss["ascent"])
+    assert editor.move(z, y).evaluations.tolist() == [1] * len(z)
+    assert editor.names == critic.names and editor.learned
+
+
+def test_an_ascent_without_a_critic_cannot_be_amortised(latents):
+    with pytest.raises(InputError, match="critic of attributes"):
+        amortise(Ascent.for_edits(), latents)
+
+
+def test_a_refinement_climbs_the_teacher_from_where_the_first_stage_ends(critic, z):
+    with latentctl.random.seeded(0):
+        wrong = AttributeCritic((8,), NAMES, width=16).eval()  # knows nothing
+    y = flips(wrong, z)
+    first = Ascent.for_edits(wrong)
+    refined = Refined(first, critic, steps=80, learning_rate=0.1)
+    near, far = first.move(z, y), refined.move(z, y)
+    goal = 1 - wrong.probability(z)[:, 0].round()
+    error = [(critic.probability(m.z)[:, 0] - goal).abs().mean() for m in (near, far)]
+    assert error[1] < 0.5 * error[0]
+    assert bool((far.evaluations > near.evaluations).all())
+
+
+def test_what_is_kept_is_kept_at_the_teachers_own_value(critic, z):
+    with latentctl.random.seeded(0):
+        wrong = AttributeCritic((8,), NAMES, width=16).eval()
+    y = flips(wrong, z)
+    moved = Refined(Ascent.for_edits(wrong, steps=1), critic, steps=60, learning_rate=0.05).move(
+        z, y
+    )
+    before, after = (critic.probability(part)[:, 1] for part in (z, moved.z))
+    # the ignorant critic's 0.5 is no value to reach
+    assert (after - before).abs().mean() < (before - 0.5).abs().mean()
+
+
+class TestAudit:
+    def test_receipts_are_the_auditors_word(self, decoder, critic, held_out, network):
+        x = decoder.decode(held_out.mean[:20])
+        audit = PixelCritic(decoder, network)
+        faces = condition(decoder, critic, evaluator=audit)
+        out = faces.edit(x, Smiling=True)
+        assert torch.allclose(out.probability, audit.probability(out.z), atol=1e-5)
+        assert not torch.allclose(out.probability, critic.probability(out.z), atol=1e-2)
+        change = (audit.probability(out.z) - audit.probability(out.start)).abs()
+        assert torch.allclose(out.leakage[:, 1:], change[:, 1:], atol=1e-5)
+        assert faces.threshold == 0.8
+        assert torch.equal(out.satisfied, out.probability[:, 0] >= 0.8)
+
+    def test_an_auditor_who_denies_everything_finds_nothing_satisfied(
+        self, decoder, critic, held_out
+    ):
+        x = decoder.decode(held_out.mean[:10])
+        denies = PixelCritic(decoder, lambda x: x.new_full((len(x), 3), -9.0), names=NAMES)
+        out = condition(decoder, critic, evaluator=denies).edit(x, Smiling=True)
+        assert not out.satisfied.any() and out.unreachable.all()
+        half = condition(decoder, critic, evaluator=denies).edit(x, Smiling=True, strength=0.5)
+        assert not half.unreachable.any(), "half a move proves nothing"
+
+    def test_a_logical_request_is_audited_too(self, decoder, critic, held_out, network):
+        x = decoder.decode(held_out.mean[:20])
+        audit = PixelCritic(decoder, network)
+        faces = condition(decoder, critic, evaluator=audit)
+        where = (critic["Smiling"] & ~critic["Male"]) | critic["Hat"]
+        out = faces.edit(x, where=where)
+        seen = where.of(audit).probability(out.z)
+        assert torch.equal(out.satisfied, seen >= 0.8)
+        assert torch.allclose(
+            where.of(audit)(out.z),
+            ((audit["Smiling"] & ~audit["Male"]) | audit["Hat"])(out.z),
+        )
+        assert torch.equal(where(out.z), where(out.z)), "the expression itself is unchanged"
+        match = critic.match(torch.tensor([[1.0, 0.0, NAN]]))
+        assert torch.allclose(match.of(audit)(out.z), audit.match(match.y)(out.z))
+
+    def test_an_auditor_of_other_attributes_is_refused(self, decoder, critic):
+        other = PixelCritic(decoder, lambda x: x.flatten(1)[:, :1], names=["Bright"])
+        with pytest.raises(InputError, match="Bright"):
+            condition(decoder, critic, evaluator=other)
+
+    def test_a_teacher_refines_edits_and_not_samples(self, decoder, critic, held_out, network):
+        x = decoder.decode(held_out.mean[:10])
+        faces = condition(decoder, critic, teacher=PixelCritic(decoder, network))
+        plain = condition(decoder, critic)
+        assert isinstance(faces.editor, Refined)
+        assert torch.equal(faces.sample(4, Smiling=True).z, plain.sample(4, Smiling=True).z)
+        assert not torch.equal(faces.edit(x, Smiling=True).z, plain.edit(x, Smiling=True).z)
+
+
+class TestPacks:
+    def test_edits_of_a_loaded_pack_are_bit_equal(self, decoder, critic, held_out, tmp_path):
+        x = decoder.decode(held_out.mean[:10])
+        faces = condition(decoder, critic)
+        faces.save_pretrained(tmp_path / "pack")
+        loaded = latentctl.Conditional.from_pretrained(tmp_path / "pack", decoder)
+        for a, b in (
+            (faces.edit(x, Smiling=True), loaded.edit(x, Smiling=True)),
+            (faces.sample(3, Smiling=True), loaded.sample(3, Smiling=True)),
+        ):
+            assert torch.equal(a.z, b.z) and torch.equal(a.probability, b.probability)
+
+    def test_an_amortised_editor_is_kept(self, decoder, critic, latents, held_out, tmp_path):
+        x = decoder.decode(held_out.mean[:10])
+        editor = amortise(Ascent.for_edits(critic), latents, width=16, max_train_steps=20)
+        faces = condition(decoder, critic, editor=editor)
+        faces.save_pretrained(tmp_path / "pack")
+        loaded = latentctl.Conditional.from_pretrained(tmp_path / "pack", decoder)
+        assert torch.equal(faces.edit(x, Smiling=True).z, loaded.edit(x, Smiling=True).z)
+
+    def test_networks_are_asked_for_again(
+        self, decoder, critic, held_out, network, tmp_path, caplog
+    ):
+        x = decoder.decode(held_out.mean[:10])
+        teacher, audit = (PixelCritic(decoder, network) for _ in range(2))
+        editor = Refined(Ascent.for_edits(critic, steps=5), teacher, steps=7)
+        faces = condition(decoder, critic, editor=editor, evaluator=audit)
+        faces.save_pretrained(tmp_path / "pack")
+        load = latentctl.Conditional.from_pretrained
+        with caplog.at_level(logging.WARNING):
+            load(tmp_path / "pack", decoder)
+        assert "teacher=" in caplog.text and "evaluator=" in caplog.text
+        again = load(tmp_path / "pack", decoder, teacher=teacher, evaluator=audit)
+        a, b = (f.edit(x, Smiling=True) for f in (faces, again))
+        assert torch.equal(a.z, b.z) and torch.equal(a.probability, b.probability)
+
+
+def test_an_editor_for_another_decoder_is_refused(decoder, critic):
+    with latentctl.random.seeded(0):
+        other = latentctl.Actor((5,), NAMES, width=16)
+    with pytest.raises(ShapeError, match="another decoder"):
+        condition(decoder, critic, editor=other)
+
+
+class TestRegions:
+    @pytest.fixture
+    def spatial(self, spatial_latents):
+        """A decoder of grids `(4, 8, 8)` to pictures of 16 x 16, and a critic of one attribute."""
+        torch.manual_seed(0)
+        up = torch.nn.ConvTranspose2d(4, 3, 2, stride=2)
+        down = torch.nn.Conv2d(3, 4, 2, stride=2)
+        decoder = latentctl.wrap((down, up), latent_shape=(4, 8, 8), value_range=(-9, 9))
+        critic = AttributeCritic.fit(
+            spatial_latents, width=16, max_train_steps=150, learning_rate=3e-3, batch_size=64
+        )
+        return decoder, critic
+
+    @pytest.mark.parametrize("kind", ["ascent", "refined", "actor"])
+    def test_what_is_outside_stays_bit_for_bit(self, spatial, spatial_latents, kind):
+        decoder, critic = spatial
+        editor = {
+            "ascent": lambda: Ascent.for_edits(critic),
+            "refined": lambda: Refined(Ascent.for_edits(critic, steps=5), critic, steps=5),
+            "actor": lambda: amortise(
+                Ascent.for_edits(critic), spatial_latents, width=16, max_train_steps=40
+            ),
+        }[kind]()
+        x = decoder.decode(spatial_latents.mean[:6])
+        mask = torch.zeros(16, 16)
+        mask[:, :8] = 1
+        out = condition(decoder, critic, editor=editor).edit(x, mask=mask, Bright=True)
+        moved = (out.z != out.start).any(1)  # (B, 8, 8)
+        assert not moved[:, :, 4:].any() and moved.any()
+        assert torch.equal(out.x[..., 8:], decoder.decode(out.start)[..., 8:])
+
+    def test_the_search_stays_within(self, spatial, spatial_latents):
+        decoder, critic = spatial
+        x = decoder.decode(spatial_latents.mean[:30])
+        mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+        mask[..., :8] = True
+        dear = Ascent.for_edits(critic, shift_weight=0.2)  # so that no search does all it likes
+        editor = condition(decoder, critic, editor=dear)
+        inside = editor.edit(x, mask=mask, hold=False, Bright=True)
+        free = dear.move(inside.start, torch.tensor([[1.0, NAN]])).z
+        cut = torch.where(torch.arange(8) < 4, free, inside.start)
+        odds = [critic["Bright"](part).mean() for part in (inside.z, cut)]
+        assert odds[0] > odds[1], "a search that knows of the region does more within it"
+
+    def test_masks_that_do_not_fit(self, spatial, decoder, critic, held_out):
+        other, bright = spatial
+        x = other.decode(torch.zeros(2, 4, 8, 8))
+        with pytest.raises(ShapeError, match="mask"):
+            condition(other, bright).edit(x, mask=torch.ones(8, 8), Bright=True)
+        toy = decoder.decode(held_out.mean[:2])
+        with pytest.raises(InputError, match="places"):
+            condition(decoder, critic).edit(toy, mask=torch.ones(4, 4), Smiling=True)
+
+
+def test_an_auditor_cannot_learn_what_is_added(decoder, latents, network):
+    known = latentctl.KnowledgeBase(decoder.prior, decoder.latent_shape)
+    known.add("Smiling", latents, max_train_steps=5)
+    audit = PixelCritic(decoder, lambda x: network(x)[:, :1], names=["Smiling"])
+    faces = condition(decoder, known, evaluator=audit)
+    with pytest.raises(InputError, match="evaluator knows Smiling"):
+        faces.add("Male", latents)

@@ -1,0 +1,254 @@
+"""Knowledge: presence, density, and what is added never touches what is there."""
+
+import math
+
+import pytest
+import torch
+from conftest import toy_latents
+
+import latentctl
+from latentctl import Gaussian, KnowledgeBase, LatentFlow, Latents
+from latentctl.errors import CheckpointError, FingerprintError, InputError, UnknownNameError
+from latentctl.evaluation.laws import check_critic
+from latentctl.knowledge.knowledge import Knowledge
+from latentctl.random import generator
+
+QUICK = {"critic_steps": 150, "max_train_steps": 100, "width": 32, "critic_width": 64}
+
+
+@pytest.fixture(scope="module")
+def prior(latents):
+    return LatentFlow.fit(latents, "coupling", width=32, blocks=2, max_train_steps=150)
+
+
+@pytest.fixture(scope="module")
+def base(latents, prior):
+    base = KnowledgeBase(prior, (8,))
+    for name in ("Smiling", "Male"):
+        base.add(name, latents, **QUICK)
+    return base
+
+
+def test_presence_is_a_calibrated_critic(base, held_out):
+    z = held_out.sample(torch.randn(len(held_out), 8, generator=generator(5)))
+    probability = base["Smiling"].probability(z)
+    truth = held_out.column("Smiling")
+    assert ((probability > 0.5) == truth.bool()).float().mean() > 0.93
+    sure = probability > 0.9
+    assert truth[sure].mean() == pytest.approx(probability[sure].mean().item(), abs=0.05)
+
+
+def test_it_obeys_the_algebra_of_critics(base):
+    check_critic(base["Smiling"], torch.randn(16, 8, generator=generator(1)))
+    both = base["Smiling"] & ~base["Male"]
+    assert both.attributes == {"Smiling", "Male"}
+
+
+def test_samples_have_what_is_asked(base):
+    z = base["Smiling"].sample(400, seed=1)
+    assert (z[:, 0] > 0).float().mean() > 0.85
+    assert z[:, 3].mean() == pytest.approx(1.5, abs=0.15)  # and are still where the data are
+    assert torch.equal(base["Smiling"].sample(3, seed=1, start=10), z[10:13]) or torch.allclose(
+        base["Smiling"].sample(3, seed=1, start=10), z[10:13], atol=1e-5
+    )
+
+
+def test_the_conditional_density_gains_on_the_prior_where_it_should(base, held_out):
+    z = held_out.mean
+    gain = base["Smiling"].log_prob(z) - base.prior.log_prob(z)
+    smiling = held_out.column("Smiling") > 0.5
+    assert gain[smiling].mean() > 0.3  # log 2 at best, beyond what the prior misses
+    assert gain[~smiling].mean() < 0
+
+
+def test_the_bound_tightens_and_stays_below_the_integral(base):
+    knowledge = base["Smiling"]
+    z = knowledge.sample(8, seed=3)
+    few, many = (knowledge.log_prob(z, samples=n) for n in (4, 256))
+    draws = torch.randn(20_000, 2, generator=generator(0))
+    exact = torch.stack(
+        [
+            knowledge.conditional_log_prob(row.expand(len(draws), -1), draws).logsumexp(0)
+            for row in z
+        ]
+    ) - math.log(len(draws))
+    assert (many - exact.detach()).abs().max() < 0.3
+    assert few.mean() < many.mean() + 0.1
+
+
+def test_a_density_over_latents_integrates_to_one():
+    data = Latents(torch.randn(400, 1), None, (torch.arange(400)[:, None] % 2).float(), ["odd"])
+    flow = LatentFlow.fit(Latents(torch.randn(400, 2)), "coupling", width=8, max_train_steps=5)
+    two = Latents(torch.randn(400, 2), None, data.labels, ["odd"])
+    knowledge = Knowledge.fit("odd", flow, two, **QUICK)
+    axis = torch.linspace(-8, 8, 161)
+    grid = torch.cartesian_prod(axis, axis)
+    c = torch.tensor([[0.3, -0.5]]).expand(len(grid), -1)
+    with torch.no_grad():
+        density = knowledge.conditional_log_prob(grid, c).exp()
+    assert density.sum().item() * 0.1**2 == pytest.approx(1, abs=0.02)
+
+
+def test_adding_leaves_every_older_answer_as_it_was(base, latents, prior):
+    grown = KnowledgeBase(prior, (8,))
+    grown.add("Smiling", latents, **QUICK)
+    z = latents.mean[:64]
+    state = {k: v.clone() for k, v in prior.state_dict().items()}
+
+    def answers():
+        k = grown["Smiling"]
+        return k(z), k.sample(16, seed=2), k.log_prob(z), k.code(z)
+
+    before = answers()
+    grown.add("Hat", latents, **QUICK)
+    assert all(torch.equal(a, b) for a, b in zip(before, answers(), strict=True))
+    assert all(torch.equal(v, prior.state_dict()[k]) for k, v in state.items())
+    assert grown(z).shape == (64, 2)
+    # and it is what the other base learned, that added something else in between
+    assert torch.equal(grown["Smiling"](z), base["Smiling"](z))
+
+
+def test_several_at_once_and_absence(base):
+    z = base.sample(200, present=["Smiling", "Male"], seed=4)
+    assert ((z[:, 0] > 0) & (z[:, 1] > 0)).float().mean() > 0.8
+    z = base.sample(200, present=["Smiling"], absent=["Male"], seed=4)
+    assert ((z[:, 0] > 0) & (z[:, 1] < 0)).float().mean() > 0.8
+    z = base.sample(200, absent=["Smiling"], seed=4)
+    assert (z[:, 0] < 0).float().mean() > 0.85
+    assert z.std(0)[4:].min() > 0.5  # a product of critics alone would have lost the prior's width
+    part = base.sample(5, absent=["Smiling"], seed=4, start=20)
+    assert torch.allclose(part, z[20:25], atol=1e-5)
+
+
+def test_unlabelled_rows_help_by_the_discriminator(latents, prior):
+    labels = latents.labels.clone()
+    labels[300:] = torch.nan
+    semi = latents.with_labels(labels, latents.names)
+    knowledge = Knowledge.fit("Smiling", prior, semi, **QUICK)
+    held_out = toy_latents(400, seed=7)
+    right = (knowledge(held_out.mean) > 0) == held_out.column("Smiling").bool()
+    assert right.float().mean() > 0.85
+
+
+def test_too_few_labels_to_calibrate_by_are_named(latents, prior):
+    few = latents.column("Smiling").clone()
+    shown = few.nonzero().flatten()
+    few[shown[3:]] = torch.nan  # three of them are left
+    data = Latents(latents.mean, latents.std, few[:, None], ["Smiling"])
+    with pytest.raises(InputError, match=r"none has it.*give `held_out`"):
+        Knowledge.fit("Smiling", prior, data, **QUICK)
+
+
+def test_a_characteristic_may_be_given(latents, prior):
+    values = latents.mean[:, 4:5].sigmoid()
+    both = latents.with_labels(torch.cat([latents.labels, values], 1), [*latents.names, "tilt"])
+    knowledge = Knowledge.fit(
+        "Smiling",
+        prior,
+        both,
+        code=["tilt"],
+        **{**QUICK, "max_train_steps": 200, "learning_rate": 3e-3},
+    )
+    found = knowledge.code(latents.mean)[:, 0]
+    assert torch.corrcoef(torch.stack([found, values[:, 0]]))[0, 1] > 0.8
+    low, high = (
+        knowledge.sample(200, seed=0, c=torch.tensor([[value]]))[:, 4].mean()
+        for value in (0.35, 0.65)
+    )
+    assert high > low + 0.3
+
+
+def test_conditioning_takes_a_knowledge_as_it_is(decoder, base):
+    faces = latentctl.condition(decoder, base["Smiling"] & base["Male"], prior=base["Smiling"])
+    out = faces.sample(8, seed=0)
+    assert out.satisfied.float().mean() > 0.9
+
+
+def test_grids(spatial_latents):
+    prior = LatentFlow.fit(spatial_latents, "coupling", width=8, max_train_steps=5, batch_size=32)
+    base = KnowledgeBase(prior, (4, 8, 8))
+    base.add(
+        "Bright",
+        spatial_latents,
+        **{**QUICK, "width": 8, "critic_width": 8, "critic_steps": 20, "max_train_steps": 10},
+    )
+    assert base["Bright"].sample(3).shape == (3, 4, 8, 8)
+    assert base["Bright"].log_prob(spatial_latents.mean[:3]).shape == (3,)
+
+
+class TestSaving:
+    def test_a_base_comes_back_bit_for_bit(self, base, prior, tmp_path):
+        again = KnowledgeBase.load(base.save(tmp_path / "base"), prior)
+        z = torch.randn(8, 8)
+        assert torch.equal(again(z), base(z))
+        assert torch.equal(again.sample(4, present=["Male"]), base.sample(4, present=["Male"]))
+        assert again.names == base.names
+
+    def test_another_flow_is_refused(self, base, tmp_path):
+        path = base.save(tmp_path / "base")
+        with pytest.raises(FingerprintError, match="learned over a prior"):
+            KnowledgeBase.load(path, LatentFlow((8,), width=32, blocks=2))
+
+    def test_a_pack_is_no_base(self, decoder, critic, tmp_path, prior):
+        latentctl.condition(decoder, critic).save_pretrained(tmp_path / "pack")
+        with pytest.raises(CheckpointError, match="no knowledge base"):
+            KnowledgeBase.load(tmp_path / "pack", prior)
+
+
+class TestBadInput:
+    def test_a_name_added_twice(self, base, latents):
+        with pytest.raises(InputError, match="already"):
+            base.add("Male", latents)
+
+    def test_one_class_only(self, prior, latents):
+        ones = latents.with_labels(torch.ones(len(latents), 1), ["all"])
+        with pytest.raises(InputError, match="nothing to learn"):
+            Knowledge.fit("all", prior, ones)
+
+    def test_an_unknown_label(self, base, latents):
+        with pytest.raises(UnknownNameError, match="Smiling"):
+            KnowledgeBase(base.prior, (8,)).add("Smilng", latents)
+
+    def test_an_unknown_knowledge(self, base):
+        with pytest.raises(UnknownNameError, match="Smiling"):
+            base.sample(2, present=["Smilin"])
+
+    def test_a_contradiction(self, base):
+        with pytest.raises(InputError, match="both present and absent"):
+            base.sample(2, present=["Male"], absent=["Male"])
+
+    def test_too_few(self, prior, latents):
+        with pytest.raises(InputError, match="at least 50"):
+            Knowledge.fit("Smiling", prior, latents[:40])
+
+    def test_a_prior_that_is_no_flow(self, latents):
+        mixture = latentctl.priors.GaussianMixture.fit(latents, 2)
+        with pytest.raises(InputError, match="to_base"):
+            KnowledgeBase(mixture, (8,))
+
+    def test_a_gaussian_is_a_flow(self, latents):
+        base = KnowledgeBase(Gaussian((8,)), (8,))
+        base.add("Male", latents, **{**QUICK, "max_train_steps": 0})
+        assert torch.isfinite(base["Male"].log_prob(latents.mean[:4])).all()
+
+
+class TestGrowing:
+    def test_a_conditional_learns_one_more(self, decoder, latents, prior):
+        base = KnowledgeBase(prior, (8,))
+        base.add("Smiling", latents, **QUICK)
+        faces = latentctl.condition(decoder, base)
+        before = faces.sample(6, Smiling=True, seed=1)
+        assert before.satisfied.float().mean() > 0.8
+        faces.add("Male", latents, **QUICK)
+        after = faces.sample(6, Smiling=True, seed=1)
+        assert torch.equal(before.x, after.x)
+        assert torch.equal(before.probability[:, 0], after.probability[:, 0])
+        both = faces.sample(6, Smiling=True, Male=False, seed=1)
+        assert both.names == ("Smiling", "Male")
+        assert both.satisfied.float().mean() > 0.8
+        edited = faces.edit(both.x, Male=True)
+        assert edited.satisfied.float().mean() > 0.5
+
+    def test_a_critic_that_was_fitted_at_once_does_not_grow(self, decoder, critic, latents):
+        with pytest.raises(InputError, match="KnowledgeBase"):
+            latentctl.condition(decoder, critic).add("Bangs", latents)
