@@ -1,11 +1,12 @@
-"""What a model card says of a pack, in Markdown: taken from the pack, or said to be not known."""
+"""The model card of a pack, by huggingface_hub's own tools and a template of ours."""
 
 from __future__ import annotations
 
-__all__ = ["Scores", "card_text", "found_base_model"]
+__all__ = ["Scores", "found_base_model", "model_card"]
 
 import json
 import keyword
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,43 +14,61 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
-from ..decoder import Gaussian, Prior
+from ..decoder import Decoder
 
 if TYPE_CHECKING:
-    from .conditional import Conditional
+    from huggingface_hub import EvalResult, ModelCard
 
 Scores: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 KEY = "_name_or_path"
 NOT_STATED = "not stated"
-LIMITS = """\
-It is meant for sampling and editing with this one decoder; on any other weights it refuses to load.
-
-- The attributes are what the labels or rules meant that the critics learned from, with their errors
-  and biases. They are looks of samples, not facts about anything or anyone that is shown.
-- Whatever the decoder cannot make, this cannot make either, and the decoder's licence and limits
-  hold for every sample.
-- `satisfied`, `probability` and `leakage` of an outcome are the word of the very critics that the
-  moves were made with. They are no independent judgement: have one before you rely on it.
-- An attribute that was not named may change all the same, above all where the data hardly show the
-  two apart; attributes without a label are not held by anything.
-- Where samples show people: an edit of a real person's picture needs that person's consent, and
-  must not pass for a photograph. It is not for identifying or judging anyone."""
 
 
-def card_text(
-    conditional: Conditional,
+def model_card(
     repo_id: str,
+    decoder: Decoder,
     *,
-    base_model: str | None,
-    base_license: str | None,
-    scores: Scores | None,
-    measured_on: str | None,
-) -> str:
-    """The card below its front matter, as `latentctl.conditional.hub.model_card` says."""
-    decoder, names = conditional.decoder, conditional.names
-    controller: Any = conditional.controller
+    names: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+    base_license: str | None = None,
+    scores: Scores | None = None,
+    measured_on: str | None = None,
+) -> ModelCard:
+    """The card of a pack: its decoder, attributes, settings, scores and limits.
+
+    `card.data` is the front matter and `card.text` the rest; both may be changed before a push.
+
+    Arguments:
+        repo_id: Repository of the pack, for the lines of code that load it.
+        decoder: The decoder that the pack was made for.
+        names: The attributes.
+        settings: Rows of the table of settings: controller, critic, prior and threshold.
+        license: Identifier of the pack's own licence on the hub, such as `"mit"`.
+        base_model: Id of the decoder on the hub; read from its config where it was loaded by id.
+        base_license: Licence of the decoder.
+        scores: Figures to show: rows as `[{"attribute": "Smiling", "accuracy": 0.98}, ...]`,
+            values by name, or either of them by title, as in the `results.json` of a recipe.
+            Finite numbers also become `EvalResult`s in the front matter.
+        measured_on: Data and evaluator of the scores.
+
+    Example:
+        >>> import latentctl
+        >>> decoder = latentctl.wrap(nn.Linear(4, 12), decode="forward")
+        >>> card = model_card("me/faces", decoder, names=["Smiling"], license="mit")
+        >>> card.data.library_name, card.data.license
+        ('latentctl', 'mit')
+        >>> "No scores were given" in card.text
+        True
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base_model = base_model or found_base_model(decoder.model)
+    title = repo_id.rsplit("/", 1)[-1]
+    results = _eval_results(scores or {}, measured_on or NOT_STATED)
     base = {
         "name": decoder.name,
         "on the hub": base_model or NOT_STATED,
@@ -59,61 +78,36 @@ def card_text(
         "sample shape": decoder.sample_shape,
         "range of values": decoder.value_range or "any",
     }
-    known = ("latent_shape", "names")
-    parts = {
-        "controller": type(controller).__name__,
-        **{key: value for key, value in controller.config.items() if key not in known},
-        "critic": type(conditional.critic).__name__,
-        "realism critic": "yes" if conditional.realism is not None else "none",
-        "prior": _prior(conditional.prior, decoder.prior),
-        "threshold": conditional.threshold,
-    }
+    figures = "No scores were given for this card."
     if scores:
         figures = f"Measured on: {measured_on or NOT_STATED}.\n\n{_scores(scores)}"
-    else:
-        figures = "No scores were given for this card. Take it that nothing was measured."
-    title = repo_id.rsplit("/", 1)[-1]
-    return f"""\
-# {title}
-
-What latentctl learned in the latent space of a frozen decoder, {decoder.name}, so that it samples
-and edits by attributes. **The decoder's weights are not in here**; bring them yourself.
-
-## Base decoder
-
-{_table([{"": key, "value": value} for key, value in base.items()])}
-
-## Attributes
-
-{", ".join(f"`{name}`" for name in names) or "None by name."}
-
-## Controller and settings
-
-{_table([{"setting": key, "value": value} for key, value in parts.items()])}
-
-## Scores
-
-{figures}
-
-## Intended use and limits
-
-{LIMITS}
-
-## How to load it
-
-```python
-import latentctl
-
-decoder = ...  # latentctl.wrap(...) or latentctl.load(...): the weights with that fingerprint
-conditional = latentctl.Conditional.from_pretrained("{repo_id}", decoder)
-out = conditional.sample(16, {_asked(names)}seed=0)
-out.x, out.satisfied, out.probability
-```
-"""
+    data = ModelCardData(
+        library_name="latentctl",
+        license=license,
+        base_model=base_model,
+        # without it the hub would show the pack as fine-tuned weights
+        base_model_relation=base_model and "adapter",
+        tags=["latentctl", "latent-space", "conditional-generation"],
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    card: ModelCard = ModelCard.from_template(
+        data,
+        template_path=str(Path(__file__).with_name("model_card_template.md")),
+        title=title,
+        repo_id=repo_id,
+        decoder_name=decoder.name,
+        base=_table(_rows(base)),
+        attributes=", ".join(f"`{name}`" for name in names) or "None by name.",
+        settings=_table(_rows(settings or {}, "setting")),
+        figures=figures,
+        request=_request(names),
+    )
+    return card
 
 
 def found_base_model(model: nn.Module) -> str | None:
-    """The id on the hub that diffusers and transformers note in a model's config.
+    """The hub id that diffusers and transformers note in a model's config.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -132,38 +126,59 @@ def found_base_model(model: nn.Module) -> str | None:
     return None
 
 
-def _prior(prior: Prior, own: Prior) -> str:
-    if prior is own:
-        return "the decoder's own"
-    return "a Gaussian, in the pack" if isinstance(prior, Gaussian) else type(prior).__name__
-
-
-def _asked(names: Sequence[str]) -> str:
+def _request(names: Sequence[str]) -> str:
+    """The keyword argument that asks for the first attribute."""
     if not names:
         return ""
-    name = names[0]
-    if name.isidentifier() and not keyword.iskeyword(name):
-        return f"{name}=True, "
-    return f"**{{{name!r}: True}}, "
+    if names[0].isidentifier() and not keyword.iskeyword(names[0]):
+        return f"{names[0]}=True, "
+    return f"**{{{names[0]!r}: True}}, "
+
+
+def _eval_results(scores: Any, measured_on: str, title: str = "") -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    results: list[EvalResult] = []
+    if not isinstance(scores, Mapping):
+        for row in scores:
+            labels = [value for value in row.values() if isinstance(value, str)]
+            results += _eval_results(row, measured_on, " ".join([title, *labels]))
+        return results
+    for key, value in scores.items():
+        name = f"{title} {key}".strip()
+        if _nested(value):
+            results += _eval_results(value, measured_on, name)
+        elif isinstance(value, int | float) and math.isfinite(value):
+            results.append(
+                EvalResult(
+                    task_type="conditional-generation",
+                    dataset_type="other",
+                    dataset_name=measured_on,
+                    metric_type=key,
+                    metric_name=name,
+                    metric_value=value,
+                )
+            )
+    return results
 
 
 def _scores(scores: Any) -> str:
     """Tables of rows, of values by name, or of either by title."""
     if not isinstance(scores, Mapping):
         return _table(scores)
-    blocks = []
     single = {key: value for key, value in scores.items() if not _nested(value)}
-    if single:
-        blocks.append(_table([{"": key, "value": value} for key, value in single.items()]))
-    for title, value in scores.items():
-        if _nested(value):
-            blocks.append(f"### {title}\n\n{_scores(value)}")
+    blocks = [_table(_rows(single))] if single else []
+    blocks += [f"### {t}\n\n{_scores(value)}" for t, value in scores.items() if _nested(value)]
     return "\n\n".join(blocks)
 
 
 def _nested(value: Any) -> bool:
     rows = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
     return isinstance(value, Mapping) or (rows and all(isinstance(row, Mapping) for row in value))
+
+
+def _rows(values: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
+    return [{title: key, "value": value} for key, value in values.items()]
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -177,8 +192,6 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         text = f"{value:.4g}"
-    elif isinstance(value, str):
-        text = value
     else:
-        text = json.dumps(value, default=str)
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["Conditional"]
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..errors import InputError
 from ..knowledge.base import KnowledgeBase
 from ..knowledge.knowledge import Knowledge
 from .apply import apply_request, probabilities
+from .card import model_card
 from .hub import fetch, push
 from .outcome import Outcome
 from .pack import load_pack, save_pack
@@ -239,6 +241,20 @@ class Conditional:
             threshold=self.threshold,
         )
 
+    def model_card(self, repo_id: str, **options: Any) -> ModelCard:
+        """The card for a push, with options as in `latentctl.conditional.card.model_card`."""
+        own = self.prior is self.decoder.prior
+        config: Any = self.controller.config
+        settings = {
+            "controller": type(self.controller).__name__,
+            **{key: config[key] for key in config if key not in ("latent_shape", "names")},
+            "critic": type(self.critic).__name__,
+            "realism critic": "yes" if self.realism is not None else "none",
+            "prior": "the decoder's own" if own else f"{type(self.prior).__name__}, in the pack",
+            "threshold": self.threshold,
+        }
+        return model_card(repo_id, self.decoder, names=self.names, settings=settings, **options)
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -261,8 +277,7 @@ class Conditional:
             token: Of an account that may write there; that of the login if not given.
             revision: Branch to push to, made if there is none; the main one if not given.
             commit_message: Says what changed.
-            card: From `latentctl.conditional.hub.model_card`, which takes scores and licences;
-                without one, a card says that they are not known.
+            card: From `model_card`, which takes scores and licences; without them by default.
 
         Returns:
             The commit; its `oid` is the `revision` that gives exactly this pack.
@@ -272,15 +287,16 @@ class Conditional:
                 learned cannot be saved as one.
             CheckpointError: If the hub cannot be reached, or refuses.
         """
-        return push(
-            self,
-            repo_id,
-            private=private,
-            token=token,
-            revision=revision,
-            commit_message=commit_message,
-            card=card,
-        )
+        with tempfile.TemporaryDirectory() as temporary:
+            return push(
+                self.save_pretrained(Path(temporary) / "pack"),
+                repo_id,
+                card=lambda name: self.model_card(name) if card is None else card,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
     @classmethod
     def from_pretrained(

@@ -1,4 +1,4 @@
-"""Packs on a hub: one commit, a true card, and every byte verified; the hub is a local server."""
+"""Packs on the hub: one commit, the card, every byte verified; the hub is a local server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from conftest import ToyVAE, toy_decoder
 from huggingface_hub import ModelCard, constants
 
 from latentctl import Ascent, Conditional, Gaussian, condition
-from latentctl.conditional.hub import model_card
 from latentctl.errors import CheckpointError, FingerprintError, InputError
 
 PACK = {"attributes.safetensors", "manifest.json", "state.json"}
@@ -162,7 +161,7 @@ def use(url, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch):
-    # a client that tells what it runs in asks the public hub for a list of such things first
+    # with telemetry on, the client contacts the public hub first
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the hub is in this process
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -224,7 +223,7 @@ def test_a_downloaded_folder_with_its_card_loads_as_any_folder(faces, decoder, t
     path = faces.save_pretrained(tmp_path / "pack")
     assert {file.name for file in path.iterdir()} == PACK
     before = (path / "manifest.json").read_bytes()
-    model_card(faces, "me/smiling").save(path / "README.md")
+    faces.model_card("me/smiling").save(path / "README.md")
     assert Conditional.from_pretrained(str(path), decoder).names == faces.names
     assert (path / "manifest.json").read_bytes() == before
 
@@ -314,7 +313,9 @@ def test_offline_only_what_was_fetched_before_is_loaded(
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
     use(nowhere, monkeypatch)
-    with pytest.raises(CheckpointError, match=r"me/smiling is no folder.*the network\. Offline"):
+    with pytest.raises(
+        CheckpointError, match=r"me/smiling is not a local folder.*the network\. Offline"
+    ):
         Conditional.from_pretrained("me/smiling", decoder, **reader)
     use(server.url, monkeypatch)
     online = Conditional.from_pretrained("me/smiling", decoder, **reader)
@@ -325,7 +326,7 @@ def test_offline_only_what_was_fetched_before_is_loaded(
         faces.push_to_hub("me/smiling", **owner)
 
 
-def test_private_packs_are_for_those_who_may_read_them(faces, decoder, server, owner, reader):
+def test_private_packs_need_permission_to_read(faces, decoder, server, owner, reader):
     faces.push_to_hub("smiling", private=True, **owner)  # a bare name is under the own account
     assert server.hub.private == {"me/smiling": True}
     with pytest.raises(CheckpointError, match=r"RepositoryNotFoundError.*hf auth login"):
@@ -334,8 +335,8 @@ def test_private_packs_are_for_those_who_may_read_them(faces, decoder, server, o
     card = server.hub.files("me/smiling")[1]["README.md"].decode()
     assert 'from_pretrained("me/smiling", decoder)' in card
     with pytest.raises(CheckpointError, match=r"was not pushed.*401.*right to write") as found:
-        faces.push_to_hub("me/other", token="hf_of_a_stranger")
-    assert "hf_of_a_stranger" not in str(found.value) and "me/other" not in server.hub.commits
+        faces.push_to_hub("me/other", token="hf_of_another_account")
+    assert "hf_of_another_account" not in str(found.value) and "me/other" not in server.hub.commits
 
 
 def test_a_repository_with_something_else_is_neither_read_nor_overwritten(
@@ -345,7 +346,7 @@ def test_a_repository_with_something_else_is_neither_read_nor_overwritten(
     theirs = {"model.safetensors": b"weights", "README.md": b"mine"}
     for files in (theirs, theirs | {"manifest.json": b'{"name": "a web page"}'}):
         oid = server.hub.commit("me/model", "main", files)
-        with pytest.raises(InputError, match=r"something else than a pack .*model\.safetensors"):
+        with pytest.raises(InputError, match=r"files that are not a pack .*model\.safetensors"):
             faces.push_to_hub("me/model", **owner)
         assert server.hub.branches["me/model"]["main"] == oid
         with pytest.raises(CheckpointError, match=r"no manifest\.json|manifest\.json is cut or"):
@@ -353,7 +354,9 @@ def test_a_repository_with_something_else_is_neither_read_nor_overwritten(
 
 
 def test_a_name_that_is_neither_folder_nor_repository_says_so(faces, decoder, reader, tmp_path):
-    with pytest.raises(CheckpointError, match=r"me/none is no folder, and the hub gave no pack"):
+    with pytest.raises(
+        CheckpointError, match=r"me/none is not a local folder, and the hub returned no pack"
+    ):
         Conditional.from_pretrained("me/none", decoder, **reader)
     for name in ("no/such/folder", "nowhere", tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match="is missing, or is not a folder"):
@@ -367,7 +370,7 @@ def test_a_folder_goes_before_the_hub_and_has_no_revision(
     faces.save_pretrained("outputs/pack")
     Conditional.from_pretrained("outputs/pack", decoder, **reader)
     assert not server.downloads
-    with pytest.raises(InputError, match="outputs/pack is a folder here, and has no revision 'v1'"):
+    with pytest.raises(InputError, match="outputs/pack is a local folder and has no revision 'v1'"):
         Conditional.from_pretrained("outputs/pack", decoder, revision="v1", **reader)
 
 
@@ -386,8 +389,7 @@ def test_the_card_says_what_is_known(faces, server, owner):
         "accuracy": 0.5,
         "seconds": {"fit": 3.25},
     }
-    card = model_card(
-        faces,
+    card = faces.model_card(
         "me/smiling",
         license="mit",
         base_model="somebody/vae",
@@ -401,6 +403,14 @@ def test_the_card_says_what_is_known(faces, server, owner):
     assert card.data.library_name == "latentctl" and card.data.license == "mit"
     assert card.data.base_model == "somebody/vae" and card.data["base_model_relation"] == "adapter"
     assert {"latentctl", "toys"} <= set(card.data.tags)
+    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert found == {
+        "edits Smiling success": 0.98765,
+        "edits Smiling n": 64,
+        "accuracy": 0.5,
+        "seconds fit": 3.25,
+    }
+    assert {result.dataset_name for result in card.data.eval_results} == {"400 toys"}
     for line in (
         f"| fingerprint (SHA-256) | `{faces.decoder.fingerprint()}` |",
         "| licence | Apache-2.0 |",
@@ -424,11 +434,11 @@ def test_the_card_says_what_is_known(faces, server, owner):
 
 
 def test_the_card_says_what_is_not_known(faces):
-    card = model_card(faces, "me/smiling")
+    card = faces.model_card("me/smiling")
     assert card.data.license is None and card.data.base_model is None
     lines = card.text.splitlines()
     assert "| licence | not stated |" in lines and "| on the hub | not stated |" in lines
-    assert "No scores were given for this card. Take it that nothing was measured." in lines
+    assert "No scores were given for this card." in lines and card.data.eval_results is None
     assert "Measured on" not in card.text
 
 
@@ -436,7 +446,7 @@ def test_the_base_model_is_read_off_a_decoder_that_was_loaded_by_id(critic, tmp_
     model = ToyVAE()
     for name, found in (("somebody/vae", "somebody/vae"), (str(tmp_path), None), (None, None)):
         model.config = {"_name_or_path": name}
-        card = model_card(condition(toy_decoder(model), critic), "me/smiling")
+        card = condition(toy_decoder(model), critic).model_card("me/smiling")
         assert card.data.base_model == found
         assert (f"| on the hub | {found} |" in card.text) == (found is not None)
 
