@@ -1,12 +1,12 @@
 r"""The frozen decoder :math:`x = g(z)`.
 
 A `Decoder` works on a *frozen view* of the user's model: the module tree is copied, its tensors
-are shared. So the view is always in evaluation mode and its weights take no gradient, while the
-user's own object keeps its mode, its hooks and its `requires_grad` flags, and no memory is spent.
-Gradients flow through the view to `z`, and to nothing else.
+are shared. The view is always in evaluation mode and its weights take no gradient. The user's own
+object keeps its mode, its hooks and its `requires_grad` flags, and no memory is spent. Gradients
+flow through the view to `z` only.
 
-The fingerprint is a hash over the names, shapes and bytes of all weights and buffers. What is
-learned for one decoder is saved with it, and refuses to work with another.
+The fingerprint is a hash over the names, shapes and bytes of all weights and buffers. It is saved
+with whatever is trained for one decoder, and compared when that is loaded for another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = ["Decoder", "Posterior"]
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +27,13 @@ from ..storage.weights import fingerprint
 from .frozen import floating_dtype, frozen_view
 from .prior import Flow, Gaussian, Prior
 
-CHECKED = 32  # samples on which a flow must come back to where it started
+CHECKED = 32  # samples on which the inverse of a flow is verified
 RANGE_TOLERANCE = 0.05  # resampled or jittered images overshoot by a little
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What an encoder says of a batch: `mean (B, *latent_shape)` and `std`, or None for a point."""
+    """Output of an encoder: `mean (B, *latent_shape)`, and `std` or None if deterministic."""
 
     mean: Tensor
     std: Tensor | None = None
@@ -43,20 +44,23 @@ class Posterior:
 
 
 class Decoder(nn.Module):
-    r"""A generator that stays as it is, bit for bit.
+    r"""A frozen generator.
 
     Made by `latentctl.wrap` and `latentctl.load`; built directly by adapters.
 
     Arguments:
-        model: The user's model. It is viewed, not changed.
+        model: The user's model, which is not changed.
         decode: `decode(model, z) -> x`, with `z (B, *latent_shape)` and `x (B, *sample_shape)`.
         encode: `encode(model, x) -> Posterior`, or None for a generator without an encoder.
         latent_shape: Shape of one latent.
         sample_shape: Shape of one sample.
-        value_range: Lowest and highest value of a sample, or None where that has no meaning.
+        value_range: Lowest and highest value of a sample, or None for no bounds.
         prior: Density of the latents, N(0, I) by default.
         differentiable: Whether gradients reach `z`.
-        name: How the decoder is called in messages and packs.
+        name: Name of the decoder in messages and packs.
+
+    Attributes:
+        composed_of: `(decoder, flow)` of a decoder made by `through`, else None.
 
     Example:
         >>> model = nn.Linear(2, 3)
@@ -69,6 +73,7 @@ class Decoder(nn.Module):
     """
 
     prior: Prior
+    composed_of: tuple[Decoder, Flow] | None = None
 
     def __init__(
         self,
@@ -91,81 +96,95 @@ class Decoder(nn.Module):
         self.differentiable = differentiable
         self.name = name or type(model).__name__
         self.prior = prior if prior is not None else Gaussian(self.latent_shape)
-        self._decode = decode
-        self._encode = encode
+        self.decode_fn = decode
+        self.encode_fn = encode
         super().train(False)
 
     @property
     def can_encode(self) -> bool:
         """Whether there is an encoder, so that real inputs can be edited."""
-        return self._encode is not None
+        return self.encode_fn is not None
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return next((t.device for t in self._tensors()), torch.device("cpu"))
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((t.device for t in tensors), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating dtype of the weights."""
         return floating_dtype(self.model)
 
-    def _tensors(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]
-
     def train(self, mode: bool = True) -> Decoder:
-        """Does nothing: a decoder is always in evaluation mode."""
+        """Has no effect: a decoder is always in evaluation mode."""
         return self
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Samples `(B, *sample_shape)` of latents `z (B, *latent_shape)`, in `value_range`.
+
+        Arguments:
+            z: Latents.
+            batch_size: Latents that are decoded together; all of them by default.
 
         Raises:
             ShapeError: If `z` has another shape.
         """
         self.check_latent(z)
-        x = self._decode(self.model, z.to(self.device, self.dtype))
+        parts = [
+            self.decode_fn(self.model, part.to(self.device, self.dtype))
+            for part in _chunks(z, batch_size)
+        ]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return x.float() if x.is_floating_point() else x
 
     forward = decode
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Posterior:
+    def encode(self, x: Tensor, *, batch_size: int | None = None) -> Posterior:
         """The posterior of samples `x (B, *sample_shape)`.
 
+        Arguments:
+            x: Samples.
+            batch_size: Samples that are encoded together; all of them by default.
+
         Raises:
-            AdapterError: If the decoder came without an encoder.
+            AdapterError: If the decoder has no encoder.
             ShapeError: If `x` has another shape.
             InputError: If `x` holds a NaN or leaves `value_range`.
         """
-        if self._encode is None:
+        if self.encode_fn is None:
             raise AdapterError(
                 f"{self.name} was wrapped without an encoder, so real inputs cannot be encoded. "
-                f"Pass one: latentctl.wrap(model, encode=...), or let their latents be searched: "
+                f"Pass one: latentctl.wrap(model, encode=...), or search for their latents: "
                 f"latentctl.with_inversion(decoder)."
             )
         self.check_sample(x)
         if x.is_floating_point():
             x = x.to(self.dtype)
-        posterior = self._encode(self.model, x.to(self.device))
-        std = None if posterior.std is None else posterior.std.float()
-        return Posterior(posterior.mean.float(), std)
+        parts = [
+            self.encode_fn(self.model, part.to(self.device)) for part in _chunks(x, batch_size)
+        ]
+        means = [part.mean.float() for part in parts]
+        stds = [part.std.float() for part in parts if part.std is not None]
+        if len(parts) == 1:
+            return Posterior(means[0], stds[0] if stds else None)
+        return Posterior(torch.cat(means), torch.cat(stds) if stds else None)
 
     def through(self, flow: Flow) -> Decoder:
-        r"""The same samples, with base noise as the latent.
+        r"""The same samples, with the flow's base noise as the latent.
 
         .. math:: x = g(f^{-1}(e)), \quad e \sim \mathcal{N}(0, I)
 
-        Here N(0, I) is where the data are, so that critics, controllers and edits work as on a
-        VAE. Encoding gives the noise of the posterior's mean; its std, which the flow would bend,
-        is left out.
+        In this latent space the data follow N(0, I), as in a VAE. Encoding gives the noise of the
+        posterior's mean; its std is left out, because the flow is not linear.
 
         Arguments:
-            flow: A flow over this decoder's latents. It is frozen like the model.
+            flow: A flow over this decoder's latents. A copy of it is frozen like the model.
 
         Raises:
             ShapeError: If the flow is over latents of another shape.
-            NonFiniteError: If the flow does not come back to where it started.
+            NonFiniteError: If the inverse of the flow is not accurate on 32 samples.
 
         Example:
             >>> from latentctl import LatentFlow
@@ -182,8 +201,7 @@ class Decoder(nn.Module):
             )
         own: Any = copy.deepcopy(flow)  # .to() would move the caller's
         own.to(self.device).check_invertible(own.sample(CHECKED))
-        before, after = self._encode, self._decode
-        pair = nn.ModuleDict({"model": self.model, "flow": own})
+        before, after = self.encode_fn, self.decode_fn
 
         def encode(pair: Any, x: Tensor) -> Posterior:
             z = before(pair["model"], x).mean  # type: ignore[misc]
@@ -193,15 +211,36 @@ class Decoder(nn.Module):
             z = pair["flow"].from_base(e.to(floating_dtype(pair["flow"])))
             return after(pair["model"], z.to(floating_dtype(pair["model"])))
 
-        return Decoder(
-            pair,
+        composed = self.derived(
+            nn.ModuleDict({"model": self.model, "flow": own}),
             decode,
             None if before is None else encode,
+            name=f"{self.name} through a {flow.kind} flow",
+        )
+        view: Any = composed.model
+        composed.composed_of = self, view["flow"]
+        return composed
+
+    def derived(
+        self,
+        model: nn.Module,
+        decode: Callable[[Any, Tensor], Tensor],
+        encode: Callable[[Any, Tensor], Posterior] | None,
+        *,
+        name: str,
+        prior: Prior | None = None,
+    ) -> Decoder:
+        """A decoder of the same shapes and range with another model, functions, name and prior."""
+        return Decoder(
+            model,
+            decode,
+            encode,
             latent_shape=self.latent_shape,
             sample_shape=self.sample_shape,
             value_range=self.value_range,
+            prior=prior,
             differentiable=self.differentiable,
-            name=f"{self.name} through a {flow.kind} flow",
+            name=name,
         )
 
     def check_latent(self, z: Tensor) -> None:
@@ -209,7 +248,7 @@ class Decoder(nn.Module):
         if z.shape[1:] != self.latent_shape:
             raise ShapeError(
                 f"{self.name} decodes latents (B, {', '.join(map(str, self.latent_shape))}), "
-                f"it was given {tuple(z.shape)}."
+                f"these are {tuple(z.shape)}."
             )
 
     def check_sample(self, x: Tensor) -> None:
@@ -217,7 +256,7 @@ class Decoder(nn.Module):
         if x.shape[1:] != self.sample_shape:
             raise ShapeError(
                 f"{self.name} takes samples (B, {', '.join(map(str, self.sample_shape))}), "
-                f"it was given {tuple(x.shape)}. Resize, crop or convert them first."
+                f"these are {tuple(x.shape)}. Resize, crop or convert them first."
             )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
@@ -227,14 +266,14 @@ class Decoder(nn.Module):
         low, high = self.value_range
         if not x.is_floating_point():
             raise InputError(
-                f"{self.name} takes floating values in [{low:g}, {high:g}], it was given "
+                f"{self.name} takes floating values in [{low:g}, {high:g}], these are "
                 f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
             )
         slack = RANGE_TOLERANCE * (high - low)
         found = x.min().item(), x.max().item()
         if found[0] < low - slack or found[1] > high + slack:
             raise InputError(
-                f"{self.name} takes values in [{low:g}, {high:g}], it was given values in "
+                f"{self.name} takes values in [{low:g}, {high:g}], these are in "
                 f"[{found[0]:g}, {found[1]:g}]. Rescale them first."
             )
 
@@ -248,3 +287,9 @@ class Decoder(nn.Module):
             f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
             f"values in {self.value_range}"
         )
+
+
+def _chunks(rows: Tensor, batch_size: int | None) -> tuple[Tensor, ...]:
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}.")
+    return (rows,) if batch_size is None else rows.split(batch_size)

@@ -145,7 +145,7 @@ def with_inversion(
         (False, True)
     """
     _check_options(decoder, steps, starts)
-    name, prior, decode = decoder.name, decoder.prior, decoder._decode
+    name, prior, decode = decoder.name, decoder.prior, decoder.decode_fn
 
     def encode(model: Any, x: Tensor) -> Posterior:
         # the model is the new decoder's, which may have been moved
@@ -157,15 +157,8 @@ def with_inversion(
         _say(name, found)
         return Posterior(found.z)
 
-    return Decoder(
-        decoder.model,
-        decode,
-        encode,
-        latent_shape=decoder.latent_shape,
-        sample_shape=decoder.sample_shape,
-        value_range=decoder.value_range,
-        prior=prior,
-        name=f"{name} with inversion",
+    return decoder.derived(
+        decoder.model, decode, encode, name=f"{name} with inversion", prior=prior
     )
 
 

@@ -1,4 +1,4 @@
-r"""The prior that a VAE was trained with, and the Gaussian that matches the data's moments.
+r"""What a decoder requires of a prior, and the Gaussian: N(0, I) or the data's moments.
 
 .. math:: p(z) = \mathcal{N}(z \mid \mu, \mathrm{diag}(\sigma^2))
 """
@@ -9,29 +9,15 @@ __all__ = ["Flow", "Gaussian", "Prior"]
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from ..latents import Latents
 from ..random import noise
-
-if TYPE_CHECKING:
-    from ..latents import Latents
-
-
-class Flow(Protocol):
-    """A prior that is an invertible map of white noise."""
-
-    latent_shape: tuple[int, ...]
-    kind: str
-
-    def sample(self, count: int, *, seed: int = 0, start: int = 0) -> Tensor: ...
-    def log_prob(self, z: Tensor) -> Tensor: ...
-    def to_base(self, z: Tensor) -> Tensor: ...
-    def from_base(self, e: Tensor) -> Tensor: ...
-    def check_invertible(self, z: Tensor) -> None: ...
+from ..storage import Saved
 
 
 class Prior(Protocol):
@@ -44,7 +30,18 @@ class Prior(Protocol):
         """Log-density in nats, `(B,)`."""
 
 
-class Gaussian(nn.Module):
+class Flow(Prior, Protocol):
+    """A prior that is an invertible map of white noise."""
+
+    latent_shape: tuple[int, ...]
+    kind: str
+
+    def to_base(self, z: Tensor) -> Tensor: ...
+    def from_base(self, e: Tensor) -> Tensor: ...
+    def check_invertible(self, z: Tensor) -> None: ...
+
+
+class Gaussian(Saved, kind="gaussian"):
     """An axis-aligned normal distribution over latents.
 
     Arguments:
@@ -71,8 +68,10 @@ class Gaussian(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
-        self.register_buffer("mean", torch.as_tensor(mean).float().expand(self.latent_shape))
-        self.register_buffer("std", torch.as_tensor(std).float().expand(self.latent_shape))
+        self.config = {"latent_shape": list(latent_shape)}
+        for name, value in (("mean", mean), ("std", std)):
+            value = torch.as_tensor(value).float().expand(self.latent_shape)
+            self.register_buffer(name, value.clone())  # an expanded tensor cannot be loaded into
         if not bool((self.std > 0).all()):
             raise InputError(
                 f"A Gaussian needs a positive std in every dimension, the smallest given is "
@@ -108,7 +107,7 @@ class Gaussian(nn.Module):
         if z.shape[1:] != self.latent_shape:
             raise ShapeError(
                 f"This prior is over latents (B, {', '.join(map(str, self.latent_shape))}), "
-                f"it was given {tuple(z.shape)}."
+                f"these are {tuple(z.shape)}."
             )
         normal = -0.5 * ((z - self.mean) / self.std) ** 2 - self.std.log()
         return normal.flatten(1).sum(1) - 0.5 * math.log(2 * math.pi) * math.prod(self.latent_shape)

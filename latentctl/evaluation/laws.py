@@ -246,7 +246,7 @@ def _check_gradient(decoder: Decoder, seed: int) -> None:
     exact = copy.deepcopy(decoder).double()
 
     def read(latents: Tensor) -> Tensor:
-        x = exact._decode(exact.model, latents)  # decode() itself rounds to float32
+        x = exact.decode_fn(exact.model, latents)  # decode() itself rounds to float32
         w = noise(0, len(x), decoder.sample_shape, seed=seed, purpose="read-out")
         return (x * w.to(x)).sum()
 
@@ -255,7 +255,7 @@ def _check_gradient(decoder: Decoder, seed: int) -> None:
     direction = noise(0, len(z), decoder.latent_shape, seed=seed, purpose="direction").to(z)
     direction = direction / direction.norm()
     with torch.no_grad():
-        h, tolerance = STEPS.get(exact._decode(exact.model, z).dtype, (3e-2, 0.5))
+        h, tolerance = STEPS.get(exact.decode_fn(exact.model, z).dtype, (3e-2, 0.5))
         slope = (read(z + h * direction) - read(z - h * direction)) / (2 * h)
     stated = (gradient * direction).sum()
     size = gradient.norm() / math.sqrt(gradient.numel())

@@ -43,14 +43,14 @@ class Saved(nn.Module):
         ('Double', {'size': 3})
     """
 
-    kind: ClassVar[str] = ""
+    saved_as: ClassVar[str] = ""
     config: dict[str, Any]
     """Keyword arguments that build it, as JSON can hold them."""
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
         if kind:
-            cls.kind = kind
+            cls.saved_as = kind
             KINDS[kind] = cls
 
     def parts(self) -> dict[str, nn.Module | None]:
@@ -69,7 +69,7 @@ class Saved(nn.Module):
             InputError: If it holds a module that cannot be saved, such as a network of the user's.
             CheckpointError: If the disk is full, or `path` holds files of others.
         """
-        return save_folder(path, *pack_modules({self.kind: self}))
+        return save_folder(path, *pack_modules({self.saved_as: self}))
 
     @classmethod
     def load(cls, path: str | Path, **given: nn.Module) -> Self:
@@ -85,7 +85,7 @@ class Saved(nn.Module):
         """
         tensors, state = load_folder(path)
         found = unpack_modules(tensors, state, given)
-        loaded = found.get(cls.kind) if cls.kind else next(iter(found.values()), None)
+        loaded = found.get(cls.saved_as) if cls.saved_as else next(iter(found.values()), None)
         if not isinstance(loaded, cls):
             kinds = ", ".join(type(module).__name__ for module in found.values())
             raise CheckpointError(f"{path} holds {kinds or 'nothing'}, not a {cls.__name__}.")
@@ -111,7 +111,7 @@ def pack_modules(
             return {"given": outside[id(module)], "fingerprint": fingerprint(module)}
         if id(module) in seen:
             return {"same": seen[id(module)]}
-        if not isinstance(module, Saved) or not module.kind:
+        if not isinstance(module, Saved) or not module.saved_as:
             raise InputError(
                 f"The {type(module).__name__} cannot be saved as {name!r}: it is not one of "
                 f"latentctl's own ({', '.join(sorted(KINDS))}). Save its state_dict yourself."
@@ -126,7 +126,7 @@ def pack_modules(
         described = {key: describe(part, f"{name}.{key}") for key, part in parts.items()}
         if own:
             tensors[name] = own
-        return {"kind": module.kind, "config": module.config, "parts": described}
+        return {"kind": module.saved_as, "config": module.config, "parts": described}
 
     state = {name: describe(module, name) for name, module in modules.items()}
     return tensors, {"modules": state}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder import Decoder, Gaussian, Posterior
 from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError, InputError, LawError, ShapeError
 from latentctl.evaluation.laws import check_critic, check_decoder
@@ -102,6 +102,34 @@ def test_wrong_input_is_refused_with_what_was_found_and_what_to_do():
     with pytest.raises(InputError, match=r"rows \[2\]"):
         build(Noisy(), value_range=None).encode(x.index_fill(0, torch.tensor(2), float("inf")))
     assert decoder.encode(x * 1.04).mean.shape == (3, 4), "resampling may overshoot a little"
+
+
+def test_chunks_of_batch_size_give_the_same_samples_and_one_posterior():
+    decoder = build(Noisy())
+    sizes = []
+    plain_decode, plain_encode = decoder.decode_fn, decoder.encode_fn
+    decoder.decode_fn = lambda m, z: (sizes.append(len(z)), plain_decode(m, z))[1]
+    decoder.encode_fn = lambda m, x: (sizes.append(len(x)), plain_encode(m, x))[1]
+    z = torch.randn(7, 4, requires_grad=True)
+    x = decoder.decode(z, batch_size=3)
+    assert sizes == [3, 3, 1]
+    assert torch.equal(x, torch.cat([decoder.decode(part) for part in z.split(3)]))
+    x.sum().backward()
+    assert bool((z.grad.flatten(1) != 0).any(1).all())
+    posterior = decoder.encode(x.detach(), batch_size=4)
+    assert sizes[-2:] == [4, 3]
+    assert posterior.mean.shape == posterior.std.shape == (7, 4)
+    assert torch.allclose(posterior.mean, decoder.encode(x.detach()).mean, atol=1e-6)
+    assert decoder.decode(z[:0], batch_size=3).shape == (0, 3, 2, 2)
+    with pytest.raises(InputError, match="batch_size must be at least 1, not 0"):
+        decoder.decode(z, batch_size=0)
+
+
+def test_a_gaussian_is_saved_and_loaded_bit_for_bit(tmp_path):
+    prior = Gaussian((2, 1, 1), mean=torch.tensor([[[0.1]], [[0.2]]]), std=0.3)
+    again = Gaussian.load(prior.save(tmp_path / "prior"))
+    assert torch.equal(again.sample(5, seed=1), prior.sample(5, seed=1))
+    assert again.latent_shape == (2, 1, 1)
 
 
 def test_a_decoder_without_encoder_says_how_to_give_one():
