@@ -1,117 +1,93 @@
-"""Carries a request out on latents, and says what came of it."""
+"""Carries a request out on latents, and measures what was achieved."""
 
 from __future__ import annotations
 
-__all__ = ["apply_request", "probabilities"]
+__all__ = ["apply_request"]
 
-import math
-from typing import TYPE_CHECKING, Any
+import dataclasses
 
 import torch
 from torch import Tensor
 
-from ..controllers import Controller
-from ..controllers.base import scaled
-from ..critics import Critic
-from ..errors import InputError
+from ..controllers import Controller, Request
+from ..critics import Critic, PixelCritic
+from ..critics.base import Scored
+from ..decoder import Decoder
 from .outcome import Outcome
 from .request import least_likely
 
-if TYPE_CHECKING:
-    from .conditional import Conditional
-
 BATCH = 64  # samples decoded at once
-SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
-
-
-def probabilities(critic: Critic | Critic, z: Tensor) -> Tensor:
-    """Of each attribute that the critic names, `(B, K)`; `(B, 0)` if it names none."""
-    if isinstance(critic, Critic):
-        return critic.probability(z)
-    return z.new_empty(len(z), 0)
 
 
 @torch.no_grad()
 def apply_request(
-    given: Conditional,
+    decoder: Decoder,
+    critic: Critic,
     controller: Controller,
+    evaluator: PixelCritic | None,
     z: Tensor,
-    asked: Tensor,
-    held: Tensor,
-    where: Critic | None,
+    request: Request,
     *,
-    strength: float = 1.0,
-    seed: int = 0,
-    start: int = 0,
-    region: Tensor | None = None,
-    spare: bool = False,
+    skip_satisfied: bool = False,
 ) -> Outcome:
     """Latents moved by a controller, decoded, with their receipt.
 
+    The critic, and the evaluator if there is one, score each latent once before the move and once
+    after it.
+
     Arguments:
-        given: The parts that were conditioned.
-        controller: Its controller of samples, or of edits.
+        decoder: The decoder.
+        critic: The critic of the attributes.
+        controller: The controller of samples, or of edits.
+        evaluator: The independent critic whose scores the receipt has; `critic` if None.
         z: Latents, `(B, *latent_shape)`.
-        asked: Targets `(B, K)`, NaN = not asked.
-        held: Which attributes are held where they are, `(B, K)` booleans.
-        where: A further critic to satisfy.
-        strength: Share of the move.
-        seed: Seed of the controller's noise.
-        start: Index of the first latent in the sequence that `seed` names.
-        region: Share of the move that each cell may take, `(B, 1, h, w)`.
-        spare: Whether latents stay that have what is asked already.
+        request: What is requested, with `target` and `hold`.
+        skip_satisfied: Whether latents stay for which the request holds already.
     """
-    decoder, critic, evaluator, threshold = (
-        given.decoder,
-        given.critic,
-        given.evaluator,
-        given.threshold,
-    )
-    only = critic if isinstance(critic, Critic) else None
-    if not 0 <= strength < math.inf:
-        raise InputError(f"strength is the share of a move, it was given as {strength}.")
-    # a network was trained for the critic; any other controller is told of it
-    goal = where if controller.learned else where or only
-    where = where or only
-    before = probabilities(critic, z)
-    y = torch.where(held, before.clamp(1 - SURE, SURE), asked)
-    known = before if evaluator is None else evaluator.in_parts(z)
+    request = request.for_latents(z)
+    free = z.new_full((len(z), len(critic.names)), torch.nan)
+    target = free if request.target is None else request.target
+    hold = torch.zeros_like(target, dtype=torch.bool) if request.hold is None else request.hold
+    where = request.where
+    if not critic.names and where is None:
+        where = critic  # a critic without names is itself what is requested
+        request = request if controller.learned else dataclasses.replace(request, where=where)
+    judge = critic if evaluator is None else evaluator
     seen_by = where if where is None or evaluator is None else where.of(evaluator)
-    todo = torch.ones(len(z), dtype=torch.bool, device=z.device)
-    if spare:
-        todo = least_likely(z, known, asked, seen_by) < threshold
-    evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
-    moved = z
-    if strength != 0 and bool(todo.any()):
-        options: dict[str, Any] = {
-            "where": goal,
-            "threshold": threshold,
-            "seed": seed,
-            "index": start + todo.nonzero().flatten(),
-        }
-        if region is None:
-            move = controller.move(z[todo], y[todo], **options)
-        else:
-            move = controller.move_within(region[todo], z[todo], y[todo], **options)
+
+    def receipt(z: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of the attributes, and of the least likely part of the request."""
+        scored = Scored(judge.names, logits)
+        known = None if seen_by is None else seen_by.of(scored, instead_of=judge)
+        named = logits.sigmoid() if judge.names else logits.new_empty(len(z), 0)
+        return named, least_likely(z, named, target, known)
+
+    logits = critic.score(z)
+    if critic.names:
+        request = dataclasses.replace(request, current=logits.sigmoid())
+    before, least = receipt(z, logits if evaluator is None else evaluator.score(z))
+    active = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    if skip_satisfied:
+        active = least < request.threshold
+    moved, evaluations = z, torch.zeros(len(z), dtype=torch.long, device=z.device)
+    if request.strength != 0 and bool(active.any()):
+        move = controller.move(z[active], request.rows(active))
         moved = z.clone()
-        moved[todo] = scaled(z[todo], move.z, strength)
-        evaluations[todo] = move.evaluations
-    x = torch.cat([decoder.decode(part) for part in moved.split(BATCH)])
-    if evaluator is None:
-        after = probabilities(critic, moved)
-    else:
-        after = torch.cat([evaluator.of_samples(part).sigmoid() for part in x.split(BATCH)])
-    least = least_likely(moved, after, asked, seen_by)
+        moved[active], evaluations[active] = move.z, move.evaluations
+    x = decoder.decode(moved, batch_size=BATCH)
+    logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
+    after, least = receipt(moved, logits)
+    whole = request.strength >= 1
     return Outcome(
         x=x,
         z=moved,
         start=z,
-        satisfied=least >= threshold,
-        unreachable=(least < 0.5) if strength >= 1 else torch.zeros_like(todo),
+        satisfied=least >= request.threshold,
+        unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
-        leakage=torch.where(held, (after - known).abs(), torch.nan),
+        leakage=torch.where(hold, (after - before).abs(), torch.nan),
         shift=(moved - z).flatten(1).square().mean(1).sqrt(),
         evaluations=evaluations,
-        names=given.names,
+        names=critic.names,
         value_range=decoder.value_range,
     )

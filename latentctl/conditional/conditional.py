@@ -1,9 +1,9 @@
-"""A frozen decoder that takes orders.
+"""A frozen decoder with attributes: samples, edits, and a receipt of what was achieved.
 
-A `Conditional` joins a decoder, a critic and a controller. Every answer is an `Outcome`: the
-samples, and a receipt that says of each one whether the request is satisfied, how probable each
-attribute is now, how far the attributes that should have stayed have moved, how far the latent
-went, and what it cost. The receipt speaks of what was achieved, never of what was asked.
+A `Conditional` joins a decoder, a critic and a controller. Every result is an `Outcome`: the
+samples, and for each of them whether the request is satisfied, the probability of each attribute,
+how far held attributes changed, how far the latent moved, and the number of evaluations. The
+receipt reports what was achieved, not what was requested.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..controllers import Controller, Refined, Updater
+from ..controllers import Controller, Refined, Request, Updater
 from ..controllers.cgml.completion import Completion, complete
-from ..critics import Critic, PixelCritic, RealismCritic
+from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..errors import InputError
-from ..knowledge.base import KnowledgeBase
-from ..knowledge.knowledge import Knowledge
-from .apply import apply_request, probabilities
+from ..knowledge import KnowledgeBase
+from ..latents import Latents
+from .apply import apply_request
 from .card import model_card
 from .hub import fetch, push
 from .outcome import Outcome
 from .pack import load_pack, save_pack
-from .request import Value, asked_targets, held_targets, latent_region
+from .parts import fitting_parts
+from .request import Value, held_attributes, latent_region, requested_targets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
-
-    from ..latents import Latents
 
 BATCH = 64  # samples encoded at once
 
@@ -46,7 +45,7 @@ class Conditional:
     """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
 
     decoder: Decoder
-    critic: Critic | Critic
+    critic: Critic
     controller: Controller
     editor: Controller
     realism: RealismCritic | None
@@ -55,14 +54,9 @@ class Conditional:
     threshold: float
 
     @property
-    def attributes(self) -> Critic | None:
-        """The critic, if it has named attributes."""
-        return self.critic if isinstance(self.critic, Critic) else None
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The attributes, in the order of the columns."""
-        return self.attributes.names if self.attributes is not None else ()
+        return self.critic.names
 
     def sample(
         self,
@@ -91,13 +85,19 @@ class Conditional:
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
-        asked = asked_targets(self.names, count, y, where, attributes).to(self.decoder.device)
-        z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        # what the critic is content with already may still be nothing that the data knows
-        mover, held = self.controller, torch.zeros_like(asked, dtype=torch.bool)
-        return apply_request(
-            self, mover, z, asked, held, where, strength=strength, seed=seed, start=start
+        target = requested_targets(self.names, count, y, where, attributes)
+        index = torch.arange(start, start + count)
+        request = Request(
+            target=target,
+            where=where,
+            strength=strength,
+            threshold=self.threshold,
+            seed=seed,
+            index=index,
         )
+        z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
+        # samples that satisfy the request already are moved as well: they may be off-manifold
+        return apply_request(self.decoder, self.critic, self.controller, self.evaluator, z, request)
 
     def edit(
         self,
@@ -134,28 +134,32 @@ class Conditional:
             InputError: If a value is out of [0, 1], the request contradicts itself, or `x` is not
                 finite or in the decoder's range.
         """
-        asked = asked_targets(self.names, len(x), y, where, attributes).to(self.decoder.device)
-        held = held_targets(self.names, asked, where, hold)
-        z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        region = None if mask is None else latent_region(mask, self.decoder, len(z)).to(z)
-        return apply_request(
-            self,
-            self.editor,
-            z,
-            asked,
-            held,
-            where,
+        target = requested_targets(self.names, len(x), y, where, attributes)
+        z = self.decoder.encode(x, batch_size=BATCH).mean
+        request = Request(
+            target=target,
+            hold=held_attributes(self.names, target, where, hold),
+            where=where,
+            region=None if mask is None else latent_region(mask, self.decoder, len(z)),
             strength=strength,
+            threshold=self.threshold,
             seed=seed,
-            region=region,
-            spare=True,
+        )
+        return apply_request(
+            self.decoder,
+            self.critic,
+            self.editor,
+            self.evaluator,
+            z,
+            request,
+            skip_satisfied=True,
         )
 
     @torch.no_grad()
     def score(self, x: Tensor) -> Tensor:
         """Probability of each attribute of inputs `x (B, *sample_shape)`, `(B, K)`."""
-        z = torch.cat([self.decoder.encode(part).mean for part in x.split(BATCH)])
-        return probabilities(self.critic, z)
+        z = self.decoder.encode(x, batch_size=BATCH).mean
+        return self.critic.probability(z) if self.names else z.new_empty(len(z), 0)
 
     def complete(
         self,
@@ -188,39 +192,46 @@ class Conditional:
             seed=seed,
         )
 
-    def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
-        """Learns one more attribute, in seconds; what the others say stays as it is, bit for bit.
+    def add(self, name: str, latents: Latents, **options: Any) -> Critic:
+        """Learns one more attribute, in seconds, and changes no older output, bit for bit.
 
-        From now on `edit` holds the new one too, unless it is asked otherwise (`hold=[...]`).
+        A `KnowledgeBase` learns it as a `Knowledge`, any other critic is joined by an
+        `AttributeCritic` of that label. From now on `edit` holds the new attribute too, unless
+        `hold` says otherwise.
 
         Arguments:
             name: The attribute, a label of `latents`.
             latents: Encodings of data with that label.
-            options: As in `Knowledge.fit`.
+            options: As in `Knowledge.fit` or `AttributeCritic.fit`.
+
+        Returns:
+            The critic of the new attribute.
 
         Raises:
-            InputError: If the critic is not a `KnowledgeBase`, or the controller, the editor or
-                the evaluator knows the older attributes only.
+            InputError: If there is an attribute of that name, or if the controller, the editor or
+                the evaluator is limited to the older attributes.
         """
-        if not isinstance(self.critic, KnowledgeBase):
-            raise InputError(
-                f"A {type(self.critic).__name__} was fitted at once and does not grow. Use "
-                f"condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))."
-            )
         if self.evaluator is not None:
             raise InputError(
-                f"The evaluator knows {', '.join(self.names)} and cannot learn {name}. Condition "
-                f"without evaluator=, or with one that knows all attributes."
+                f"The evaluator has the attributes {', '.join(self.names)}, not {name}. Condition "
+                f"without evaluator=, or with one that has all attributes."
             )
         for mover in (self.controller, self.editor):
             if mover.learned or isinstance(mover, Refined):
                 raise InputError(
                     f"The {type(mover).__name__} was made for {', '.join(self.names)}. Use the "
-                    f"default controller and editor, which climb any critic."
+                    f"default controller and editor, which ascend any critic."
                 )
-        new = self.critic.add(name, latents, **options)
+        if isinstance(self.critic, KnowledgeBase):
+            self.critic.add(name, latents, **options)
+        else:
+            new = AttributeCritic.fit(latents.select([name]), **options)
+            older = self.critic if isinstance(self.critic, JoinedCritic) else [self.critic]
+            self.critic = JoinedCritic(*older, new.to(self.critic.device)).eval()
         self.critic.to(self.decoder.device)
-        return new
+        for mover in (self.controller, self.editor):
+            mover.attributes = self.critic
+        return self.critic[name]
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Saves what was learned as a pack: a folder without the decoder's weights.
@@ -333,8 +344,5 @@ class Conditional:
             token=token,
             cache_dir=cache_dir,
         )
-        from .condition import condition  # which makes objects of this class
-
-        return condition(
-            decoder, **load_pack(path, decoder, refine_with=refine_with, evaluator=evaluator)
-        )
+        parts = load_pack(path, decoder, refine_with=refine_with, evaluator=evaluator)
+        return cls(**fitting_parts(decoder, **parts))

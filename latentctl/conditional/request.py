@@ -1,8 +1,8 @@
-"""What a user asks of attributes, as targets `(B, K)`: 0, 1, a probability, or NaN for free."""
+"""From what a caller writes to a `Request`: names, values, expressions, holds and masks."""
 
 from __future__ import annotations
 
-__all__ = ["Value", "asked_targets", "held_targets", "latent_region", "least_likely"]
+__all__ = ["Value", "held_attributes", "latent_region", "least_likely", "requested_targets"]
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,27 +15,27 @@ from ..critics import Critic
 from ..decoder import Decoder
 from ..errors import InputError, ShapeError, UnknownNameError
 
-PART = 64  # latents that a critic may have to decode
+BATCH = 64  # latents of a critic that may decode them
 
 Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
-"""What a user gives to an attribute: one value for all samples, or one each."""
+"""What a caller gives for an attribute: one value for all samples, or one each."""
 
 
-def asked_targets(
+def requested_targets(
     names: Sequence[str],
     count: int,
     y: Tensor | None,
     where: Critic | None,
     named: Mapping[str, Value],
 ) -> Tensor:
-    """Targets `(count, K)`, NaN where nothing is asked.
+    """Targets `(count, K)`, NaN where nothing is requested.
 
     Arguments:
-        names: The K attributes that the critic knows.
+        names: The K attributes of the critic.
         count: Number of samples.
         y: Targets `(count, K)` or `(1, K)`, instead of `named`.
-        where: A critic that is to be satisfied as well.
-        named: A value for each attribute that is asked for.
+        where: A critic to satisfy as well.
+        named: A value for each requested attribute.
 
     Raises:
         UnknownNameError: If an attribute is not known.
@@ -43,7 +43,7 @@ def asked_targets(
         InputError: If a value is out of [0, 1], or the request contradicts itself.
 
     Example:
-        >>> asked_targets(["Smiling", "Male"], 2, None, None, {"Male": [True, None]})
+        >>> requested_targets(["Smiling", "Male"], 2, None, None, {"Male": [True, None]})
         tensor([[nan, 1.],
                 [nan, nan]])
     """
@@ -55,49 +55,49 @@ def asked_targets(
                 f"Targets `y` for {count} samples are ({count}, {len(names)}) or "
                 f"(1, {len(names)}), these are {tuple(y.shape)}. Columns: {', '.join(names)}."
             )
-        asked = y.float().expand(count, -1).clone()
+        requested = y.float().expand(count, -1).clone()
     else:
-        asked = torch.full((count, len(names)), torch.nan)
+        requested = torch.full((count, len(names)), torch.nan)
     for name, value in named.items():
-        asked[:, _index(names, name)] = _column(name, value, count).to(asked.device)
-    if bool(((asked < 0) | (asked > 1)).any()):
+        requested[:, _index(names, name)] = _column(name, value, count).to(requested.device)
+    if bool(((requested < 0) | (requested > 1)).any()):
         raise InputError("Targets are probabilities in [0, 1]; True and False are 1 and 0.")
     if where is not None:
-        some = (~torch.isnan(asked)).any(0)
+        some = (~torch.isnan(requested)).any(0)
         both = {name for name, a in zip(names, some, strict=True) if a} & where.attributes
         if both:
             raise InputError(
-                f"{', '.join(sorted(both))} is asked by name and in `where`: the request may "
-                f"contradict itself. Say it once."
+                f"{', '.join(sorted(both))} is requested by name and in `where`, which may "
+                f"contradict each other. Name it in one of both."
             )
-    return asked
+    return requested
 
 
-def held_targets(
-    names: Sequence[str], asked: Tensor, where: Critic | None, hold: bool | Iterable[str]
+def held_attributes(
+    names: Sequence[str], requested: Tensor, where: Critic | None, hold: bool | Iterable[str]
 ) -> Tensor:
-    """Which attributes of which samples are held where they are, `(B, K)` booleans.
+    """Which attributes of which samples are held, `(B, K)` booleans.
 
     Arguments:
-        names: The K attributes that the critic knows.
-        asked: Targets, `(B, K)`, NaN where nothing is asked.
-        where: A critic to be satisfied; what it speaks of is not held.
-        hold: All that is not asked, none, or some by name.
+        names: The K attributes of the critic.
+        requested: Targets, `(B, K)`, NaN where nothing is requested.
+        where: A critic to satisfy; the attributes it depends on are not held.
+        hold: True for all that is not requested, False for none, or names.
 
     Raises:
         UnknownNameError: If an attribute is not known.
         InputError: If an attribute is to be held and to be changed.
     """
-    free = torch.isnan(asked)
-    spoken = where.attributes if where is not None else frozenset[str]()
+    free = torch.isnan(requested)
+    used = where.attributes if where is not None else frozenset[str]()
     if isinstance(hold, bool):
-        unspoken = torch.tensor([name not in spoken for name in names], dtype=torch.bool)
-        return free & hold & unspoken.to(free.device)
+        unused = torch.tensor([name not in used for name in names], dtype=torch.bool)
+        return free & hold & unused.to(free.device)
     held = torch.zeros_like(free)
     for name in [hold] if isinstance(hold, str) else hold:
         column = _index(names, name)
-        if not bool(free[:, column].all()) or name in spoken:
-            raise InputError(f"{name} is to be changed and to be held: ask for one of both.")
+        if not bool(free[:, column].all()) or name in used:
+            raise InputError(f"{name} is to be changed and to be held. Name it in one of both.")
         held[:, column] = True
     return held
 
@@ -135,27 +135,25 @@ def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
     return cells.float().expand(count, -1, -1, -1)
 
 
-def least_likely(z: Tensor, probability: Tensor, asked: Tensor, where: Critic | None) -> Tensor:
+def least_likely(z: Tensor, probability: Tensor, target: Tensor, where: Critic | None) -> Tensor:
     """Probability `(B,)` of that part of each request which is least likely to hold.
 
     Arguments:
         z: Latents, `(B, *latent_shape)`.
         probability: Of each attribute, `(B, K)`.
-        asked: Targets, `(B, K)`, NaN where nothing is asked.
+        target: Targets, `(B, K)`, NaN where nothing is requested.
         where: A critic to satisfy as well.
     """
-    agreement = torch.where(torch.isnan(asked), 1.0, 1 - (probability - asked).abs())
-    least = torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
+    agreement = torch.where(torch.isnan(target), 1.0, 1 - (probability - target).abs())
     if where is not None:
-        parts = (where.probability(part) for part in z.split(PART))
-        least = torch.minimum(least, torch.cat(list(parts)))
-    return least
+        agreement = torch.cat([agreement, where.score(z, batch_size=BATCH).sigmoid()], 1)
+    return torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
 
 
 def _index(names: Sequence[str], name: str) -> int:
     if not names:
         raise InputError(
-            f"{name} was asked of a critic without named attributes. Use an AttributeCritic."
+            f"{name} was requested, but the critic has no named attributes. Use an AttributeCritic."
         )
     if name not in names:
         raise UnknownNameError("attribute", name, names)

@@ -9,6 +9,7 @@ __all__ = [
     "FlowMatching",
     "Move",
     "Refined",
+    "Request",
     "Transport",
     "Updater",
     "amortise",
@@ -23,4 +24,5 @@ from .cgml.updater import Updater
 from .distillation import teach
 from .flow_matching import FlowMatching
 from .refined import Refined
+from .request import Request
 from .transport import Transport

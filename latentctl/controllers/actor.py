@@ -24,7 +24,7 @@ from __future__ import annotations
 
 __all__ = ["Actor", "players"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics import AttributeCritic, Critic, RealismCritic
+from ..critics import AttributeCritic, RealismCritic
 from ..critics.base import cross_entropy
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
@@ -42,12 +42,12 @@ from ..nn.trunk import GatedResidual
 from ..random import generator, seeded
 from ..training import Player, Step, fit
 from .ascent import distance
-from .base import THRESHOLD, Controller, Move, refuse_where
-from .imitation import PAIRS, clone
-from .targets import free_some, origins, target_context
+from .base import Controller, Move, refuse_where
+from .imitation import DEMONSTRATIONS, clone
+from .request import Request, draw_targets, prior_starts, target_context
 
 
-class Actor(Controller):
+class Actor(Controller, kind="actor"):
     """One forward pass to any target, free attributes included.
 
     Arguments:
@@ -63,8 +63,6 @@ class Actor(Controller):
     """
 
     learned = True
-    realism: RealismCritic | None
-    """The critic it was trained against, set by `fit`."""
 
     def __init__(
         self,
@@ -75,7 +73,6 @@ class Actor(Controller):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        self.realism = None  # not on the class, where it would hide the submodule
         self.latent_shape, self.names = tuple(latent_shape), tuple(names)
         self.config = {
             "latent_shape": list(latent_shape),
@@ -85,19 +82,16 @@ class Actor(Controller):
         }
         self.net = GatedResidual(latent_shape, context=2 * len(names), width=width, depth=depth)
 
-    def move(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
-    ) -> Move:
-        refuse_where(self, where)
-        moved: Tensor = self.net(z, target_context(z, y, self.names))
+    def search(self, z: Tensor, request: Request) -> Move:
+        refuse_where(self, request.where)
+        moved: Tensor = self.net(z, target_context(z, request.values, self.names))
         return Move(moved, torch.ones(len(z), dtype=torch.long, device=z.device))
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> Actor:
+        actor = cls(**config)
+        actor.realism = parts.get("realism")
+        return actor
 
     @classmethod
     def fit(
@@ -111,8 +105,8 @@ class Actor(Controller):
         attribute_weight: float = 0.0,
         distance_weight: float = 0.0,
         teacher: Controller | None = None,
-        lessons: int = 2000,
-        head_start: int = 150,
+        demonstration_steps: int = 2000,
+        critic_warmup_steps: int = 150,
         max_train_steps: int = 3000,
         batch_size: int = 256,
         learning_rate: float = 3e-4,
@@ -130,16 +124,17 @@ class Actor(Controller):
             depth: Number of layers.
             attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
             distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
-            teacher: A controller whose moves are imitated before the game, such as a
-                `FlowMatching`. The paper has none, and plays for 200,000 steps.
-            lessons: Steps of that imitation.
-            head_start: Steps of the critic alone before a taught actor plays.
-            max_train_steps: Steps of the game, over both players; 0 for imitation alone.
+            teacher: A controller whose moves are cloned before the adversarial training, such as
+                a `FlowMatching`. The paper has none, and trains for 200,000 steps.
+            demonstration_steps: Steps of that cloning.
+            critic_warmup_steps: Steps of the realism critic alone after the cloning.
+            max_train_steps: Steps of the adversarial training, over both players; 0 for cloning
+                alone.
             batch_size: Latents in a step.
             learning_rate: Of both players.
             seed: Decides every random number.
-            output_dir: Gets the logs and checkpoints of `lessons`, `head_start` and `game`,
-                a folder each.
+            output_dir: Gets the logs and checkpoints of `demonstrations`, `critic_warmup` and
+                `game`, a folder each.
             options: Further arguments of `players` and of `latentctl.training.fit`.
         """
         names = latents.names if latents.labels is not None else ()
@@ -151,18 +146,18 @@ class Actor(Controller):
         chosen = {key: options.pop(key) for key in list(options) if key in PLAYER_OPTIONS}
         where = None if output_dir is None else Path(output_dir)
         options = {"progress": False, **options}
-        if teacher is not None and lessons:
+        if teacher is not None and demonstration_steps:
             clone(
                 actor,
                 teacher,
                 latents,
                 prior=prior,
                 distance_weight=distance_weight,
-                pairs=min(PAIRS, lessons * batch_size),
-                max_train_steps=lessons,
+                demonstrations=min(DEMONSTRATIONS, demonstration_steps * batch_size),
+                max_train_steps=demonstration_steps,
                 batch_size=batch_size,
                 seed=seed,
-                output_dir=where and where / "lessons",
+                output_dir=where and where / "demonstrations",
                 **options,
             )
         game = players(
@@ -177,9 +172,9 @@ class Actor(Controller):
             **chosen,
         )
         options = {"batch_size": batch_size, "seed": seed, **options}
-        if teacher is not None and head_start:
-            folder = where and where / "head_start"
-            fit(game[0], latents, max_train_steps=head_start, output_dir=folder, **options)
+        if teacher is not None and critic_warmup_steps:
+            folder = where and where / "critic_warmup"
+            fit(game[0], latents, max_train_steps=critic_warmup_steps, output_dir=folder, **options)
         if max_train_steps:
             folder = where and where / "game"
             history = fit(
@@ -241,11 +236,11 @@ def players(
     used = latents.posterior_std()
 
     def targets(batch: Latents, step: Step) -> Tensor | None:
-        return free_some(batch.labels, step, free_share) if actor.names else None
+        return draw_targets(batch.labels, step, free_share) if actor.names else None
 
     def critic_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
         real = batch.sample(step.normal(*actor.latent_shape))
-        fake, y, other = origins(start, step), targets(batch, step), None
+        fake, y, other = prior_starts(start, step), targets(batch, step), None
         raw = torch.rand((), generator=generator(step.seed, step.index, purpose="raw prior"))
         if raw.item() >= prior_share:
             with torch.no_grad():
@@ -259,7 +254,7 @@ def players(
         return loss, dict(logs)
 
     def actor_loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor | float]]:
-        z, y = origins(start, step), targets(batch, step)
+        z, y = prior_starts(start, step), targets(batch, step)
         if distance_weight and y is not None:
             z = torch.cat([z, batch.sample(step.normal(*actor.latent_shape))])
             y = torch.cat([y, y])

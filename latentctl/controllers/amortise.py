@@ -3,8 +3,8 @@ r"""An actor that makes, in one pass, the edits that ascent searches for.
 .. math:: \min_G \; \mathbb{E}_{z \sim q, \, y} \, L\big(G(z, y); z, y\big)
 
 with the objective :math:`L` of the ascent itself, encodings :math:`z` of real data, and requests
-:math:`y` to flip one or two attributes and to keep all others. Nothing is imitated: the actor
-climbs what the ascent would climb, for all inputs at once.
+:math:`y` to flip one or two attributes and to hold all others. No demonstrations are collected: the
+actor minimises the objective of the ascent itself, for all inputs at once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -24,12 +24,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..latents import Latents
 from ..random import seeded
-from ..training import Player, Step, fit
+from ..training import Step, train
 from .actor import Actor
 from .ascent import Ascent
-from .base import THRESHOLD
-
-SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the critic is of it
+from .request import flips
 
 
 def amortise(
@@ -49,7 +47,7 @@ def amortise(
 
     Arguments:
         ascent: An `Ascent.for_edits` on a critic of named attributes.
-        latents: Encodings; their labels, if any, are not looked at.
+        latents: Encodings; their labels, if any, are not used.
         width: Units of each layer.
         depth: Number of layers.
         two_share: Share of requests that flip two attributes at once.
@@ -67,12 +65,12 @@ def amortise(
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
         >>> editor = amortise(Ascent.for_edits(critic), Latents(torch.randn(64, 8)), width=16,
         ...                   max_train_steps=2)
-        >>> editor.move(torch.zeros(3, 8), torch.tensor([[1.0, 0.4]])).evaluations.tolist()
-        [1, 1, 1]
+        >>> editor(torch.zeros(3, 8), torch.tensor([[1.0, torch.nan]])).shape
+        torch.Size([3, 8])
     """
     critic = ascent.attributes
-    if critic is None:
-        raise InputError("An ascent without a critic of attributes makes no edits to learn.")
+    if critic is None or critic.latent_shape is None:
+        raise InputError("The ascent has no critic of attributes. Pass Ascent.for_edits(critic).")
     with seeded(seed, "amortised editor"):
         actor = Actor(critic.latent_shape, critic.names, width=width, depth=depth)
     actor.net.trunk.standardise(*latents.moments())
@@ -81,26 +79,27 @@ def amortise(
     def loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         z = batch.sample(step.normal(*critic.latent_shape))
         with torch.no_grad():
-            now = critic.probability(z).clamp(1 - SURE, SURE)
+            current = critic.probability(z)
         first = step.integers(count, purpose="first").to(z.device)
         second = step.integers(count, purpose="second").to(z.device)
         second = torch.where(step.uniform(1, purpose="two")[:, 0] < two_share, second, first)
-        flipped = torch.zeros_like(now, dtype=torch.bool)
-        flipped.scatter_(1, torch.stack([first, second], 1), True)
-        y = torch.where(flipped, 1 - now.round(), now)
-        moved = actor(z, y)
-        each, _ = ascent.objective(moved, z, y, ~flipped, None, THRESHOLD)
+        request = flips(current, first, second)
+        moved = actor.move(z, request).z
+        each, _ = ascent.objective(moved, z, request)
         shift = (moved - z).detach().flatten(1).square().mean(1).sqrt().mean()
         return each.mean(), {"shift": shift}
 
-    optimizer = torch.optim.Adam(actor.net.parameters(), lr=learning_rate)
-    history = fit(
-        Player("editor", actor, loss, optimizer, ema=0.995),
+    train(
+        actor,
+        loss,
         latents,
+        name="editor",
+        parameters=actor.net.parameters(),
+        ema=0.995,
+        learning_rate=learning_rate,
         max_train_steps=max_train_steps,
         batch_size=batch_size,
         seed=seed,
-        **{"lr_scheduler": "cosine", "progress": False, "max_grad_norm": 5.0, **options},
+        **{"lr_scheduler": "cosine", "max_grad_norm": 5.0, **options},
     )
-    actor.load_state_dict(history.averaged["editor"].state_dict())
-    return actor.eval()
+    return actor

@@ -6,20 +6,21 @@ Each latent climbs by Adam on its own objective,
     L(z') = -\log P(y \mid z') - w \log D(z', y) + \lambda L_\mathrm{dist}(z', z), \quad
     L_\mathrm{dist} = \frac{1}{d} \sum_i \frac{\log(1 + (z'_i - z_i)^2)}{\bar\sigma_i^2}
 
-where :math:`\bar\sigma_i` is the mean posterior standard deviation, so that a dimension which
-carries much information is dear to move. A sample stops at the first step at which its request
-holds with the probability asked for, and leaves the batch; one whose request holds from the start
-is not moved at all. With `noise > 0` the climb is Langevin dynamics at that temperature.
+where :math:`\bar\sigma_i` is the mean posterior standard deviation, so that dimensions which carry
+much information cost more to move. A sample stops at the first step at which its request holds
+with the threshold's probability, and leaves the batch; one whose request holds at the start is not
+moved. With `noise > 0` the ascent is Langevin dynamics at that temperature.
 
-`Ascent.for_edits` has other terms, those that kept faces themselves best (`benchmarks/RESULTS.md`):
+`Ascent.for_edits` minimises another objective, the one that preserved identity best on real faces
+(`benchmarks/results/edits.md`):
 
 .. math::
     L(z') = -\log P(y \mid z') + h \sum_{k \text{ held}} (p_k(z') - p_k(z))^2 + \rho \|z' - z\|^2
 
-whose optimum it settles in, instead of stopping where a critic is content first: the plain square
-costs less identity than the distance above at equal success, and a critic that is content by a
-hair is often wrong. What is held costs a bounded price: black hair cannot come where brown hair
-must stay, and cross-entropy would fight for that to the end.
+and continues to its optimum instead of stopping at the threshold. At equal success the squared
+shift preserves identity better than the distance above. Predictions just beyond the threshold are
+often wrong, hence the optimum. The price of a held attribute is bounded, since attributes may
+exclude each other: with cross-entropy, holding brown hair would prevent black hair altogether.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -41,9 +42,10 @@ from torch import Tensor
 from ..critics import Critic, RealismCritic
 from ..critics.base import cross_entropy
 from ..errors import InputError
+from ..latents import Covariance
 from ..random import noise
-from .base import THRESHOLD, Controller, Move, require_finite
-from .targets import round_targets
+from .base import Controller, Move, require_finite
+from .request import Request
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 EDIT_DEFAULTS: dict[str, Any] = {
@@ -58,7 +60,7 @@ EDIT_DEFAULTS: dict[str, Any] = {
 }
 
 
-class Ascent(Controller):
+class Ascent(Controller, kind="ascent"):
     """Climbs the gradient of critics, sample by sample.
 
     Arguments:
@@ -68,17 +70,17 @@ class Ascent(Controller):
         learning_rate: Step size of Adam, in latent units.
         realism_weight: Weight of the realism term.
         realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
-        hold_weight: Weight of values to keep: fractional targets that held at the start.
-        squared_hold: Whether a value to keep costs the square of its change of probability, rather
-            than its cross-entropy.
+        hold_weight: Weight of held attributes.
+        squared_hold: Whether a held attribute costs the square of its change of probability, rather
+            than the cross-entropy.
         distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
         shift_weight: Weight of the squared shift, in nats for a squared latent unit.
-        continue_after_threshold: Whether a sample goes on to the optimum when its request holds, unless the request
-            is a probability to aim at.
-        whitened: Whether steps are taken, and the shift is measured, in the white coordinates of
-            `attributes.covariance`, if there is one: along what data vary in.
+        continue_after_threshold: Whether a sample goes on to the optimum when its request holds,
+            unless a target is a probability between 0 and 1.
+        whitened: Whether steps are taken, and the shift is measured, in the whitened coordinates of
+            `attributes.covariance`, if there is one.
         noise: Standard deviation of the Langevin noise in units of `sqrt(2 * learning_rate)`.
-        drop_finished: Whether finished samples leave the batch; if not, they only stand still.
+        drop_finished: Whether finished samples leave the batch; if not, they are masked.
 
     Example:
         >>> from latentctl import AttributeCritic
@@ -128,13 +130,7 @@ class Ascent(Controller):
             "noise": noise,
             "drop_finished": drop_finished,
         }
-        self.steps, self.learning_rate = steps, learning_rate
-        self.realism_weight, self.realism_threshold = realism_weight, realism_threshold
-        self.hold_weight, self.squared_hold = hold_weight, squared_hold
-        self.distance_weight = distance_weight
-        self.shift_weight, self.continue_after_threshold = shift_weight, continue_after_threshold
-        self.covariance = attributes.covariance if whitened and attributes is not None else None
-        self.noise, self.drop_finished = noise, drop_finished
+        vars(self).update(self.config)
 
     @classmethod
     def for_edits(
@@ -143,115 +139,87 @@ class Ascent(Controller):
         realism: RealismCritic | None = None,
         **options: Any,
     ) -> Ascent:
-        """The ascent of edits: short steps away from a real input, all others held.
+        """The ascent for edits of real inputs, with `EDIT_DEFAULTS`.
 
         Arguments:
-            attributes: The critic of the attributes, best one that was taught.
+            attributes: The critic of the attributes, preferably one from `latentctl.teach`.
             realism: The critic of realism, used only if `realism_weight` is given.
-            options: What is to be other than `EDIT_DEFAULTS`.
+            options: Arguments that differ from `EDIT_DEFAULTS`.
         """
         return cls(attributes, realism, **{**EDIT_DEFAULTS, **options})
 
-    def move(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
-    ) -> Move:
-        return self.climb(z, z, y, where=where, threshold=threshold, seed=seed, index=index)
+    def search(self, z: Tensor, request: Request) -> Move:
+        return self.climb(z, z, request)
 
-    def move_within(
-        self, region: Tensor, z: Tensor, y: Tensor | None = None, **options: Any
-    ) -> Move:
-        return self.climb(z, z, y, region=region, **options)
+    @property
+    def covariance(self) -> Covariance | None:
+        """Covariance of the latents in whose whitened coordinates steps are taken, if any."""
+        return self.attributes.covariance if self.whitened and self.attributes else None
 
     def climb(
-        self,
-        z: Tensor,
-        begin: Tensor,
-        y: Tensor | None = None,
-        *,
-        region: Tensor | None = None,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
+        self, z: Tensor, begin: Tensor, request: Request, covariance: Covariance | None = None
     ) -> Move:
         """The move of `z` that is searched from `begin`, both `(B, *latent_shape)`.
 
         Arguments:
             z: What is moved, and what the shift is measured from.
             begin: Where the search begins.
-            y: As in `move`.
-            region: As in `move_within`.
-            where: As in `move`.
-            threshold: As in `move`.
-            seed: As in `move`.
-            index: As in `move`.
+            request: What is asked, with a row for each latent (`Request.for_latents`).
+            covariance: Of the latents, if not that of the critic.
         """
-        origin = z.detach()
-        result = begin.detach().clone()
+        origin, result = z.detach(), begin.detach().clone()
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        kept = None
-        if y is not None:
-            y = y.to(z.device).expand(len(z), -1)
-            kept = (y > 0) & (y < 1)
-            if self.attributes is not None and bool(kept.any()):
-                with torch.no_grad():
-                    start = self.attributes.probability(origin)
-                kept &= (start - y).abs() <= 1 - threshold
-                evaluations += 1
+        if request.is_held and request.current is None and self.attributes is not None:
+            request = request.with_current(self.attributes, origin)
+            evaluations += 1
         continuing = torch.full((len(z),), self.continue_after_threshold, device=z.device)
-        if kept is not None and y is not None:  # what is aimed at has no further to go
-            continuing &= ~((y > 0) & (y < 1) & ~kept).any(1)
+        if request.target is not None:  # a probability to aim at is not exceeded
+            continuing &= ~((request.target > 0) & (request.target < 1)).any(1)
+        covariance = covariance or self.covariance
+
+        def latents(point: Tensor, origin: Tensor, share: Tensor) -> Tensor:
+            return point if covariance is None else origin + share * covariance.color(point)
+
         active = torch.arange(len(z), device=z.device)
-        index = active if index is None else index
-        point = result.clone() if self.covariance is None else self.covariance.whiten(begin - z)
-        share = torch.ones_like(z) if region is None else region.expand_as(z)
+        index = active if request.index is None else request.index
+        share = torch.ones_like(z) if request.region is None else request.region.expand_as(z)
+        point = result.clone() if covariance is None else covariance.whiten(begin - z)
         first, second = torch.zeros_like(result), torch.zeros_like(result)
         for step in range(self.steps):
             with torch.enable_grad():
                 point = point.detach().requires_grad_()
-                here = self._latents(point, origin[active], share[active])
-                target = None if y is None else y[active]
-                keep = None if kept is None else kept[active]
-                way = None if self.covariance is None else point
-                loss, done = self.objective(
-                    here, origin[active], target, keep, where, threshold, way=way
-                )
+                here = latents(point, origin, share)
+                way = None if covariance is None else point
+                loss, done = self.objective(here, origin, request, way=way)
                 evaluations[active] += 1
-                going = ~done | continuing[active]
+                going = ~done | continuing
                 if not bool(going.any()):
                     break
                 (gradient,) = torch.autograd.grad(loss.sum(), point)
             point, here = point.detach(), here.detach()
-            if self.covariance is None:  # white points reach latents through the share
-                gradient = gradient * share[active]
-            if self.drop_finished:
+            if covariance is None:  # whitened points reach latents through the share
+                gradient = gradient * share
+            if self.drop_finished and not bool(going.all()):
                 result[active[~going]] = here[~going]
-                active, point, gradient = active[going], point[going], gradient[going]
-                first, second = first[going], second[going]
+                active, continuing, request = active[going], continuing[going], request.rows(going)
+                point, gradient, origin = point[going], gradient[going], origin[going]
+                first, second, share, index = (
+                    first[going],
+                    second[going],
+                    share[going],
+                    index[going],
+                )
                 going = going[going]
             first = torch.lerp(gradient, first, BETAS[0])
             second = torch.lerp(gradient**2, second, BETAS[1])
             scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPSILON
             update = -self.learning_rate * first / (1 - BETAS[0] ** (step + 1)) / scale
             if self.noise:
-                draw = self._langevin(index[active], z.shape[1:], seed, step)
-                update = update + (draw if self.covariance is not None else share[active] * draw)
+                draw = self._langevin(index, z.shape[1:], request.seed, step)
+                update = update + (share * draw if covariance is None else draw)
             point = torch.where(going.view(-1, *[1] * (z.ndim - 1)), point + update, point)
-        result[active] = self._latents(point.detach(), origin[active], share[active])
+        result[active] = latents(point.detach(), origin, share)
         return Move(result, evaluations)
-
-    def _latents(self, point: Tensor, origin: Tensor, share: Tensor) -> Tensor:
-        """Where a point of the search is: itself, or a white move of `origin`, all `(B, ...)`."""
-        if self.covariance is None:
-            return point
-        return origin + share * self.covariance.color(point)
 
     def _langevin(self, index: Tensor, shape: torch.Size, seed: int, step: int) -> Tensor:
         first = int(index.min())
@@ -262,51 +230,43 @@ class Ascent(Controller):
         return spread * draw.to(index.device)[index - first]
 
     def objective(
-        self,
-        z: Tensor,
-        origin: Tensor,
-        y: Tensor | None,
-        kept: Tensor | None,
-        where: Critic | None,
-        threshold: float,
-        *,
-        way: Tensor | None = None,
+        self, z: Tensor, origin: Tensor, request: Request, *, way: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The loss of each sample, and whether its request holds, both `(B,)`.
 
         Arguments:
             z: Where the samples are, `(B, *latent_shape)`.
             origin: Where they came from.
-            y: Targets, `(B, K)`, as in `move`.
-            kept: Which of them are values to keep.
-            where: A further critic to satisfy.
-            threshold: Probability with which a request must hold.
-            way: The white move that led from `origin` to `z`, if that is known. Where only a part
-                of it may be taken, it is the whole.
+            request: What is asked of each of them.
+            way: The whitened move that led from `origin` to `z`, if that is known. Where only a
+                part of it may be taken, it is the whole.
         """
         loss = torch.zeros(len(z), device=z.device)
         done = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        if y is not None and kept is not None and self.attributes is not None:
+        y, held = request.values, request.hold
+        if y is not None and self.attributes is not None:
             logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
             each = cross_entropy(logits, y)
-            held = each
-            if self.squared_hold:  # no NaN even where it is not chosen, or gradients are NaN
-                held = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
-            loss = loss + torch.where(kept, self.hold_weight * held, each).sum(1)
-            near = (torch.sigmoid(logits) - y).abs() <= 1 - threshold
-            done &= (near | kept | torch.isnan(y)).all(1)
-        if where is not None:
-            score = require_finite(where(z), "The log-odds of the critic `where`")
+            near = (torch.sigmoid(logits) - y).abs() <= 1 - request.threshold
+            if held is not None:
+                kept = each
+                if self.squared_hold:  # no NaN even where it is not chosen, or gradients are NaN
+                    kept = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
+                each, near = torch.where(held, self.hold_weight * kept, each), near | held
+            loss = loss + each.sum(1)
+            done &= (near | torch.isnan(y)).all(1)
+        if request.where is not None:
+            score = require_finite(request.where(z), "The log-odds of the critic `where`")[:, 0]
             loss = loss + F.softplus(-score)
-            done &= torch.sigmoid(score) >= threshold
+            done &= torch.sigmoid(score) >= request.threshold
         if self.realism is not None and (self.realism_weight or self.realism_threshold):
-            score = self.realism(z, None if y is None else round_targets(y))
-            score = require_finite(score, "The log-odds of the realism critic")
+            score = self.realism(z, None if y is None else y.round())
+            score = require_finite(score, "The log-odds of the realism critic")[:, 0]
             loss = loss + self.realism_weight * F.softplus(-score)
             done &= torch.sigmoid(score) >= self.realism_threshold
         if self.distance_weight:
-            used = 1.0 if self.attributes is None else self.attributes.posterior_std
-            loss = loss + self.distance_weight * distance(z, origin, used)
+            used = None if self.attributes is None else self.attributes.posterior_std
+            loss = loss + self.distance_weight * distance(z, origin, 1.0 if used is None else used)
         if self.shift_weight:
             if way is None:
                 way = z - origin if self.covariance is None else self.covariance.whiten(z - origin)

@@ -1,20 +1,21 @@
-"""What a controller is: a move of latents towards a target."""
+"""The controller: a move of latents towards a request."""
 
 from __future__ import annotations
 
-__all__ = ["Controller", "Move"]
+__all__ = ["Controller", "Move", "refuse_where", "require_finite"]
 
 import abc
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..critics import Critic
+from ..critics import Critic, RealismCritic
 from ..errors import InputError, NonFiniteError
-
-THRESHOLD = 0.95
+from ..storage import Saved
+from .request import Request
 
 
 @dataclass(frozen=True)
@@ -28,76 +29,76 @@ class Move:
     """Evaluations of the controller's networks for each sample, `(B,)` integers."""
 
 
-class Controller(nn.Module, abc.ABC):
-    """A move `z' = c(z, y)`, with targets `y (B, K)` in [0, 1], NaN = free.
+class Controller(Saved, abc.ABC):
+    """A move `z' = c(z, request)`.
 
-    `strength` scales the move: 0 returns `z` bit for bit, 1 is the whole move.
+    Subclasses implement `search`, the whole move; strength and region are applied here.
     """
 
     learned: ClassVar[bool] = False
     """Whether it is a network that was trained for certain targets, with `latent_shape` and
     `names`; such a one takes no critic given later."""
+    searches_region: ClassVar[bool] = False
+    """Whether `search` itself stays within the region of the request."""
+
+    attributes: Critic | None
+    """The critic whose gradient it follows, if it follows one."""
+    realism: RealismCritic | None
+    """The realism critic that it uses or was trained against, if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # not on the class, where they would hide the submodules
+        self.attributes = self.realism = None
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"attributes": self.attributes, "realism": self.realism}
 
     @abc.abstractmethod
-    def move(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
-    ) -> Move:
-        """The whole move, and its cost.
+    def search(self, z: Tensor, request: Request) -> Move:
+        """The whole move of `z (B, *latent_shape)`; the request has a row for each latent."""
+
+    def move(self, z: Tensor, request: Request) -> Move:
+        """The move, and its cost.
 
         Arguments:
             z: Latents, `(B, *latent_shape)`.
-            y: Targets, `(B, K)` in [0, 1]; NaN = free. A fraction that `z` has already is a value
-                to keep, any other target is one to reach.
-            where: A further critic to satisfy.
-            threshold: Probability with which each target to reach, and `where`, must hold, for
-                controllers that stop there.
-            seed: Seed of the noise, for controllers that use some.
-            index: Number of each sample, `(B,)`, so that its noise does not depend on the batch
-                that it travels in; 0 ... B - 1 if not given.
-        """
+            request: What is asked of them.
 
-    def move_within(
-        self, region: Tensor, z: Tensor, y: Tensor | None = None, **options: Any
-    ) -> Move:
-        """The part of the move that lies in a region; controllers that search do so within it.
-
-        Arguments:
-            region: 1 where a latent may move and 0 where it stays, bit for bit; broadcasts to `z`.
-            z: As in `move`.
-            y: As in `move`.
-            options: As in `move`.
+        Raises:
+            NonFiniteError: If the move is not finite.
+            InputError: If the controller cannot carry such a request out.
         """
-        move = self.move(z, y, **options)
-        return Move(torch.where(region > 0, torch.lerp(z, move.z, region), z), move.evaluations)
+        if request.strength == 0:
+            return Move(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+        request = request.for_latents(z)
+        move = self.search(z, dataclasses.replace(request, strength=1.0))
+        moved, region = move.z, request.region
+        if region is not None and not self.searches_region:
+            moved = torch.where(region > 0, torch.lerp(z, moved, region), z)
+        bad = ~torch.isfinite(moved.flatten(1)).all(1)
+        if bool(bad.any()):
+            raise NonFiniteError(
+                f"The move is not finite for samples {bad.nonzero().flatten().tolist()[:8]} of "
+                f"{len(z)}. Check that the critics are trained and the latents standardised."
+            )
+        if request.strength != 1:
+            moved = torch.lerp(z, moved, request.strength)
+        return Move(moved, move.evaluations)
 
     def forward(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        strength: float = 1.0,
-        seed: int = 0,
-        index: Tensor | None = None,
+        self, z: Tensor, y: Tensor | None = None, *, strength: float = 1.0, seed: int = 0
     ) -> Tensor:
-        """The moved latents, `(B, *latent_shape)`."""
-        if strength == 0:
-            return z
-        return scaled(z, self.move(z, y, seed=seed, index=index).z, strength)
+        """The latents moved to targets `y (B, K)` or `(1, K)`, NaN = free, `(B, *latent_shape)`."""
+        return self.move(z, Request(target=y, strength=strength, seed=seed)).z
 
 
 def refuse_where(controller: Controller, where: Critic | None) -> None:
     """Raises an `InputError` if a learned controller is given a critic to satisfy."""
     if where is not None:
         raise InputError(
-            f"This {type(controller).__name__} knows the targets that it was trained for, not a "
-            f"critic given later. Use controllers.Ascent for `where`."
+            f"This {type(controller).__name__} was trained for targets of its attributes and takes "
+            f"no critic given later. Use controllers.Ascent for `where`."
         )
 
 
@@ -105,7 +106,7 @@ def require_finite(value: Tensor, what: str) -> Tensor:
     """`value`, one row a sample.
 
     Raises:
-        NonFiniteError: If it is not finite; `what` says whose it is.
+        NonFiniteError: If it is not finite; `what` names the quantity.
     """
     bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
     if bool(bad.any()):
@@ -114,19 +115,3 @@ def require_finite(value: Tensor, what: str) -> Tensor:
             f"trained, and that its latents are of the size it was trained on."
         )
     return value
-
-
-def scaled(z: Tensor, moved: Tensor, strength: float) -> Tensor:
-    """A part of a move; the whole of it, bit for bit, at strength 1.
-
-    Raises:
-        NonFiniteError: If the move is not finite.
-    """
-    bad = ~torch.isfinite(moved.flatten(1)).all(1)
-    if bool(bad.any()):
-        raise NonFiniteError(
-            f"The controller left the finite numbers for samples "
-            f"{bad.nonzero().flatten().tolist()[:8]} of {len(z)}. Check that its critics are "
-            f"trained and that the latents are standardised."
-        )
-    return moved if strength == 1 else torch.lerp(z, moved, strength)

@@ -1,21 +1,21 @@
-r"""A fast critic, taught by a slow one where edits really go.
+r"""Distillation: a fast critic of latents is fitted to a slow one, values and gradients.
 
-A critic that is fitted to encodings alone is easily fooled away from them, and textbook ascent
-fools it: most of what it calls satisfied, nobody else would. A network on samples, through the
-decoder, is not fooled so easily, but it costs the decoder at every step. Here it teaches a critic
-on latents, once, on latents of three kinds: encodings, encodings moved along attribute vectors,
-and the prior's samples; and then, in rounds, on the edits that the pupil itself makes.
+A critic that is fitted to encodings alone has adversarial directions away from them, and plain
+ascent follows these: most edits it accepts are rejected by independent classifiers. A network on
+samples, through the decoder, is harder to exploit, but costs the decoder at every step. Here it is
+distilled once into a critic on latents: on encodings, encodings moved along attribute vectors and
+samples of the prior, and then, in rounds, on edits that are made with the student.
 
-Every lesson is the teacher's log-odds and, of one attribute drawn at random, their gradient:
+Each distillation sample has the teacher's log-odds and the gradient of one of them:
 
 .. math::
     L(\theta) = \frac{1}{K} \sum_k \frac{(s_k(z) - t_k(z))^2}{\mathrm{var}\, t_k}
         + w \frac{\| \nabla_z s_j(z) - \nabla_z t_j(z) \|^2}{\mathbb{E} \| \nabla_z t_j \|^2},
     \quad j \sim U(1, K)
 
-A gradient costs one backward pass and says as much as `d` further labels would, of exactly what
-ascent will ask: which way is up. On grids both gradients are taken in white coordinates
-(`latentctl.latents.Covariance`), where ascent steps. No labels of data are needed.
+A gradient costs one backward pass and adds `d` numbers about the direction that ascent follows. On
+grids both gradients are compared in whitened coordinates (`latentctl.latents.Covariance`), in which
+ascent steps. No labels of data are needed.
 
 References:
     | Sobolev Training for Neural Networks (Czarnecki et al., 2017)
@@ -43,12 +43,12 @@ from ..errors import InputError
 from ..latents import Latents
 from ..latents.covariance import default_rank
 from ..random import seeded
-from ..training import Player, Step, fit
+from ..training import Step, train
 from .ascent import Ascent
+from .request import flips
 
-PART = 128  # latents that the teacher sees at once
+PART = 128  # latents at once
 KINDS = (0.35, 0.85)  # encodings, moved encodings up to here; the rest are samples of the prior
-SURE = 1 - 1e-6  # a value to keep is a fraction, however sure the pupil is of it
 
 
 def teach(
@@ -56,9 +56,9 @@ def teach(
     latents: Latents,
     *,
     prior: Prior | None = None,
-    lessons: int = 12_000,
+    samples: int = 12_000,
     rounds: int = 1,
-    lessons_per_round: int = 6_000,
+    samples_per_round: int = 6_000,
     gradient_weight: float = 1.0,
     width: int = 512,
     depth: int = 3,
@@ -71,24 +71,24 @@ def teach(
     output_dir: str | Path | None = None,
     **options: Any,
 ) -> AttributeCritic:
-    """A critic of latents that says what the teacher would.
+    """A fast critic of latents, distilled from a slow one.
 
     Arguments:
-        teacher: Critics of the same latents, differentiable in them, such as `PixelCritic`.
-        latents: Encodings; their labels, if any, are not looked at.
-        prior: Where the lessons on samples come from; by default N(0, I), or of a grid the normal
+        teacher: A critic of the same latents, differentiable in them, such as a `PixelCritic`.
+        latents: Encodings; their labels, if any, are not used.
+        prior: Where further latents are sampled; by default N(0, I), or of a grid the normal
             with the moments of `latents`.
-        lessons: Latents of the first round.
-        rounds: Rounds on the pupil's own edits.
-        lessons_per_round: Edits in each of them.
+        samples: Latents of the first round.
+        rounds: Further rounds, on edits made with the student.
+        samples_per_round: Edits in each of them.
         gradient_weight: Weight of the gradients in the loss; 0 learns from log-odds alone.
         width: Units of each layer.
         depth: Number of layers.
         max_train_steps: Steps of training in each round, the first included.
-        batch_size: Lessons in a step.
+        batch_size: Distillation samples in a step.
         learning_rate: Peak of AdamW's learning rate.
         weight_decay: Of AdamW.
-        rank: Leading directions of the latents' covariance, in whose white coordinates gradients
+        rank: Leading directions of the latents' covariance, in whose whitened coordinates gradients
             are compared and edits measured; 512 for a grid by default, and 0 for a vector.
         seed: Decides every random number.
         output_dir: Gets the logs and checkpoints of each round, a folder each.
@@ -101,59 +101,59 @@ def teach(
     Example:
         >>> from latentctl import AttributeCritic, Latents
         >>> teacher = AttributeCritic((4,), ["Smiling"], width=16)
-        >>> pupil = teach(teacher, Latents(torch.randn(64, 4)), lessons=64, lessons_per_round=32,
+        >>> student = teach(teacher, Latents(torch.randn(64, 4)), samples=64, samples_per_round=32,
         ...               width=16, max_train_steps=5)
-        >>> pupil.names, pupil(torch.zeros(2, 4)).shape
+        >>> student.names, student(torch.zeros(2, 4)).shape
         (('Smiling',), torch.Size([2, 1]))
     """
     teacher.eval()
     shape, names = latents.latent_shape, teacher.names
     rank = default_rank(shape) if rank is None else rank
     with seeded(seed, "pupil"):
-        pupil = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
-    pupil.fit_statistics(latents, seed=seed)
+        student = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
+    student.fit_statistics(latents, seed=seed)
     known: list[Tensor] = []
     for number in range(rounds + 1):
-        count = lessons_per_round if number else lessons
+        count = samples_per_round if number else samples
         place = Step(seed, number, 0, count, count)
         if number:
-            z = _edits(pupil, latents, place)
+            z = _edits(student, latents, place)
         else:
-            z = _places(teacher, pupil, latents, prior, place)
+            z = _places(teacher, student, latents, prior, place)
         column = place.integers(len(names), purpose="column").cpu()
-        new = (z, *_lessons(teacher, z, column), column)
+        new = (z, *_demonstrations(teacher, z, column), column)
         known = [torch.cat(pair) for pair in zip(known, new, strict=True)] if known else list(new)
-        optimizer = torch.optim.AdamW(
-            pupil.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
-        fit(
-            Player("pupil", pupil, _loss(pupil, known, gradient_weight), optimizer),
+        train(
+            student,
+            _loss(student, known, gradient_weight),
             TensorDataset(*known),
+            name="student",
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             max_train_steps=max_train_steps,
             batch_size=batch_size,
             seed=seed + number,
             output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
-            **{"lr_scheduler": "cosine", "lr_warmup_steps": 100, "progress": False, **options},
+            **{"lr_scheduler": "cosine", "lr_warmup_steps": 100, **options},
         )
-        pupil.eval()
-    return pupil
+    return student
 
 
-def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
+def _loss(student: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
     spread = known[1].var(0).clamp_min(1e-6)
-    metric = pupil.covariance
-    slopes = known[2] if metric is None else metric.color(known[2].to(pupil.posterior_std))
+    metric = student.covariance
+    slopes = known[2] if metric is None else metric.color(known[2].to(student.posterior_std))
     slope = slopes.square().mean().clamp_min(1e-12).cpu()
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         z, logits, gradient, column = batch
         with torch.enable_grad():
             z = z.requires_grad_(gradient_weight > 0)
-            said = pupil(z)
-            value = ((said - logits).square() / spread.to(z.device)).mean()
+            logits = student(z)
+            value = ((logits - logits).square() / spread.to(z.device)).mean()
             if not gradient_weight:
                 return value, {"value": value}
-            chosen = said.gather(1, column[:, None]).sum()
+            chosen = logits.gather(1, column[:, None]).sum()
             (own,) = torch.autograd.grad(chosen, z, create_graph=True)
         wrong = own - gradient if metric is None else metric.color(own - gradient)
         error = wrong.square().mean() / slope.to(z.device)
@@ -162,29 +162,29 @@ def _loss(pupil: AttributeCritic, known: Sequence[Tensor], gradient_weight: floa
     return loss
 
 
-def _lessons(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def _demonstrations(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     """Log-odds `(N, K)`, and the gradient of those in `column`, `(N, *latent_shape)`."""
-    home, logits, gradients = teacher.posterior_std.device, [], []
-    for part, asked in zip(z.split(PART), column.split(PART), strict=True):
+    values, gradients = [], []
+    for part, chosen in zip(z.split(PART), column.split(PART), strict=True):
         with torch.enable_grad():
-            here = part.to(home).requires_grad_()
-            said = teacher(here)
-            if not said.requires_grad:
+            here = part.to(teacher.device).requires_grad_()
+            logits = teacher(here)
+            if not logits.requires_grad:
                 raise InputError(
-                    f"The {type(teacher).__name__} is not differentiable, and its gradients are "
-                    f"half of a lesson. Use a differentiable network, or for a plain function "
-                    f"of samples prior_rewards and a RewardCritic."
+                    f"The {type(teacher).__name__} is not differentiable, and distillation needs "
+                    f"its gradients. Use a differentiable network, or for a plain function of "
+                    f"samples prior_rewards and a RewardCritic."
                 )
-            chosen = said.gather(1, asked.to(home)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, here)
-        logits.append(said.detach().cpu())
+            picked = logits.gather(1, chosen.to(logits.device)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(picked, here)
+        values.append(logits.detach().cpu())
         gradients.append(gradient.cpu())
-    return torch.cat(logits), torch.cat(gradients)
+    return torch.cat(values), torch.cat(gradients)
 
 
 def _places(
     teacher: Critic,
-    pupil: AttributeCritic,
+    student: AttributeCritic,
     latents: Latents,
     prior: Prior | None,
     place: Step,
@@ -197,11 +197,9 @@ def _places(
 
     data = latents[place.integers(len(latents), purpose="lesson")]
     z = data.sample(place.normal(*shape, purpose="posterior")).cpu()
-    home = teacher.posterior_std.device
     kind = each(place.uniform(1, purpose="kind"))
     still = z[: max(1, round(KINDS[0] * len(z)))]
-    with torch.no_grad():
-        holds = torch.cat([teacher.probability(p.to(home)).cpu() for p in still.split(PART)])
+    holds = teacher.score(still, batch_size=PART).sigmoid()
     vectors = _mean_differences(still, holds)
     first, second = (place.integers(len(vectors), purpose=p).cpu() for p in ("first", "second"))
     sign = torch.where(place.uniform(1, purpose="sign") < 0.5, -1.0, 1.0)
@@ -209,21 +207,21 @@ def _places(
     also = 2 * place.normal(1, purpose="also") * (place.uniform(1, purpose="both") < 0.3)
     noise = 0.25 * each(place.uniform(1, purpose="noise")) * place.normal(*shape, purpose="jitter")
     moved = z + each(length) * vectors[first] + each(also) * vectors[second]
-    z = torch.where(kind < KINDS[0], z, moved + _coloured(pupil, noise))
+    z = torch.where(kind < KINDS[0], z, moved + _colored(student, noise))
     if prior is not None:
         drawn = prior.sample(len(z), seed=~place.seed).cpu()
     else:
         drawn = Gaussian(shape).sample(len(z), seed=~place.seed)
-        if pupil.covariance is not None:
-            drawn = latents.moments()[0].cpu() + _coloured(pupil, drawn)
+        if student.covariance is not None:
+            drawn = latents.moments()[0].cpu() + _colored(student, drawn)
     return torch.where(kind > KINDS[1], drawn, z)
 
 
-def _coloured(pupil: AttributeCritic, white: Tensor) -> Tensor:
-    """Moves of white coordinates, where the pupil knows how latents vary together."""
-    if pupil.covariance is None:
-        return white.cpu()
-    return pupil.covariance.color(white.to(pupil.posterior_std)).cpu()
+def _colored(student: AttributeCritic, whitened: Tensor) -> Tensor:
+    """Moves of whitened coordinates, where the student has a covariance."""
+    if student.covariance is None:
+        return whitened.cpu()
+    return student.covariance.color(whitened.to(student.posterior_std)).cpu()
 
 
 def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
@@ -234,22 +232,19 @@ def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
     return present / here - absent / there
 
 
-def _edits(pupil: AttributeCritic, latents: Latents, place: Step) -> Tensor:
-    """Edits of the pupil, halfway and beyond, at several distances."""
+def _edits(student: AttributeCritic, latents: Latents, place: Step) -> Tensor:
+    """Edits made with the student, scaled by 0.4 to 1.2, at several weights of the shift."""
     ones = [1] * len(latents.latent_shape)
     data = latents[place.integers(len(latents), purpose="edited")]
     z = data.sample(0.5 * place.normal(*latents.latent_shape, purpose="posterior")).cpu()
-    home = pupil.posterior_std.device
-    with torch.no_grad():
-        y = pupil.probability(z.to(home)).clamp(1 - SURE, SURE)
-    flipped = place.integers(y.shape[1], purpose="flipped").to(home)[:, None]
-    y = y.scatter(1, flipped, 1 - y.gather(1, flipped).round())
+    current = student.score(z).sigmoid()
+    request = flips(current, place.integers(current.shape[1], purpose="flipped"))
     moved = []
     weights = (0.0, 0.005, 0.015, 0.03)
     size = -(-len(z) // len(weights))
-    for weight, part, asked in zip(weights, z.split(size), y.split(size), strict=False):
-        ascent = Ascent.for_edits(pupil, shift_weight=weight)
-        moved.append(ascent.move(part.to(home), asked).z.cpu())
+    for weight, rows in zip(weights, torch.arange(len(z)).split(size), strict=False):
+        ascent = Ascent.for_edits(student, shift_weight=weight)
+        moved.append(ascent.move(z[rows].to(student.device), request.rows(rows)).z.cpu())
     share = 0.4 + 0.8 * place.uniform(1, purpose="share").cpu().view(-1, *ones)
     jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter")
-    return torch.lerp(z, torch.cat(moved), share) + _coloured(pupil, jitter)
+    return torch.lerp(z, torch.cat(moved), share) + _colored(student, jitter)

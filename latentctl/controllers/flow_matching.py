@@ -3,15 +3,15 @@ r"""Conditional flow matching: a move learned by regression, where the actor's g
 A velocity field is regressed on the straight lines between samples of the prior and encodings of
 data with attributes :math:`y`; the move follows it from :math:`t = 0` to 1 (`priors.matching` has
 the equations). There is no adversary, so it trains steadily; it costs two evaluations for each
-step. It is also a good teacher of an `Actor`, which then makes the same move in one.
+step. It also gives good demonstrations for an `Actor`, which then makes the same move in one.
 
-Targets are freed at random while it trains, so the field knows what is asked and what is free, and
-the difference may be stretched (classifier-free guidance),
+Targets are freed at random while it trains, so that the field is defined with and without each of
+them, and their difference may be extrapolated (classifier-free guidance),
 
 .. math:: v = v_\mathrm{free} + w \, (v_y - v_\mathrm{free})
 
-which makes attributes plainer at twice the cost. Without attributes the same is done with the
-closed-form velocity of the data's Gaussian in the place of :math:`v_\mathrm{free}`, at no cost.
+which makes attributes more pronounced at twice the cost. Without attributes the closed-form
+velocity of the data's Gaussian takes the place of :math:`v_\mathrm{free}`, at no cost.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
@@ -30,20 +30,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..critics import Critic
 from ..decoder import Gaussian, Prior
 from ..latents import Latents
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
 from ..random import seeded
-from ..training import Player, Step, fit
-from .base import THRESHOLD, Controller, Move, refuse_where
-from .targets import free_some, origins, target_context
+from ..training import Step, train
+from .base import Controller, Move, refuse_where
+from .request import Request, draw_targets, prior_starts, target_context
 
 CONDITIONAL, UNCONDITIONAL = 1.5, 2.0  # guidance
 
 
-class FlowMatching(Controller):
+class FlowMatching(Controller, kind="flow-matching"):
     """Carries samples of the prior to where encodings with the asked attributes are.
 
     Arguments:
@@ -93,18 +92,9 @@ class FlowMatching(Controller):
         )
 
     @torch.no_grad()
-    def move(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
-    ) -> Move:
-        refuse_where(self, where)
-        context = target_context(z, y, self.names)
+    def search(self, z: Tensor, request: Request) -> Move:
+        refuse_where(self, request.where)
+        context = target_context(z, request.values, self.names)
         free = target_context(z, None, self.names)
         moved = self.net.from_base(z, context, free=free, guidance=self.guidance)
         each = 2 * self.steps * (2 if free is not None and self.guidance != 1 else 1)
@@ -136,26 +126,27 @@ class FlowMatching(Controller):
         flow.net.white = Whitening.fit(latents)
 
         def loss(batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-            origin = origins(start, step)
+            origin = prior_starts(start, step)
             goal = batch.sample(step.normal(*flow.latent_shape))
             time = step.uniform(1, purpose="time")
-            y = free_some(batch.labels, step, free_share) if names else None
+            y = draw_targets(batch.labels, step, free_share) if names else None
             return flow.net.loss(origin, goal, time, target_context(goal, y, names)), {}
 
-        optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
-        options = {
-            "progress": False,
+        settings = {
             "lr_scheduler": "linear",
             "lr_warmup_steps": min(50, max_train_steps // 10),
             **options,
         }
-        history = fit(
-            Player("flow", flow, loss, optimizer, ema=0.99),
+        train(
+            flow,
+            loss,
             latents,
+            name="flow",
+            ema=0.99,
+            learning_rate=learning_rate,
             max_train_steps=max_train_steps,
             batch_size=batch_size,
             seed=seed,
-            **options,
+            **settings,
         )
-        flow.load_state_dict(history.averaged["flow"].state_dict())
-        return flow.eval()
+        return flow

@@ -1,85 +1,141 @@
-r"""Lessons: an actor learns any other controller's moves, to make them in one pass.
+r"""Behavioural cloning: an actor is fitted to the moves of any other controller.
 
 .. math:: L = \mathbb{E}_{p(z)} \| G(z, y) - c(z, y) \|^2 + \lambda L_\mathrm{dist}(G(z, y), z)
 
-The teacher :math:`c` is asked once, for a fixed set of moves. Where its move is a function of
-:math:`z` and :math:`y`, nothing is averaged away, and the actor comes as near as its size allows.
+The demonstrations of the controller :math:`c` are collected once. Where its move is a function of
+:math:`z` and :math:`y`, the least-squares solution is that function.
 """
 
 from __future__ import annotations
 
-__all__ = ["clone"]
+__all__ = ["DEMONSTRATIONS", "clone", "collect_demonstrations"]
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from ..critics import Critic
 from ..decoder import Gaussian, Prior
 from ..latents import Latents
-from ..training import Player, Step, fit
+from ..training import Step, train
 from .ascent import distance
 from .base import Controller
-from .targets import free_some
+from .request import THRESHOLD, Request, draw_targets, flips
 
-if TYPE_CHECKING:
-    from .actor import Actor
-
-PAIRS = 20_000
-TEACHING_BATCH = 1000
+DEMONSTRATIONS = 20_000
+AT_ONCE = 1000  # demonstrations collected at once
 
 
 def clone(
-    actor: Actor,
+    actor: Controller,
     teacher: Controller,
     latents: Latents,
     *,
     prior: Prior | None = None,
     distance_weight: float = 0.0,
-    pairs: int = PAIRS,
+    demonstrations: int = DEMONSTRATIONS,
     learning_rate: float = 1e-3,
     free_share: float = 0.25,
+    max_train_steps: int,
+    batch_size: int = 256,
     seed: int = 0,
     **options: Any,
 ) -> None:
-    """Trains the actor to make a teacher's moves in one pass, by least squares.
+    """Fits an actor to a teacher's moves by least squares.
 
     Arguments:
-        actor: The actor.
-        teacher: Any controller; it is asked once, for `pairs` moves.
+        actor: The actor, an `Actor`; it is trained in place.
+        teacher: Any controller.
         latents: Where targets come from.
         prior: Where moves start, N(0, I) by default.
         distance_weight: Weight of the distance penalty, which shortens the moves.
-        pairs: Number of moves to learn from.
-        learning_rate: Peak of Adam's learning rate.
+        demonstrations: Number of moves of the teacher.
+        learning_rate: Peak of Adam's learning rate; it falls linearly.
         free_share: Share of rows whose targets are partly freed.
+        max_train_steps: Steps of training.
+        batch_size: Moves in a step.
         seed: Decides every random number.
         options: Further arguments of `latentctl.training.fit`.
     """
-    start = prior if prior is not None else Gaussian(latents.latent_shape)
     used = latents.posterior_std()
-    home = next((weight.device for weight in teacher.parameters()), "cpu")
-    z, y, moved = [], [], []
-    for first in range(0, pairs, TEACHING_BATCH):
-        place = Step(seed, first, first, min(TEACHING_BATCH, pairs - first), pairs)
-        z.append(start.sample(place.count, seed=~seed, start=first))
-        rows = place.integers(len(latents), purpose="lesson")
-        asked = free_some(latents[rows].labels, place, free_share) if actor.names else None
-        y.append(z[-1].new_empty(len(rows), 0) if asked is None else asked)
-        moved.append(teacher(z[-1].to(home), asked).cpu())
-    lessons = TensorDataset(torch.cat(z), torch.cat(y), torch.cat(moved))
+    data = collect_demonstrations(
+        teacher, latents, demonstrations, prior=prior, free_share=free_share, seed=seed
+    )
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        origin, asked, goal = batch
-        reached = actor(origin, asked if actor.names else None)
+        origin, target, goal = batch
+        reached = actor(origin, target if target.shape[1] else None)
         error = (reached - goal).square().mean()
         if not distance_weight:
             return error, {}
         far = distance(reached, origin, used.to(origin.device)).mean()
         return error + distance_weight * far, {"distance": far}
 
-    optimizer = torch.optim.Adam(actor.net.parameters(), lr=learning_rate)
-    options = {**options, "lr_scheduler": "linear"}
-    fit(Player("pupil", actor, loss, optimizer), lessons, seed=seed, **options)
+    train(
+        actor,
+        loss,
+        TensorDataset(*data),
+        name="actor",
+        learning_rate=learning_rate,
+        max_train_steps=max_train_steps,
+        batch_size=batch_size,
+        seed=seed,
+        **{**options, "lr_scheduler": "linear"},
+    )
+
+
+@torch.no_grad()
+def collect_demonstrations(
+    teacher: Controller,
+    latents: Latents,
+    count: int,
+    *,
+    attributes: Critic | None = None,
+    prior: Prior | None = None,
+    free_share: float = 0.25,
+    threshold: float = THRESHOLD,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Starts, targets `(count, K)` and the teacher's destinations, `count` rows each.
+
+    Arguments:
+        teacher: Any controller.
+        latents: Where targets, and the starts of edits, come from.
+        count: Number of moves.
+        attributes: A critic; if given, half of the requests are edits of encodings, in which one
+            attribute is flipped and the others are held.
+        prior: Where the other moves start, N(0, I) by default.
+        free_share: Share of rows whose targets are partly freed.
+        threshold: Probability at which a teacher that climbs may stop.
+        seed: Decides every random number.
+    """
+    start = prior if prior is not None else Gaussian(latents.latent_shape)
+    home = next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for first in range(0, count, AT_ONCE):
+        place = Step(seed, first, first, min(AT_ONCE, count - first), count)
+        z = start.sample(place.count, seed=~seed, start=first).cpu()
+        data = latents[place.integers(len(latents), purpose="lesson")]
+        target = draw_targets(data.labels, place, free_share)
+        request = Request(target=target, threshold=threshold)
+        if target is not None and attributes is not None:
+            edited = place.uniform(1, purpose="edit")[:, 0] < 0.5
+            x = data.sample(place.normal(*latents.latent_shape, purpose="posterior"))
+            flipped = place.integers(target.shape[1], purpose="flipped").cpu()
+            edits = flips(attributes.score(x).sigmoid(), flipped)
+            z[edited] = x[edited]
+            mixed = {
+                "target": torch.where(edited[:, None], edits.target, target),
+                "hold": edited[:, None] & edits.hold,
+                "current": edits.current,
+            }
+            request = dataclasses.replace(request, **mixed)
+        goal = teacher.move(z.to(home), request).z.cpu()
+        y = request.values
+        rows.append((z, z.new_empty(len(z), 0) if y is None else y, goal))
+    starts, targets, goals = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return starts, targets, goals

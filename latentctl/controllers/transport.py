@@ -25,11 +25,11 @@ from torch import Tensor
 from ..critics import Critic, RealismCritic
 from ..critics.base import cross_entropy
 from ..errors import InputError
-from .base import THRESHOLD, Controller, Move, require_finite
-from .targets import round_targets
+from .base import Controller, Move, require_finite
+from .request import Request
 
 
-class Transport(Controller):
+class Transport(Controller, kind="transport"):
     """Carries latents along the probability-flow ODE of a target.
 
     Arguments:
@@ -38,7 +38,7 @@ class Transport(Controller):
         steps: Steps of Heun's method, two evaluations each.
         beta: First and last value of the schedule.
         realism_weight: Weight of the realism term.
-        hold_weight: Weight of fractional targets, which are values to keep.
+        hold_weight: Weight of held attributes.
 
     Example:
         >>> from latentctl import AttributeCritic
@@ -70,41 +70,34 @@ class Transport(Controller):
         self.steps, self.beta = steps, tuple(beta)
         self.realism_weight, self.hold_weight = realism_weight, hold_weight
 
-    def move(
-        self,
-        z: Tensor,
-        y: Tensor | None = None,
-        *,
-        where: Critic | None = None,
-        threshold: float = THRESHOLD,
-        seed: int = 0,
-        index: Tensor | None = None,
-    ) -> Move:
+    def search(self, z: Tensor, request: Request) -> Move:
         z = z.detach()
-        if y is not None:
-            y = y.to(z.device).expand(len(z), -1)
+        request = request.with_current(self.attributes, z)
         size = 1 / self.steps
         for step in range(self.steps):
             time = 1 - step * size
-            before = self._velocity(z, time, y, where)
-            after = self._velocity(z - size * before, time - size, y, where)
+            before = self._velocity(z, time, request)
+            after = self._velocity(z - size * before, time - size, request)
             z = z - size * (before + after) / 2
         evaluations = torch.full((len(z),), 2 * self.steps, device=z.device)
         return Move(z, evaluations)
 
-    def _velocity(self, z: Tensor, time: float, y: Tensor | None, where: Critic | None) -> Tensor:
+    def _velocity(self, z: Tensor, time: float, request: Request) -> Tensor:
+        y = request.values
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             energy = torch.zeros((), device=z.device) * z.sum()
             if y is not None and self.attributes is not None:
-                weight = torch.where((y == 0) | (y == 1), 1.0, self.hold_weight)
                 logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
-                energy = energy + (weight * cross_entropy(logits, y)).sum()
-            if where is not None:
-                score = require_finite(where(z), "The log-odds of the critic `where`")
+                each = cross_entropy(logits, y)
+                if request.hold is not None:
+                    each = torch.where(request.hold, self.hold_weight, 1.0) * each
+                energy = energy + each.sum()
+            if request.where is not None:
+                score = require_finite(request.where(z), "The log-odds of the critic `where`")
                 energy = energy + F.softplus(-score).sum()
             if self.realism is not None and self.realism_weight:
-                score = self.realism(z, None if y is None else round_targets(y))
+                score = self.realism(z, None if y is None else y.round())
                 score = require_finite(score, "The log-odds of the realism critic")
                 energy = energy + self.realism_weight * F.softplus(-score).sum()
             (gradient,) = torch.autograd.grad(energy, z)

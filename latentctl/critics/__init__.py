@@ -6,6 +6,7 @@ __all__ = [
     "AttributeCritic",
     "Critic",
     "ExampleCritic",
+    "JoinedCritic",
     "PixelCritic",
     "RealismCritic",
     "RewardCritic",
@@ -14,6 +15,7 @@ __all__ = [
 from .attributes import AttributeCritic
 from .base import Critic
 from .examples import ExampleCritic
+from .joined import JoinedCritic
 from .pixel import PixelCritic
 from .realism import RealismCritic
 from .reward import RewardCritic

@@ -27,7 +27,7 @@ from .base import cross_entropy
 from .network import NetworkCritic
 
 
-class AttributeCritic(NetworkCritic):
+class AttributeCritic(NetworkCritic, kind="attributes"):
     r"""Log-odds `(B, K)` of named attributes, one network with `K` heads.
 
     Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
@@ -98,41 +98,30 @@ class AttributeCritic(NetworkCritic):
         width: int = 512,
         depth: int = 2,
         dropout: float = 0.3,
-        max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
         rank: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> AttributeCritic:
-        """A critic of every label of `latents`; `options` go to `latentctl.training.fit`.
+        """A critic of every label of `latents`.
 
-        `rank` is by default 512 for a grid, or half of its size, and 0 for a vector.
+        Arguments:
+            latents: Encodings with labels in [0, 1], NaN where unknown.
+            width: Units of each layer.
+            depth: Number of layers.
+            dropout: Share of units dropped while training.
+            rank: As above; by default 512 for a grid, or half of its size, and 0 for a vector.
+            seed: Decides every random number.
+            options: Of the training, as in `NetworkCritic.learn`.
 
         Raises:
             InputError: If there are no labels, or an attribute has one class only.
         """
         check_classes(latents)
+        shape, names = latents.latent_shape, latents.names
+        rank = default_rank(shape) if rank is None else rank
         with seeded(seed, "attribute critic"):
-            critic = cls(
-                latents.latent_shape,
-                latents.names,
-                width=width,
-                depth=depth,
-                dropout=dropout,
-                rank=default_rank(latents.latent_shape) if rank is None else rank,
-            )
-        return critic.learn(
-            latents,
-            player="attributes",
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            seed=seed,
-            **options,
-        )
+            critic = cls(shape, names, width=width, depth=depth, dropout=dropout, rank=rank)
+        return critic.learn(latents, name="attributes", seed=seed, **options)
 
 
 def check_classes(latents: Latents) -> None:

@@ -14,10 +14,13 @@ computed on log-odds, so that gradients do not vanish where probabilities round 
 
 from __future__ import annotations
 
-__all__ = ["Critic", "cross_entropy", "log_odds"]
+__all__ = ["Critic", "Scored", "cross_entropy", "log_odds"]
 
 import abc
 import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +28,12 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError, UnknownNameError
 from ..latents import Covariance
+from ..storage import Saved
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
 
-class Critic(nn.Module, abc.ABC):
+class Critic(Saved, abc.ABC):
     """Log-odds `(B, K)` that latents `(B, *latent_shape)` satisfy K conditions.
 
     The outputs of a critic of attributes have names. A critic without names has one output.
@@ -68,6 +72,23 @@ class Critic(nn.Module, abc.ABC):
         """Probabilities `(B, K)` in [0, 1]."""
         return torch.sigmoid(self(z))
 
+    @torch.no_grad()
+    def score(self, z: Tensor, *, batch_size: int | None = None) -> Tensor:
+        """Log-odds `(N, K)` of many latents without gradients, on the device of `z`.
+
+        Arguments:
+            z: Latents, `(N, *latent_shape)`, on any device.
+            batch_size: Latents at once; all if not given.
+        """
+        parts = [self(part.to(self.device)) for part in z.split(batch_size or max(1, len(z)))]
+        return torch.cat(parts).to(z.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights and buffers."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
     def index(self, name: str) -> int:
         """Column of an attribute; `UnknownNameError` with the nearest names otherwise."""
         if name not in self.names:
@@ -99,9 +120,17 @@ class Critic(nn.Module, abc.ABC):
         children = (c for c in self.children() if isinstance(c, Critic))
         return frozenset(self.names).union(*(c.attributes for c in children))
 
-    def of(self, critic: Critic) -> Critic:
-        """The same expression over another critic of the same names, such as an evaluator."""
-        parts = {n: c.of(critic) for n, c in self.named_children() if isinstance(c, Critic)}
+    def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
+        """The same expression over another critic of the same names, such as an evaluator.
+
+        Arguments:
+            critic: The other critic.
+            instead_of: The critic whose attributes are replaced; any if not given.
+        """
+        if instead_of is self:
+            return critic
+        children = [(n, c) for n, c in self.named_children() if isinstance(c, Critic)]
+        parts = {name: child.of(critic, instead_of) for name, child in children}
         if not parts:
             return self
         other = copy.copy(self)
@@ -137,10 +166,13 @@ class _Expression(Critic):
                 )
 
 
-class _And(_Expression):
+class _And(_Expression, kind="and"):
     def __init__(self, left: Critic, right: Critic) -> None:
         super().__init__(left, right)
-        self.left, self.right = left, right
+        self.left, self.right, self.config = left, right, {}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"left": self.left, "right": self.right}
 
     def forward(self, z: Tensor) -> Tensor:
         a, b = self.left(z), self.right(z)
@@ -148,39 +180,51 @@ class _And(_Expression):
         return -torch.logsumexp(torch.stack([-a, -b, -(a + b)]), dim=0)
 
 
-class _Not(_Expression):
+class _Not(_Expression, kind="not"):
     def __init__(self, critic: Critic) -> None:
         super().__init__(critic)
-        self.critic = critic
+        self.critic, self.config = critic, {}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"critic": self.critic}
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = -self.critic(z)
         return out
 
 
-class _Weighted(_Expression):
+class _Weighted(_Expression, kind="weighted"):
     def __init__(self, critic: Critic, weight: float) -> None:
         super().__init__(critic)
         self.critic, self.weight = critic, float(weight)
+        self.config = {"weight": self.weight}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"critic": self.critic}
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.weight * self.critic(z)
         return out
 
 
-class _Head(Critic):
+class _Head(Critic, kind="attribute"):
     """One attribute of a critic."""
 
     def __init__(self, critic: Critic, name: str) -> None:
         super().__init__()
         self.critic, self.names, self.latent_shape = critic, (name,), critic.latent_shape
+        self.config = {"name": name}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"critic": self.critic}
 
     @property
     def attributes(self) -> frozenset[str]:
         return frozenset(self.names)
 
-    def of(self, critic: Critic) -> Critic:
-        return critic[self.names[0]] if self.names[0] in critic.names else self
+    def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
+        replaced = instead_of in (None, self.critic) and self.names[0] in critic.names
+        return critic[self.names[0]] if replaced else self
 
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.critic(z)
@@ -188,23 +232,48 @@ class _Head(Critic):
         return logits[:, column : column + 1]
 
 
-class _Match(Critic):
+class _Match(Critic, kind="match"):
     """A whole target of a critic of attributes."""
 
     def __init__(self, critic: Critic, y: Tensor) -> None:
         super().__init__()
         self.critic, self.y = critic, y
+        rows = [[None if v != v else v for v in row] for row in y.tolist()]
+        self.config = {"y": rows}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"critic": self.critic}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> _Match:
+        rows = [[torch.nan if v is None else v for v in row] for row in config["y"]]
+        return cls(parts["critic"], torch.tensor(rows))
 
     @property
     def attributes(self) -> frozenset[str]:
         requested = (~torch.isnan(self.y)).any(0)
         return frozenset(n for n, r in zip(self.critic.names, requested, strict=True) if r)
 
-    def of(self, critic: Critic) -> Critic:
-        return critic.match(self.y) if critic.names == self.critic.names else self
+    def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
+        replaced = instead_of in (None, self.critic) and critic.names == self.critic.names
+        return critic.match(self.y) if replaced else self
 
     def forward(self, z: Tensor) -> Tensor:
         return log_odds(-cross_entropy(self.critic(z), self.y.to(z.device)).sum(1, keepdim=True))
+
+
+class Scored(Critic):
+    """Log-odds `(B, K)` that were evaluated before, whatever latents are given.
+
+    An expression over it (`Critic.of`) costs no evaluation of the critic that it stands for.
+    """
+
+    def __init__(self, names: Sequence[str], logits: Tensor) -> None:
+        super().__init__()
+        self.names, self.logits = tuple(names), logits
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.logits
 
 
 def log_odds(log_p: Tensor) -> Tensor:

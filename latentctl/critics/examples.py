@@ -55,7 +55,7 @@ FEWER_ROWS = 1024  # the same, where the covariance is no matrix
 PART = 1024  # latents at once
 
 
-class ExampleCritic(Critic):
+class ExampleCritic(Critic, kind="examples"):
     r"""Log-odds `(B, 1)` of one attribute that few examples tell, linear in the latent.
 
     Arguments:

@@ -1,4 +1,4 @@
-r"""One network with named heads, fitted on cached latents: what two critics share.
+r"""A critic that is one network with named outputs, fitted on cached latents.
 
 Trained by AdamW on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..latents import Covariance, Latents
 from ..nn.trunk import ScoreNet
-from ..training import Player, Step, fit
+from ..training import Step, train
 from .base import Critic
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class NetworkCritic(Critic):
-    """Named critics over one network.
+    """A critic of named attributes over one network.
 
     Arguments:
         latent_shape: Shape of one latent.
-        names: What the heads are of.
-        heads: Heads of each name.
+        names: The attributes.
+        heads: Outputs of the network for each name.
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped while training.
         smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
-        rank: Leading directions of the latents' covariance that are known one by one; 0 for none.
+        rank: Leading directions of the latents' covariance that are kept one by one; 0 for none.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class NetworkCritic(Critic):
 
     @abc.abstractmethod
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and what is to be logged of it."""
+        """The loss of a batch, and what to log."""
 
     def fit_statistics(self, latents: Latents, *, seed: int = 0) -> None:
-        """Takes the moments of the latents that it is to be fitted on."""
+        """Sets the moments and the covariance from the latents that it is fitted on."""
         self.net.trunk.standardise(*latents.moments())
         self.posterior_std.copy_(latents.posterior_std())
         if self.covariance is not None:
@@ -77,25 +77,37 @@ class NetworkCritic(Critic):
         self,
         latents: Latents,
         *,
-        player: str,
-        max_train_steps: int,
-        batch_size: int,
-        learning_rate: float,
-        weight_decay: float,
-        seed: int,
+        name: str,
+        max_train_steps: int = 1500,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        seed: int = 0,
         **options: Any,
     ) -> Self:
-        """Trains on latents, in place; `player` names it in the log."""
+        """Trains on latents, in place, by AdamW.
+
+        Arguments:
+            latents: Encodings with labels.
+            name: Its name in the log.
+            max_train_steps: Steps of training.
+            batch_size: Latents in a step.
+            learning_rate: Peak learning rate; it falls by a cosine.
+            weight_decay: Decoupled weight decay.
+            seed: Decides every random number.
+            options: Further arguments of `latentctl.training.fit`.
+        """
         self.fit_statistics(latents, seed=seed)
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
-        fit(
-            Player(player, self, self.loss, optimizer),
+        train(
+            self,
+            self.loss,
             latents,
+            name=name,
             max_train_steps=max_train_steps,
             batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             seed=seed,
-            **{"lr_scheduler": "cosine", "progress": False, **options},
+            **{"lr_scheduler": "cosine", **options},
         )
-        return self.eval()
+        return self

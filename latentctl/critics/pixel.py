@@ -4,9 +4,9 @@ r"""Networks on samples as critics of latents: through the frozen decoder.
 
 with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
 :math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (Platt, 1999). Exact and slow:
-every evaluation decodes. Such critics teach a fast one (`latentctl.teach`), refine its edits
-(`controllers.Refined`), and sign receipts (`condition(..., evaluator=...)`). What one of them was
-climbed on it should not evaluator: nothing is fooled as easily as the network that one climbs.
+every evaluation decodes. Such critics are distilled into a fast one (`latentctl.teach`), refine its
+edits (`controllers.Refined`), and evaluate receipts (`condition(..., evaluator=...)`). An evaluator
+should share no network with what edits ascend: those edits are adversarial to that network.
 
 References:
     | Probabilistic Outputs for Support Vector Machines (Platt, 1999)
@@ -29,8 +29,8 @@ from ..errors import InputError, ShapeError
 from .base import Critic, cross_entropy
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
-PART = 128  # samples decoded or looked at at once
-PULL = 1e-3  # keeps the scale of an attribute finite that the networks tell without an error
+BATCH = 128  # samples decoded or classified at once
+PENALTY = 1e-3  # keeps the scale finite where the networks make no error
 
 
 class PixelCritic(Critic):
@@ -41,10 +41,10 @@ class PixelCritic(Critic):
         networks: One or more, each `x (B, *sample_shape)` in [0, 1] to log-odds `(B, K)`. They
             are viewed, frozen and in evaluation mode; the caller's own stay as they are.
         names: The attributes; those of the first network (`network.names`) if not given.
-        probabilities: Whether the networks return probabilities in [0, 1] instead, as scorers do.
+        probabilities: Whether the networks return probabilities in [0, 1] instead of log-odds.
 
     Raises:
-        InputError: If there is no network, or no name for what it says.
+        InputError: If there is no network, or no names for its outputs.
         ShapeError: If a network does not return `(B, K)`.
 
     Example:
@@ -68,18 +68,18 @@ class PixelCritic(Critic):
     ) -> None:
         super().__init__()
         if not networks:
-            raise InputError("PixelCritic need a network on samples: PixelCritic(decoder, net).")
+            raise InputError("A PixelCritic needs a network on samples: PixelCritic(decoder, net).")
         found = names if names is not None else getattr(networks[0], "names", None)
         if not found:
             raise InputError(
-                f"What the {type(networks[0]).__name__} says has no names. Pass names=[...], one "
-                f"for each of its outputs."
+                f"The outputs of the {type(networks[0]).__name__} have no names. Pass names=[...], "
+                f"one for each of them."
             )
         for network in networks:
             own = getattr(network, "names", None)
             if own is not None and tuple(own) != tuple(found):
                 raise InputError(
-                    f"The networks disagree on what they say: {', '.join(own)} and "
+                    f"The networks have different outputs: {', '.join(own)} and "
                     f"{', '.join(found)}. Give networks of the same attributes in the same order."
                 )
         self.names = tuple(found)
@@ -115,18 +115,22 @@ class PixelCritic(Critic):
         return self.scale * logits + self.bias
 
     def _one(self, network: Network, x: Tensor) -> Tensor:
-        said = network(x)
-        if said.shape != (len(x), len(self.names)):
+        output = network(x)
+        if output.shape != (len(x), len(self.names)):
             raise ShapeError(
-                f"The {type(network).__name__} should say ({len(x)}, {len(self.names)}) for "
-                f"{', '.join(self.names)}, it returned {tuple(said.shape)}."
+                f"The {type(network).__name__} should return ({len(x)}, {len(self.names)}) for "
+                f"{', '.join(self.names)}, it returned {tuple(output.shape)}."
             )
-        return torch.logit(said, eps=1e-6) if self.probabilities else said
+        return torch.logit(output, eps=1e-6) if self.probabilities else output
+
+    def score(self, z: Tensor, *, batch_size: int | None = BATCH) -> Tensor:
+        return super().score(z, batch_size=batch_size)
 
     @torch.no_grad()
-    def in_parts(self, z: Tensor) -> Tensor:
-        """Probabilities `(N, K)` of many latents, a part at a time."""
-        return torch.cat([self.probability(part.to(self.scale.device)) for part in z.split(PART)])
+    def score_samples(self, x: Tensor, *, batch_size: int = BATCH) -> Tensor:
+        """Log-odds `(N, K)` of many samples without gradients, on the device of `x`."""
+        parts = [self.of_samples(part.to(self.device)) for part in x.split(batch_size)]
+        return torch.cat(parts).to(x.device)
 
     def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritic:
         """Fits scale and bias of each attribute on samples that the networks did not see.
@@ -145,9 +149,7 @@ class PixelCritic(Critic):
                 f"({len(x)}, {len(self.names)}), these are {tuple(labels.shape)}."
             )
         self.scale.fill_(1), self.bias.zero_()
-        with torch.no_grad():
-            parts = (self.of_samples(part.to(self.scale.device)) for part in x.split(PART))
-            logits = torch.cat(list(parts))
+        logits = self.score_samples(x).to(self.device)
         y = labels.to(logits)
         known = (~torch.isnan(y)).sum(0).clamp_min(1)
         log_scale = torch.zeros_like(self.scale, requires_grad=True)
@@ -157,7 +159,7 @@ class PixelCritic(Critic):
         def loss() -> Tensor:
             search.zero_grad()
             entropy = cross_entropy(log_scale.exp() * logits + bias, y).sum(0) / known
-            total: Tensor = entropy.sum() + PULL * (log_scale**2 + bias**2).sum()
+            total: Tensor = entropy.sum() + PENALTY * (log_scale**2 + bias**2).sum()
             total.backward()
             return total
 

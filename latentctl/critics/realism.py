@@ -23,7 +23,7 @@ from ..nn.trunk import ScoreNet, encode_targets
 from .base import Critic
 
 
-class RealismCritic(Critic):
+class RealismCritic(Critic, kind="realism"):
     r"""Log-odds that `z` is the encoding of data, and, if conditional, of data with attributes `y`.
 
     .. math::
@@ -57,7 +57,8 @@ class RealismCritic(Critic):
             "width": width,
             "depth": depth,
         }
-        self.net = ScoreNet(latent_shape, 1, context=2 * len(context_names), width=width, depth=depth)
+        context = 2 * len(context_names)
+        self.net = ScoreNet(latent_shape, 1, context=context, width=width, depth=depth)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Log-odds `(B, 1)` of `z (B, *latent_shape)` under targets `y (B, K)`, NaN = free."""

@@ -34,7 +34,7 @@ from .base import cross_entropy
 from .network import NetworkCritic
 
 
-class RewardCritic(NetworkCritic):
+class RewardCritic(NetworkCritic, kind="rewards"):
     r"""Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
 
     Arguments:
@@ -93,10 +93,6 @@ class RewardCritic(NetworkCritic):
         width: int = 512,
         depth: int = 3,
         dropout: float = 0.0,
-        max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
         seed: int = 0,
         **options: Any,
     ) -> RewardCritic:
@@ -107,31 +103,17 @@ class RewardCritic(NetworkCritic):
             width: Units of each layer.
             depth: Number of layers.
             dropout: Share of units dropped while training.
-            max_train_steps: Steps of training.
-            batch_size: Latents in a step.
-            learning_rate: Peak of AdamW's learning rate; it falls to zero.
-            weight_decay: Of AdamW.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.training.fit`.
+            options: Of the training, as in `NetworkCritic.learn`.
 
         Raises:
             InputError: If there are no rewards, or a rule has none.
         """
         check_rewards(latents)
+        shape, names = latents.latent_shape, latents.names
         with seeded(seed, "reward critic"):
-            critic = cls(
-                latents.latent_shape, latents.names, width=width, depth=depth, dropout=dropout
-            )
-        return critic.learn(
-            latents,
-            player="rewards",
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            seed=seed,
-            **options,
-        )
+            critic = cls(shape, names, width=width, depth=depth, dropout=dropout)
+        return critic.learn(latents, name="rewards", seed=seed, **options)
 
 
 def satisfied(rewards: Tensor) -> Tensor:

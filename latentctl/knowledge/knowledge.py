@@ -109,8 +109,9 @@ class Knowledge(Critic):
         self.register_buffer("unit", torch.tensor([[0.0], [1.0]]).repeat(1, code_size))
         self.eval()
 
-    def of(self, critic: Critic) -> Critic:
-        return critic[self.name] if self.name in critic.names else self
+    def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
+        replaced = instead_of in (None, self) and self.name in critic.names
+        return critic[self.name] if replaced else self
 
     def forward(self, z: Tensor) -> Tensor:
         """Calibrated log-odds `(B, 1)` of presence in `z (B, *latent_shape)`."""

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from ..controllers.actor import Actor
 from ..controllers.ascent import distance
-from ..controllers.targets import origins
+from ..controllers.request import prior_starts
 from ..critics import RealismCritic, RewardCritic
 from ..critics.base import cross_entropy
 from ..decoder import Prior
@@ -105,7 +105,7 @@ class RuleGame:
 
     def starts(self, step: Step) -> Tensor:
         """Where moves start, `(count, *latent_shape)`."""
-        z = origins(self.prior, step)
+        z = prior_starts(self.prior, step)
         if self.encodings is None:
             return z
         data = _draw(self.encodings, step, "encoding")

@@ -1,0 +1,80 @@
+"""The parts of a `Conditional`: defaults, and checks that they fit each other."""
+
+from __future__ import annotations
+
+__all__ = ["fitting_parts"]
+
+from typing import Any
+
+from ..controllers import Actor, Ascent, Controller, Refined, Transport
+from ..controllers.request import THRESHOLD
+from ..critics import Critic, PixelCritic, RealismCritic
+from ..decoder import Decoder, Prior
+from ..errors import InputError, ShapeError
+
+EVALUATOR_THRESHOLD = 0.8
+
+
+def fitting_parts(
+    decoder: Decoder,
+    critic: Critic,
+    controller: Controller | None = None,
+    *,
+    editor: Controller | None = None,
+    refine_with: PixelCritic | None = None,
+    evaluator: PixelCritic | None = None,
+    realism: RealismCritic | None = None,
+    prior: Prior | None = None,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """The fields of a `Conditional`, with defaults, after checks that they fit each other."""
+    if threshold is None:
+        threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
+    critic.to(decoder.device).eval()
+    if controller is None:
+        controller = Ascent(critic if critic.names else None, realism)
+        editor = editor if editor is not None else Ascent.for_edits(controller.attributes)
+    editor = editor if editor is not None else controller
+    if isinstance(controller, Ascent | Transport) and realism is not None:
+        if controller.realism is not realism:
+            raise InputError(
+                f"The {type(controller).__name__} does not use this realism critic. Give it "
+                f"to the controller, as {type(controller).__name__}(attributes, realism)."
+            )
+    elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
+        realism = controller.realism
+    parts = [critic, realism, refine_with, evaluator, controller, editor]
+    for part in [*parts, controller.attributes, editor.attributes]:
+        _check_fit(part, decoder, critic)
+    if refine_with is not None:
+        editor = Refined(editor, refine_with)
+    for mover in (controller, editor):
+        mover.to(decoder.device).eval()
+    return {
+        "decoder": decoder,
+        "critic": critic,
+        "controller": controller,
+        "editor": editor,
+        "realism": realism,
+        "evaluator": evaluator,
+        "prior": prior if prior is not None else decoder.prior,
+        "threshold": threshold,
+    }
+
+
+def _check_fit(part: Any, decoder: Decoder, critic: Critic) -> None:
+    kind, shape = type(part).__name__, getattr(part, "latent_shape", None)
+    if shape is not None and shape != decoder.latent_shape:
+        raise ShapeError(
+            f"The {kind} is over latents {shape}, {decoder.name} has {decoder.latent_shape}. "
+            f"It was made for another decoder."
+        )
+    names = getattr(part, "context_names", getattr(part, "names", ()))
+    if names and names != critic.names:
+        raise InputError(
+            f"The {kind} has the attributes {', '.join(names)}, the critic "
+            f"{', '.join(critic.names) or 'no names'}. Fit both on the same labels in the same "
+            f"order: latents.select(names)."
+        )

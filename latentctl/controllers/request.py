@@ -1,0 +1,140 @@
+"""What a controller is asked for: targets, holds, a further critic, a region, a strength.
+
+A `Request` is made once, by `latentctl.conditional.request` from what the caller wrote or by hand,
+and goes down unchanged to `Controller.move(z, request)`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["THRESHOLD", "Request", "draw_targets", "flips", "prior_starts", "target_context"]
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..critics import Critic
+from ..decoder import Prior
+from ..errors import InputError
+from ..nn import encode_targets
+from ..training import Step
+
+THRESHOLD = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked of B latents; fields of one row hold for all of them.
+
+    Example:
+        >>> Request(target=torch.tensor([[1.0, torch.nan]])).for_latents(torch.zeros(3, 8)).target
+        tensor([[1., nan],
+                [1., nan],
+                [1., nan]])
+    """
+
+    target: Tensor | None = None
+    """Probabilities to reach, `(B, K)` or `(1, K)` in [0, 1]; NaN = nothing is asked."""
+    hold: Tensor | None = None
+    """Attributes that keep their probability, booleans like `target`."""
+    current: Tensor | None = None
+    """Probabilities at the start, `(B, K)`, if they were evaluated already."""
+    where: Critic | None = None
+    """A further critic to satisfy."""
+    region: Tensor | None = None
+    """1 where a latent may move and 0 where it stays, bit for bit; broadcasts to the latents."""
+    strength: float = 1.0
+    """Share of the move that is made: 0 moves nothing, bit for bit; 1 is the whole move."""
+    threshold: float = THRESHOLD
+    """Probability with which targets and `where` must hold, for controllers that stop there."""
+    seed: int = 0
+    """Seed of the controller's noise, if it uses any."""
+    index: Tensor | None = None
+    """Number of each latent, `(B,)`, so that noise does not depend on the batch; 0 ... B - 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"strength is the share of a move, it was given as {self.strength}.")
+
+    def for_latents(self, z: Tensor) -> Request:
+        """The request with a row for each latent, on the device of `z (B, *latent_shape)`."""
+        rows = {
+            name: value.to(z.device).expand(len(z), *value.shape[1:])
+            for name in ("target", "hold", "current", "region")
+            if (value := getattr(self, name)) is not None
+        }
+        index = torch.arange(len(z)) if self.index is None else self.index
+        return dataclasses.replace(self, **rows, index=index.to(z.device))
+
+    def rows(self, chosen: Tensor) -> Request:
+        """The request of some latents, by a mask or by numbers, after `for_latents`."""
+        parts = {
+            name: value[chosen]
+            for name in ("target", "hold", "current", "region", "index")
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether any attribute is held."""
+        return self.hold is not None and bool(self.hold.any())
+
+    def with_current(self, critic: Critic | None, z: Tensor) -> Request:
+        """The request with the probabilities at `z`, evaluated if an attribute is held."""
+        if not self.is_held or self.current is not None or critic is None:
+            return self
+        with torch.no_grad():
+            return dataclasses.replace(self, current=critic.probability(z))
+
+    @property
+    def values(self) -> Tensor | None:
+        """Targets `(B, K)`, in which what is held has its current probability; NaN = free."""
+        if self.target is None or self.hold is None or self.current is None:
+            return self.target
+        return torch.where(self.hold, self.current, self.target)
+
+
+def flips(current: Tensor, *columns: Tensor) -> Request:
+    """The request to flip attributes and to hold all others.
+
+    Arguments:
+        current: Probabilities at the start, `(B, K)`.
+        columns: Attributes to flip, `(B,)` each; the same one twice is flipped once.
+    """
+    flipped = torch.zeros_like(current, dtype=torch.bool)
+    flipped.scatter_(1, torch.stack(columns, 1).to(current.device), True)
+    target = torch.where(flipped, 1 - current.round(), torch.nan)
+    return Request(target=target, hold=~flipped, current=current)
+
+
+def target_context(z: Tensor, y: Tensor | None, names: Sequence[str]) -> Tensor | None:
+    """Targets as a network conditioned on `names` takes them, `(B, 2K)`; all free if `y` is None.
+
+    Targets between 0 and 1 are rounded to the nearer of both.
+    """
+    if not names:
+        return None
+    if y is None:
+        y = torch.full((1, len(names)), torch.nan)
+    return encode_targets(y.to(z.device).round().expand(len(z), -1))
+
+
+def draw_targets(labels: Tensor | None, step: Step, free_share: float) -> Tensor | None:
+    """Labels as targets; in a `free_share` of the rows partly freed, in a third of these wholly."""
+    if labels is None:
+        return None
+    partly = step.uniform(1, purpose="partly free") < free_share
+    kept_share = 1.5 * step.uniform(1, purpose="kept") - 0.5
+    kept = step.uniform(labels.shape[1], purpose="free") < kept_share
+    return torch.where(partly & ~kept, torch.nan, labels)
+
+
+def prior_starts(prior: Prior, step: Step) -> Tensor:
+    """Samples of the prior where the moves of a training step start, `(count, *latent_shape)`."""
+    # ~seed: the noise of training is never the noise that a user samples with
+    first = step.index * step.total + step.start
+    return prior.sample(step.count, seed=~step.seed, start=first).to(step.device)
