@@ -1,10 +1,9 @@
-r"""Gradient descent on each latent's own cost, and the set that it stays in.
+r"""Projected gradient descent on a cost of each latent.
 
 .. math:: m \leftarrow \gamma m + \beta_p \nabla_z c(z), \quad z \leftarrow \Pi(z - m), \quad
     \beta_p = \beta (1 - p / M)^a
 
-for :math:`p = 0 ... M - 1`, with the projection :math:`\Pi` on the domain. What an `Updater`
-imitates, and what `complete` does without one.
+for :math:`p = 0 ... M - 1`, with the projection :math:`\Pi` on the domain.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -15,7 +14,16 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["DOMAINS", "Cost", "descend", "inside", "start_points"]
+__all__ = [
+    "DOMAINS",
+    "LatentCost",
+    "append_dims",
+    "descend",
+    "gradient_of",
+    "project",
+    "rms",
+    "start_points",
+]
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -26,14 +34,14 @@ from torch import Tensor
 from ..errors import InputError, UnknownNameError
 from ..random import noise
 
-Cost: TypeAlias = Callable[[Tensor], Tensor]
-"""Of latents `(B, *latent_shape)`, the cost of each, `(B,)`."""
+LatentCost: TypeAlias = Callable[[Tensor], Tensor]
+"""From latents `(B, *latent_shape)` to the cost of each, `(B,)`."""
 
 DOMAINS = ("sphere", "ball", "space")
 
 
 def descend(
-    cost: Cost,
+    cost: LatentCost,
     z: Tensor,
     *,
     steps: int,
@@ -51,12 +59,12 @@ def descend(
         steps: The number of steps `M`, at least 1.
         learning_rate: The step size `beta`.
         momentum: The factor `gamma`; the first decay of Adam.
-        adam: Use Adam, whose steps are as long where the cost is nearly flat.
-        anneal: The exponent `a`; with 0 all steps are alike, with 2 the path comes to rest.
+        adam: Use Adam, whose step length does not depend on the scale of the cost.
+        anneal: The exponent `a` of the schedule; 0 for a constant step size.
         domain: `sphere` or `ball` of radius 1, or `space` for no bound.
 
     Raises:
-        InputError: If there is no step to make.
+        InputError: If `steps` is below 1.
 
     Example:
         >>> z = torch.ones(3, 2)
@@ -65,7 +73,7 @@ def descend(
         (torch.Size([5, 3, 2]), True)
     """
     if steps < 1:
-        raise InputError(f"A descent needs at least one step, it was given {steps}.")
+        raise InputError(f"A descent needs steps >= 1, it was given {steps}.")
     here = z.detach().clone().requires_grad_()
     optimizer: torch.optim.Optimizer
     if adam:
@@ -79,16 +87,25 @@ def descend(
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps) ** anneal
         optimizer.step()
         with torch.no_grad():
-            here.copy_(inside(here, domain))
+            here.copy_(project(here, domain))
         path.append(here.detach().clone())
     return torch.stack(path)
 
 
-def inside(z: Tensor, domain: str) -> Tensor:
-    """The point of the domain next to each latent, `(B, *latent_shape)`.
+def gradient_of(cost: LatentCost, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The cost of each latent `(B,)` and its gradient `(B, *latent_shape)`, both detached."""
+    with torch.enable_grad():
+        here = z.detach().requires_grad_()
+        value = cost(here)
+        (gradient,) = torch.autograd.grad(value.sum(), here)
+    return value.detach(), gradient.detach()
+
+
+def project(z: Tensor, domain: str) -> Tensor:
+    """The projection of each latent on the domain, `(B, *latent_shape)`.
 
     Example:
-        >>> inside(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "ball")
+        >>> project(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "ball")
         tensor([[0.6000, 0.8000],
                 [0.3000, 0.4000]])
     """
@@ -96,7 +113,7 @@ def inside(z: Tensor, domain: str) -> Tensor:
         return z
     if domain not in DOMAINS:
         raise UnknownNameError("domain", domain, DOMAINS)
-    length = z.flatten(1).norm(dim=1).view(-1, *[1] * (z.ndim - 1))
+    length = append_dims(z.flatten(1).norm(dim=1), z)
     nearest: Tensor = z / (length.clamp_min(1.0) if domain == "ball" else length.clamp_min(1e-12))
     return nearest
 
@@ -118,13 +135,23 @@ def start_points(
         domain: One of `DOMAINS`.
         seed: The user's seed.
         start: Index of the first point.
-        step: The step of a training that they belong to.
+        step: The training step that the draw belongs to.
     """
     z = noise(start, count, latent_shape, seed=seed, step=step, purpose="start points")
     if domain == "space":
         return z
-    z = inside(z, "sphere")
+    z = project(z, "sphere")
     if domain == "ball":
         radius = noise(start, count, (1,), seed=seed, step=step, purpose="radius", uniform=True)
-        z = z * radius.pow(1 / z[0].numel()).view(-1, *[1] * (z.ndim - 1))
+        z = z * append_dims(radius.pow(1 / z[0].numel()), z)
     return z
+
+
+def rms(move: Tensor) -> Tensor:
+    """Root mean square of each row, `(B,)`."""
+    return move.flatten(1).square().mean(1).sqrt()
+
+
+def append_dims(value: Tensor, z: Tensor) -> Tensor:
+    """One number a row `(B,)`, shaped to broadcast over `z (B, ...)`."""
+    return value.view(-1, *[1] * (z.ndim - 1))

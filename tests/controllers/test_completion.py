@@ -135,7 +135,7 @@ def test_a_mask_that_makes_no_sense_is_named(linear):
         complete(linear, x, torch.zeros(12))
     with pytest.raises(ShapeError, match=r"this one is \(7,\)"):
         complete(linear, x, torch.ones(7))
-    with pytest.raises(ShapeError, match=r"it was given \(3, 5\)"):
+    with pytest.raises(ShapeError, match=r"\(3, 5\)"):
         complete(linear, x[:, :5], torch.ones(5))
     x[1, 1] = torch.nan
     with pytest.raises(InputError, match=r"rows \[1\] hold a NaN"):

@@ -72,7 +72,7 @@ def test_both_answers_are_found_and_not_their_mean(trained):
     assert (y.norm(dim=2) < 0.2).float().mean() < 0.03, "the mean of both is a ghost"
 
 
-def test_starts_are_dealt_to_whom_they_suit():
+def test_assigned_starts_are_a_permutation_that_no_swap_improves():
     costs = torch.rand(12, 12, generator=torch.Generator().manual_seed(0))
     assign_starts = assign(costs)
     assert sorted(assign_starts.tolist()) == list(range(12))
@@ -88,7 +88,7 @@ def test_starts_are_dealt_to_whom_they_suit():
     assert torch.equal(assign(costs), torch.arange(12))
 
 
-def test_dealt_starts_suit_their_answers():
+def test_assigned_starts_reduce_the_error():
     x, y = two_answers(64)
     step = Step(0, 0, 0, 64, 64, torch.device("cpu"))
     errors = {}

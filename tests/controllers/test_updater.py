@@ -1,4 +1,4 @@
-"""cGML: descent, the updater's walk, its lessons and its practice."""
+"""cGML: descent, the updater's walk, and its training by DAgger and on unrolled walks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from conftest import truth
 
 from latentctl import Updater, condition
 from latentctl.controllers import Ascent
-from latentctl.controllers.cgml.lessons import learn
-from latentctl.controllers.cgml.practice import train_unrolled
-from latentctl.decoder.descent import descend, inside, start_points
+from latentctl.controllers.cgml.training import train_dagger, train_unrolled
+from latentctl.controllers.request import Request
+from latentctl.decoder.descent import descend, project, start_points
 from latentctl.errors import InputError, NonFiniteError, ShapeError, UnknownNameError
 from latentctl.random import noise, seeded
 from latentctl.training import Step
@@ -40,17 +40,17 @@ def test_a_descent_follows_the_papers_recursion():
         here = here - speed
         torch.testing.assert_close(path[step + 1], here)
     assert torch.equal(path[0], z)
-    with pytest.raises(InputError, match="at least one step, it was given 0"):
+    with pytest.raises(InputError, match="steps >= 1, it was given 0"):
         descend(cost, z, steps=0, learning_rate=0.1)
 
 
-def test_an_annealed_descent_comes_to_rest_where_a_plain_one_trembles():
+def test_an_annealed_descent_converges_where_a_constant_step_oscillates():
     def cost(z):
         return z.abs().sum(1)
 
     options = {"steps": 40, "learning_rate": 0.3, "adam": True, "momentum": 0.5}
-    trembling = descend(cost, starts(50), **options)[-1].abs().mean()
-    assert descend(cost, starts(50), **options, anneal=2.0)[-1].abs().mean() < 0.3 * trembling
+    oscillating = descend(cost, starts(50), **options)[-1].abs().mean()
+    assert descend(cost, starts(50), **options, anneal=2.0)[-1].abs().mean() < 0.3 * oscillating
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 4, 4)])
@@ -69,11 +69,11 @@ def test_start_points_fill_their_domain(shape):
 
 def test_a_domain_keeps_what_is_inside_and_nothing_else():
     z = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    assert torch.equal(inside(z, "space"), z)
-    assert torch.equal(inside(z, "ball")[1:], z[1:])
-    assert torch.isfinite(inside(z, "sphere")).all()
+    assert torch.equal(project(z, "space"), z)
+    assert torch.equal(project(z, "ball")[1:], z[1:])
+    assert torch.isfinite(project(z, "sphere")).all()
     with pytest.raises(UnknownNameError, match="ball"):
-        inside(z, "bal")
+        project(z, "bal")
 
 
 def test_a_stride_has_the_predicted_length_and_direction():
@@ -104,7 +104,7 @@ def test_a_latent_that_has_arrived_stays_and_costs_no_more():
     assert not torch.equal(path[-1], z) and bool((evaluations == 6).all())
 
 
-def lessons_of_two_goals(rounds=2, steps=4, count=400, teacher=None, **options):
+def dagger_on_two_goals(rounds=2, steps=4, count=400, teacher=None, **options):
     with seeded(0):
         updater = Updater((2,), context=1, context_encoder=Plain(), steps=steps, **QUICK)
     asked = (torch.arange(count) % 2).float()[:, None]
@@ -113,7 +113,7 @@ def lessons_of_two_goals(rounds=2, steps=4, count=400, teacher=None, **options):
         return torch.lerp(z, GOALS[asked[numbers, 0].long()], 1 / (steps - place))
 
     options = {"max_train_steps": 600, "learning_rate": 3e-3, **options}
-    learn(updater, teacher or stride, starts(count), asked, rounds=rounds, **options)
+    train_dagger(updater, teacher or stride, starts(count), asked, rounds=rounds, **options)
     return updater
 
 
@@ -122,8 +122,8 @@ class Plain(torch.nn.Module):
         return asked
 
 
-def test_lessons_are_learned():
-    updater = lessons_of_two_goals()
+def test_demonstrations_are_learned():
+    updater = dagger_on_two_goals()
     z, asked = starts(100, seed=5), (torch.arange(100) % 2).float()[:, None]
     path, _ = updater.walk(asked, z)
     assert to_goal(path[-1], asked).mean() < 0.05 * to_goal(z, asked).mean()
@@ -132,16 +132,16 @@ def test_lessons_are_learned():
     assert updater.dropped == 0
 
 
-def test_starts_without_a_finite_cost_are_left_out_and_counted():
+def test_dagger_leaves_out_starts_without_a_finite_step():
     def teacher(z, numbers, place):
         goal = torch.lerp(z, GOALS[numbers % 2], 1 / (4 - place))
         return torch.where((numbers < 30)[:, None], torch.nan, goal)
 
-    updater = lessons_of_two_goals(teacher=teacher)
+    updater = dagger_on_two_goals(teacher=teacher)
     assert updater.dropped == 30
     assert all(torch.isfinite(weight).all() for weight in updater.parameters())
     with pytest.raises(NonFiniteError, match="finite from no start"):
-        lessons_of_two_goals(teacher=lambda z, numbers, place: z * torch.nan)
+        dagger_on_two_goals(teacher=lambda z, numbers, place: z * torch.nan)
 
 
 def walker(gradient_input, cost, max_train_steps=300):
@@ -160,11 +160,12 @@ def walker(gradient_input, cost, max_train_steps=300):
 
     data = (torch.arange(500) % 2).float()[:, None]
     options = {"max_train_steps": max_train_steps, "batch_size": 64, "learning_rate": 3e-3}
-    return train_unrolled(updater, cost, begin, data, **options)
+    train_unrolled(updater, cost, begin, data, **options)
+    return updater
 
 
 @pytest.mark.parametrize("gradient_input", [False, True])
-def test_practice_leads_down_the_cost(gradient_input):
+def test_unrolled_training_reduces_the_cost(gradient_input):
     def cost(z, origin, asked):
         return to_goal(z, asked)
 
@@ -175,7 +176,7 @@ def test_practice_leads_down_the_cost(gradient_input):
     assert costs[1] < 0.5 * costs[0] and costs[-1] < 0.1 * costs[0]
 
 
-def test_practice_leaves_out_starts_without_a_finite_cost():
+def test_unrolled_training_leaves_out_starts_without_a_finite_cost():
     def cost(z, origin, asked):
         value = to_goal(z, asked)
         return torch.where(origin[:, 0] > 1, torch.nan, 1.0) * value
@@ -187,7 +188,7 @@ def test_practice_leaves_out_starts_without_a_finite_cost():
         walker(False, lambda z, origin, asked: z[:, 0] * torch.nan, max_train_steps=2)
 
 
-def test_an_untrained_informed_updater_goes_down_the_gradient():
+def test_an_untrained_updater_follows_the_negative_gradient():
     updater = Updater((6,), gradient_input=True, **QUICK)
     z = starts(10, 6)
     hat, _ = updater.predict(None, z, 2 * z)
@@ -198,7 +199,7 @@ def test_an_untrained_informed_updater_goes_down_the_gradient():
 
 def test_the_lipschitz_term_smooths_the_updater():
     def jump(weight):
-        updater = lessons_of_two_goals(rounds=1, lipschitz=weight, max_train_steps=300)
+        updater = dagger_on_two_goals(rounds=1, lipschitz=weight, max_train_steps=300)
         z, asked = starts(200, seed=9), torch.zeros(200, 1)
         beside = z + 1e-3 * starts(200, seed=10)
         return (updater.predict(asked, beside)[0] - updater.predict(asked, z)[0]).abs().mean()
@@ -213,7 +214,7 @@ def test_it_imitates_ascent_in_a_few_evaluations(critic, learned):
     def right(moved):
         return ((truth(moved) == y) | y.isnan()).all(1).float().mean()
 
-    walked = updater.move(z, y)
+    walked = updater.move(z, Request(target=y))
     assert bool((walked.evaluations == updater.steps).all()) and updater.steps < 10
     assert right(z) < 0.5 < 0.9 * right(ascent(z, y)) < right(walked.z)
 
@@ -229,15 +230,15 @@ def test_it_edits_and_keeps_what_is_held(decoder, critic, held_out, learned):
 
 
 def test_training_again_gives_the_same_weights():
-    one, other = (lessons_of_two_goals(max_train_steps=20).state_dict() for _ in range(2))
+    one, other = (dagger_on_two_goals(max_train_steps=20).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_each_round_resumes_from_its_own_checkpoints(tmp_path):
     options = {"max_train_steps": 20, "checkpointing_steps": 5, "output_dir": tmp_path}
-    whole = lessons_of_two_goals(**options).state_dict()
+    whole = dagger_on_two_goals(**options).state_dict()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0", "round-1"]
-    again = lessons_of_two_goals(**options, resume_from_checkpoint="latest").state_dict()
+    again = dagger_on_two_goals(**options, resume_from_checkpoint="latest").state_dict()
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
@@ -255,14 +256,14 @@ def test_wrong_use_is_named(critic):
     with pytest.raises(ShapeError, match="it was given nothing"):
         updater.predict(None, torch.zeros(3, 8))
     with pytest.raises(InputError, match=r"Use controllers.Ascent"):
-        updater.move(torch.zeros(3, 8), where=critic["Smiling"])
-    with pytest.raises(InputError, match="at least one step"):
+        updater.move(torch.zeros(3, 8), Request(where=critic["Smiling"]))
+    with pytest.raises(InputError, match="steps >= 1"):
         Updater((8,), steps=0)
     gradient_input = Updater((8,), ["Smiling"], gradient_input=True, **QUICK)
     with pytest.raises(InputError, match="pass `cost`"):
         gradient_input.predict(torch.zeros(3, 2), torch.zeros(3, 8))
     with pytest.raises(InputError, match="walks by a cost"):
-        gradient_input.move(torch.zeros(3, 8), torch.ones(1, 1))
+        gradient_input(torch.zeros(3, 8), torch.ones(1, 1))
 
 
 def test_the_loss_is_that_of_the_paper():

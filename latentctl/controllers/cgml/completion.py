@@ -1,16 +1,16 @@
 r"""Completion: what a frozen decoder puts in the place of the hidden part of an input.
 
-Of a sample :math:`x` only the part where the mask :math:`m` is 1 is seen. From each start
+Of a sample :math:`x` only the part where the mask :math:`m` is 1 is visible. From each start
 :math:`z_0 \sim p(z)` the latent moves to a minimum of
 
 .. math:: c(z; z_0) = \frac{1}{2 \sigma^2 d} \| m \odot (g(z) - x) \|^2
     + \frac{1}{2 d} \| z - z_0 \|^2
 
-with `d` latent dimensions. Where the visible part says nothing, the latent stays where it started,
-so that other starts give other completions; for a linear decoder and a normal prior these would be
-samples of the posterior up to the noise of `x` (randomised maximum a posteriori). Descent finds the
-minimum with the decoder in every step; an `Updater` that has practised this cost needs a few
-evaluations, and the decoder only if it is gradient_input.
+with `d` latent dimensions. Where the visible part is not informative, the latent stays at its
+start, so that different starts give different completions. For a linear decoder and a normal prior
+these are samples of the posterior, up to the noise of `x` (randomised maximum a posteriori).
+Gradient descent evaluates the decoder in each step. An `Updater` trained on this cost takes a few
+evaluations, and needs the decoder only with `gradient_input`.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -21,9 +21,9 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Completion", "complete", "completer", "visible_cost"]
+__all__ = ["Completion", "complete", "completer", "seen_input", "visible_cost"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,20 +31,21 @@ import torch
 from torch import Tensor, nn
 
 from ...decoder import Decoder, Prior
-from ...decoder.descent import Cost, descend
+from ...decoder.descent import LatentCost, descend
 from ...errors import InputError, ShapeError
 from ...random import seeded
+from ...storage import Saved
 from ...training import Step
-from .practice import train_unrolled
+from .training import train_unrolled
 from .updater import Updater
 
-CHUNK = 256  # completions that are decoded together
-SIGMA = 0.05  # std of the decoder's error, as a share of its range
+BATCH = 256  # completions that are decoded together
+SIGMA = 0.05  # std of the decoder's error, as a share of its value range
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Several completions of each input, the one that fits the visible part best first."""
+    """Several completions of each input, in the order of their error."""
 
     x: Tensor
     """The decoder's samples, `(B, count, *sample_shape)`."""
@@ -65,29 +66,33 @@ class Completion:
     """Evaluations of the updater or steps of the descent, of each completion."""
 
     def pasted(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The completions with the visible part of `x` as it is, `(B, count, *sample_shape)`."""
+        """The completions with the visible part of `x` pasted in, `(B, count, *sample_shape)`."""
         return torch.where(mask.bool()[:, None], x[:, None], self.x)
 
 
 def visible_cost(
     decoder: Decoder, x: Tensor, mask: Tensor, start: Tensor, *, sigma: float = SIGMA
-) -> Cost:
+) -> LatentCost:
     """The cost `c(z; z_0)` of latents, `(B,)`.
 
     Arguments:
         decoder: The frozen decoder.
         x: Samples, `(B, *sample_shape)`; what is hidden has no influence.
-        mask: 1 or True where `x` is seen, `(B, *sample_shape)`.
+        mask: Whether `x` is visible, `(B, *sample_shape)`.
         start: The latents `z_0`, `(B, *latent_shape)`.
         sigma: Standard deviation of the decoder's error, in the units of the samples.
     """
+    return lambda z: _cost(_missed(decoder.decode(z), x, mask), z, start, sigma)
 
-    def cost(z: Tensor) -> Tensor:
-        seen = torch.where(mask, decoder.decode(z) - x, 0.0).flatten(1).square().sum(1)
-        far = (z - start).flatten(1).square().sum(1)
-        return (seen / sigma**2 + far) / (2 * z[0].numel())
 
-    return cost
+def _missed(drawn: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the visible part, `(B,)`."""
+    return torch.where(mask, drawn - x, 0.0).flatten(1).square().sum(1)
+
+
+def _cost(missed: Tensor, z: Tensor, start: Tensor, sigma: float) -> Tensor:
+    far = (z - start).flatten(1).square().sum(1)
+    return (missed / sigma**2 + far) / (2 * z[0].numel())
 
 
 def complete(
@@ -102,24 +107,24 @@ def complete(
     sigma: float | None = None,
     seed: int = 0,
 ) -> Completion:
-    """Completions of partly seen inputs.
+    """Completions of partly visible inputs.
 
     Arguments:
         decoder: The frozen decoder.
         x: Inputs, `(B, *sample_shape)`. Hidden values may be anything, NaN included.
-        mask: 1 or True where `x` is seen; `(B, *sample_shape)`, or what broadcasts to it.
+        mask: 1 or True where `x` is visible; `(B, *sample_shape)`, or what broadcasts to it.
         count: Completions of each.
         updater: From `completer`; by default each completion is 100 steps of Adam.
-        prior: Where walks start; the decoder's prior by default.
+        prior: Distribution of the starts; the decoder's prior by default.
         steps: Evaluations of the updater, or steps of Adam.
         sigma: Standard deviation of the decoder's error, in the units of the samples; a twentieth
-            of its range by default.
+            of its value range by default.
         seed: Of the starts.
 
     Raises:
         ShapeError: If `x` or `mask` has another shape.
-        InputError: If the mask hides everything or nothing, or what is seen is not finite or out
-            of range.
+        InputError: If the mask hides everything or nothing, or the visible part is not finite or
+            out of range.
 
     Example:
         >>> import latentctl
@@ -130,36 +135,28 @@ def complete(
     """
     x, mask = _checked(decoder, x, mask)
     sigma = _sigma(decoder) if sigma is None else sigma
-    many = torch.arange(len(x), device=x.device).repeat_interleave(count)
-    start = (prior or decoder.prior).sample(len(many), seed=seed).to(decoder.device)
-    cost, z = visible_cost(decoder, x[many], mask[many], start, sigma=sigma), start
+    wanted, shown = (part.repeat_interleave(count, 0) for part in (x, mask))
+    start = (prior or decoder.prior).sample(len(wanted), seed=seed).to(decoder.device)
+    cost = visible_cost(decoder, wanted, shown, start, sigma=sigma)
     if updater is None:
         steps = 100 if steps is None else steps
-        z = descend(cost, z, steps=steps, learning_rate=0.05, adam=True)[-1]
+        z = descend(cost, start, steps=steps, learning_rate=0.05, adam=True)[-1]
     else:
         steps = updater.steps if steps is None else steps
         with torch.no_grad():
-            h = updater.told(seen_input(x, mask), len(z), z.device, z)
-        z = updater.walk(h, z, steps=steps, cost=cost if updater.gradient_input else None)[0][-1]
+            h = updater.encode_request(seen_input(x, mask), start)
+        seen_cost = cost if updater.gradient_input else None
+        z = updater.walk(h, start, steps=steps, cost=seen_cost)[0][-1]
     with torch.no_grad():
-        drawn = torch.cat([decoder.decode(part) for part in z.split(CHUNK)])
-    far = (z - start).flatten(1).square().sum(1)
-    drawn, z, far = (part.unflatten(0, (len(x), count)) for part in (drawn, z, far))
-    shown = mask[:, None].expand_as(drawn)
-    seen = torch.where(shown, drawn - x[:, None], 0.0).flatten(2).square().sum(2)
-    value = (seen / sigma**2 + far) / (2 * z[0, 0].numel())
-    error = (seen / shown.flatten(2).sum(2)).sqrt()
-    order = error.argsort(1)
+        drawn = decoder.decode(z, batch_size=BATCH)
+    missed = _missed(drawn, wanted, shown)
+    value, error = _cost(missed, z, start, sigma), (missed / shown.flatten(1).sum(1)).sqrt()
+    parts = [part.unflatten(0, (-1, count)) for part in (drawn, z, error, value)]
+    spread = torch.where(mask, 0.0, parts[0].std(1, unbiased=False)).flatten(1).sum(1)
+    order = parts[2].argsort(1)
     rows = torch.arange(len(x), device=x.device)[:, None]
-    spread = torch.where(mask, 0.0, drawn.std(1, unbiased=False)).flatten(1).sum(1)
-    return Completion(
-        x=drawn[rows, order],
-        z=z[rows, order],
-        error=error[rows, order],
-        cost=value[rows, order],
-        diversity=spread / (~mask).flatten(1).sum(1),
-        evaluations=steps,
-    )
+    x, z, error, value = (part[rows, order] for part in parts)
+    return Completion(x, z, error, value, spread / (~mask).flatten(1).sum(1), steps)
 
 
 def completer(
@@ -174,38 +171,36 @@ def completer(
     depth: int = 3,
     features: int = 256,
     sigma: float | None = None,
-    max_train_steps: int = 1500,
     batch_size: int = 64,
     seed: int = 0,
     **options: Any,
 ) -> Updater:
-    """An updater that completes what a frozen decoder may have drawn.
+    """An updater that completes samples of a frozen decoder, trained on unrolled walks.
 
     Arguments:
         decoder: The frozen decoder; it must be differentiable.
         data: Training samples, whose batches are `(B, *sample_shape)` or begin with it.
-        masks: Of a step, masks `(step.count, *sample_shape)` or what broadcasts to it.
-        prior: Where walks start; the decoder's prior by default.
+        masks: From a step to masks `(step.count, *sample_shape)`, or what broadcasts to it.
+        prior: Distribution of the starts; the decoder's prior by default.
         steps: Evaluations of a walk.
-        gradient_input: Whether it sees the gradient of the cost, which takes the decoder at each step.
-        width: Units of each layer.
-        depth: Number of layers.
-        features: Numbers that the visible part is summed up in.
+        gradient_input: Whether the updater sees the gradient of the cost, which takes the decoder
+            in each step.
+        width: Units of each layer of the updater.
+        depth: Number of its layers.
+        features: Features of the visible part.
         sigma: As in `complete`.
-        max_train_steps: Steps of practice.
         batch_size: Walks in a step.
         seed: Decides every random number.
-        options: Further arguments of `train_unrolled`.
+        options: Further arguments of `train_unrolled`, such as `max_train_steps`.
     """
     start = prior or decoder.prior
     sigma = _sigma(decoder) if sigma is None else sigma
     size = start.sample(1)[0].numel()
     with seeded(seed, "completer"):
-        context_encoder = Observer(decoder.sample_shape, features)
         updater = Updater(
             decoder.latent_shape,
             context=features + size,
-            context_encoder=context_encoder,
+            context_encoder=VisibleEncoder(decoder.sample_shape, features),
             width=width,
             depth=depth,
             steps=steps,
@@ -216,45 +211,36 @@ def completer(
         x = batch[0] if isinstance(batch, tuple | list) else batch
         first = step.index * step.total + step.start
         z = start.sample(step.count, seed=~step.seed, start=first).to(x.device)
-        x, mask = _checked(decoder, x, masks(step).to(x.device))
-        return z, seen_input(x, mask)
+        return z, seen_input(*_checked(decoder, x, masks(step).to(x.device)))
 
     def cost(z: Tensor, origin: Tensor, asked: Tensor) -> Tensor:
         channels = decoder.sample_shape[0]
         x, mask = asked[:, :channels], asked[:, channels:] > 0.5
-        mask = mask.expand_as(x) if x.ndim > 2 else mask
-        return visible_cost(decoder, x, mask, origin, sigma=sigma)(z)
+        return visible_cost(decoder, x, mask.expand_as(x), origin, sigma=sigma)(z)
 
-    return train_unrolled(
-        updater,
-        cost,
-        starts,
-        data,
-        max_train_steps=max_train_steps,
-        batch_size=batch_size,
-        seed=seed,
-        **options,
-    )
+    train_unrolled(updater, cost, starts, data, batch_size=batch_size, seed=seed, **options)
+    return updater
 
 
-class Observer(nn.Module):
-    """Features of the visible part of samples `(B, ...)`, followed by where walks start.
+class VisibleEncoder(Saved, kind="visible-encoder"):
+    """Features of visible parts `(B, ...)`, followed by the starts of the walks.
 
-    The walks' starts are `(B * count, *latent_shape)`, those of a sample in a row; the result has
-    a row for each.
+    The starts are `(B * count, *latent_shape)`, those of a sample in a row; the result has a row
+    for each.
 
     Arguments:
         sample_shape: `(C, H, W)` with one mask for all channels, or `(D,)`.
         features: Number of features.
-        width: Channels of the first layer of convolutions, doubled by each.
+        width: Channels of the first convolution, doubled by each.
 
     Example:
-        >>> Observer((3, 16, 16), 8)(torch.zeros(2, 4, 16, 16), torch.zeros(2, 5)).shape
+        >>> VisibleEncoder((3, 16, 16), 8)(torch.zeros(2, 4, 16, 16), torch.zeros(2, 5)).shape
         torch.Size([2, 13])
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], features: int, *, width: int = 32) -> None:
+    def __init__(self, sample_shape: Sequence[int], features: int, *, width: int = 32) -> None:
         super().__init__()
+        self.config = {"sample_shape": list(sample_shape), "features": features, "width": width}
         layers: list[nn.Module] = []
         if len(sample_shape) == 3:
             channels, side = sample_shape[0] + 1, min(sample_shape[1:])
@@ -265,18 +251,18 @@ class Observer(nn.Module):
         else:
             layers += [nn.Linear(2 * sample_shape[0], 512), nn.SiLU(), nn.Linear(512, features)]
         self.layers = nn.Sequential(*layers)
-        with torch.no_grad():
-            extra = 1 if len(sample_shape) == 3 else sample_shape[0]
-            self.layers(torch.zeros(1, sample_shape[0] + extra, *sample_shape[1:]))
+        with torch.no_grad():  # gives the lazy layer its shape
+            example = torch.zeros(1, *sample_shape)
+            self.layers(seen_input(example, torch.ones_like(example).bool()))
 
     def forward(self, asked: Tensor, origin: Tensor) -> Tensor:
-        # several walks may start for one sample, which is looked at once
+        # several walks may start for one sample, which is encoded once
         features = self.layers(asked).repeat_interleave(len(origin) // len(asked), 0)
         return torch.cat([features, origin.flatten(1)], dim=1)
 
 
 def seen_input(x: Tensor, mask: Tensor) -> Tensor:
-    """What an context_encoder is shown: the visible part, and where it is."""
+    """The visible part and its mask as channels, the input of a `VisibleEncoder`."""
     shown = mask[:, :1] if x.ndim == 4 else mask
     return torch.cat([torch.where(mask, x, 0.0), shown.to(x.dtype)], dim=1)
 
@@ -293,17 +279,16 @@ def _checked(decoder: Decoder, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]
         ) from error
     if x.ndim == 4 and not bool((mask == mask[:, :1]).all()):
         raise ShapeError("A mask of an image is the same in all channels; give it as (B, 1, H, W).")
-    share = mask.flatten(1).float().mean(1)
-    for value, what in ((0.0, "everything"), (1.0, "nothing")):
-        rows = (share == value).nonzero().flatten().tolist()
-        if rows:
+    for uniform, what, hint in (
+        (~mask, "everything", "use `sample` without an input"),
+        (mask, "nothing", "leave those rows out"),
+    ):
+        if rows := uniform.flatten(1).all(1).nonzero().flatten().tolist():
             raise InputError(
-                f"The mask hides {what} of rows {rows[:8]}. It is 1 where the input is seen: "
-                + ("use `sample` without an input." if value == 0 else "there is nothing to do.")
+                f"The mask hides {what} of rows {rows[:8]}. It is 1 where x is visible: {hint}."
             )
-    x = torch.where(
-        mask, x, torch.zeros_like(x) if decoder.value_range is None else decoder.value_range[0]
-    )
+    hidden = 0.0 if decoder.value_range is None else decoder.value_range[0]
+    x = torch.where(mask, x, torch.full_like(x, hidden))
     decoder.check_sample(x)
     return x.to(decoder.device), mask.to(decoder.device)
 

@@ -1,27 +1,27 @@
-r"""cGML as in the paper: an encoder, a generator and an updater learn one-to-many prediction.
+r"""cGML as in the paper: an encoder, a generator and an updater for one-to-many prediction.
 
 For a pair :math:`(x, y)` and a start :math:`z_0`, descent through the generator finds the latent of
-*its* answer, and then the three networks learn from the path,
+this answer, and the three networks are trained on the path,
 
 .. math::
     h = H(x), \qquad z_{p+1} = \text{descent step on } |G(h, z_p) - y|_1 \quad (p = 0 ... M - 1), \\
     \min_Z \; L_Z(h, z_p, z_{p+1}), \qquad
     \min_{H, G} \; |G(h, z_M) - y|_1 + \lambda_G |G(h + \epsilon', z_M + \epsilon) - G(h, z_M)|_1.
 
-No two answers are ever averaged: each has its place in the latent space. To predict, the updater
+Answers are never averaged: each has its own region of the latent space. At inference the updater
 walks there from a start, without :math:`y`; other starts give other answers. There is no adversary.
 
-Starts that are drawn without regard to :math:`y` send paths of different answers through the same
-places, where :math:`Z` can only follow the most of them. With `assign_starts`, each pair of a batch gets
-one of its starts by the permutation
+Starts that are drawn independently of :math:`y` send paths of different answers through the same
+latents, where :math:`Z` can only follow the majority. With `assign_starts`, which the paper lacks,
+each pair of a batch gets one of its starts by the permutation
 
 .. math:: \min_\pi \sum_i |G(h_i, z_{\pi(i)}) - y_i|_1
 
-up to swaps of two. As every start is assign_starts once, an answer that is taught in a share of the pairs
-gets that share of the starts, and it is the start that decides. The paper deals nothing.
+up to swaps of two. As each start is used once, the share of the starts that lead to an answer is
+its share of the pairs.
 
-The paper updates :math:`Z` after every step of a batch; here it learns from the whole path at once,
-which is the same gradients in one large batch.
+The paper updates :math:`Z` after every step of a batch. Here one update takes the gradients of the
+whole path as one large batch.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -42,8 +42,8 @@ from torch import Tensor, nn
 
 from ...decoder.descent import descend, start_points
 from ...errors import InputError, NonFiniteError
-from ...training import Player, Step, fit
-from .updater import Updater
+from ...training import Step, train
+from .network import UpdaterNetwork
 
 
 class OneToMany(nn.Module):
@@ -52,18 +52,18 @@ class OneToMany(nn.Module):
     Arguments:
         encoder: `H`, from inputs `(B, ...)` to features `(B, K)`, or to a tuple of these and of
             more that the generator takes (the skips of a U-Net).
-        generator: `G(h, z)`, from what the encoder gives and latents to outputs `(B, ...)`.
+        generator: `G(h, z)`, from the encoder's output and latents to outputs `(B, ...)`.
         updater: `Z`, over `K` features.
-        squared: Whether the descent is on the squared error, which comes to rest at its optimum,
-            instead of the absolute one.
-        assign_starts: Whether each start is assign_starts to the pair of the batch that it suits. In several
-            processes each deals its own.
+        squared: Whether the descent is on the squared error instead of the absolute one.
+        assign_starts: Whether the starts of a batch are assigned to its pairs; each process
+            assigns its own.
         descent: Arguments of `descend`: `learning_rate`, `steps`, `momentum`, `adam`, `anneal`.
 
     Raises:
-        InputError: If `descent` has no step to make.
+        InputError: If `descent` has `steps` below 1.
 
     Example:
+        >>> from latentctl import Updater
         >>> encoder = nn.Linear(1, 4)
         >>> updater = Updater((1,), context=4, width=8, steps=5, domain="ball")
         >>> generator = lambda h, z: torch.cat([h[:, :1] * z, h[:, 1:3] * z], dim=1)
@@ -76,7 +76,7 @@ class OneToMany(nn.Module):
         self,
         encoder: Any,
         generator: Any,
-        updater: Updater,
+        updater: UpdaterNetwork,
         *,
         squared: bool = False,
         assign_starts: bool = False,
@@ -113,9 +113,8 @@ class OneToMany(nn.Module):
     ) -> tuple[Tensor, Any]:
         """The latents of the answers, `(B * count, *latent_shape)`, and `h` of each."""
         h = _rows(self.encoder(x), torch.arange(len(x), device=x.device).repeat_interleave(count))
-        z = start_points(
-            len(x) * count, self.updater.latent_shape, self.updater.domain, seed=~seed
-        ).to(x.device)
+        shape, domain = self.updater.latent_shape, self.updater.domain
+        z = start_points(len(x) * count, shape, domain, seed=~seed).to(x.device)
         path, _ = self.updater.walk(_features(h), z, steps=steps)
         return path[-1], h
 
@@ -134,26 +133,25 @@ class OneToMany(nn.Module):
         Arguments:
             x: Inputs `(B, ...)`; B is `step.count`.
             y: One answer to each, `(B, ...)`.
-            step: Where the training is.
-            lipschitz: The weight of the noise term of `Z`.
-            generator_lipschitz: The weight of the noise term of `G`, per unit of noise.
+            step: The training step.
+            lipschitz: Weight of the Lipschitz term of `Z`.
+            generator_lipschitz: Weight of the Lipschitz term of `G`, per unit of noise.
             generator_noise: Its standard deviation.
 
         Raises:
-            NonFiniteError: If the descent is finite from no start. Where it is so from some, the
-                others are left out, and counted in the log as `dropped`.
+            NonFiniteError: If the descent is finite from no start. If it is from some, the others
+                are left out, and counted in the log as `dropped`.
         """
         h = self.encoder(x)
-        still = _rows(h, slice(None), detach=True)
+        fixed = _rows(h, slice(None), detach=True)
         shape, domain = self.updater.latent_shape, self.updater.domain
         first = step.index * step.total + step.start
         z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
         if self.assign_starts:
-            z = z[assign(self._costs(still, z, y))]
-        path = descend(lambda z: self._cost(self.generator(still, z), y), z, **self.descent)
-        # a start whose cost is not finite would spoil the weights of all
+            z = z[assign(self._costs(fixed, z, y))]
+        path = descend(lambda z: self._cost(self.generator(fixed, z), y), z, **self.descent)
         finite = torch.isfinite(path).flatten(2).all(2).all(0)
-        for part in (y, _features(still)):
+        for part in (y, _features(fixed)):
             finite &= torch.isfinite(part).flatten(1).all(1)
         rows = finite.nonzero().flatten()
         if not len(rows):
@@ -163,19 +161,19 @@ class OneToMany(nn.Module):
             )
         path, h, y = path[:, rows], _rows(h, rows), y[rows]
         steps, count = len(path) - 1, len(rows)
-        lessons = Step(
+        flat = Step(
             step.seed, step.index, step.start * steps, count * steps, step.total * steps, x.device
         )
-        features = _features(_rows(still, rows)).repeat(steps, 1)
+        features = _features(_rows(fixed, rows)).repeat(steps, 1)
         origin, goal = path[:-1].flatten(0, 1), path[1:].flatten(0, 1)
-        imitation, logs = self.updater.loss(features, origin, goal, lessons, lipschitz=lipschitz)
+        descent, logs = self.updater.loss(features, origin, goal, flat, lipschitz=lipschitz)
         drawn = self.generator(h, path[-1])
         error = _error(drawn, y).mean()
-        rough = generator_noise * step.normal(*shape, purpose="beside z of G")[rows]
-        jump = F.l1_loss(self.generator(h, path[-1] + rough), drawn) / generator_noise
-        total = imitation + error + generator_lipschitz * jump
+        nearby = generator_noise * step.normal(*shape, purpose="beside z of G")[rows]
+        jump = F.l1_loss(self.generator(h, path[-1] + nearby), drawn) / generator_noise
+        total = descent + error + generator_lipschitz * jump
         logs["dropped"] = torch.tensor(float(len(x) - count))
-        return total, {"updater": imitation, "error": error, "jump": jump, **logs}
+        return total, {"updater": descent, "error": error, "jump": jump, **logs}
 
     @torch.no_grad()
     def _costs(self, h: Any, z: Tensor, y: Tensor) -> Tensor:
@@ -196,66 +194,62 @@ class OneToMany(nn.Module):
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         ema: float | None = 0.99,
-        seed: int = 0,
         loss: dict[str, float] | None = None,
         **options: Any,
     ) -> OneToMany:
-        """Trains the three networks together on a data set of pairs `(x, y)`.
+        """Trains the three networks together on pairs `(x, y)`.
 
         Arguments:
             data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
             max_train_steps: Steps of training, each with a whole descent.
             batch_size: Pairs in a step.
             learning_rate: Peak of Adam's learning rate; it falls to zero.
-            ema: Decay of the average of the weights, which is what is kept.
-            seed: Decides every random number.
+            ema: Decay of the average of the weights, which replaces them at the end.
             loss: Further arguments of `loss`.
-            options: Further arguments of `latentctl.training.fit`.
+            options: Further arguments of `latentctl.training.train`, such as `seed`.
         """
 
-        def whole(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        def batch_loss(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
             x, y = batch
             return self.loss(x, y, step, **(loss or {}))
 
-        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
-        options = {"progress": False, "lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
-        history = fit(
-            Player("cgml", self, whole, optimizer, ema=ema),
+        train(
+            self,
+            batch_loss,
             data,
+            name="cgml",
+            learning_rate=learning_rate,
             max_train_steps=max_train_steps,
             batch_size=batch_size,
-            seed=seed,
-            **options,
+            ema=ema,
+            **{"lr_scheduler": "linear", "max_grad_norm": 5.0, **options},
         )
-        if "cgml" in history.averaged:
-            self.load_state_dict(history.averaged["cgml"].state_dict())
-        return self.eval()
+        return self
 
 
 def assign(costs: Tensor) -> Tensor:
     """Which start each pair gets, `(B,)`: a permutation that no swap of two makes cheaper.
 
     Arguments:
-        costs: Of each pair at each start, `(B, B)`; where one is not finite, nothing is assign_starts.
+        costs: Of each pair at each start, `(B, B)`. If one is not finite, the order is kept.
 
     Example:
         >>> assign(torch.tensor([[5.0, 1.0, 4.0], [1.0, 5.0, 4.0], [2.0, 2.0, 3.0]]))
         tensor([1, 0, 2])
     """
-    assign_starts = torch.arange(len(costs), device=costs.device)
+    starts = torch.arange(len(costs), device=costs.device)
     if not bool(torch.isfinite(costs).all()):
-        return assign_starts
-    least = 1e-6 * float(costs.abs().max())  # what a swap gains, not a matter of rounding
+        return starts
+    least = 1e-6 * float(costs.abs().max())  # a smaller gain may be rounding
     costs = costs.clone()
     while len(costs) > 1:
         own = costs.diagonal()
         gain = own[:, None] + own - costs - costs.mT
-        best = int(gain.argmax())
-        i, j = divmod(best, len(costs))
+        i, j = divmod(int(gain.argmax()), len(costs))
         if not gain[i, j] > least:
             break
-        costs[:, [i, j]], assign_starts[[i, j]] = costs[:, [j, i]], assign_starts[[j, i]]
-    return assign_starts
+        costs[:, [i, j]], starts[[i, j]] = costs[:, [j, i]], starts[[j, i]]
+    return starts
 
 
 def _features(h: Any) -> Tensor:
