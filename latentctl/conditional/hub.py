@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError
-from ..storage.folder import COMPANIONS, MANIFEST, hidden, verify_folder
+from ..storage.files import MANIFEST, hidden
+from ..storage.folder import COMPANIONS, verify_folder
 from .card import REPO_ID
 
 if TYPE_CHECKING:

@@ -1,10 +1,9 @@
-r"""Shards of a cache on disk: safetensors files that carry their own hash, and the manifest.
+"""Shards of a cache on disk: safetensors files named by their hash, and the manifest.
 
-A shard is one file `shard-00003-<hash>.safetensors`, where `<hash>` begins the sha256 of all its
-bytes, so that one atomic rename both finishes a shard and says what it must contain. Its header
-holds the job it belongs to, which is all that resuming needs. `manifest.json` is written last,
-lists every shard with its sha256, and carries a hash of itself. Tensors are read memory-mapped: a
-page of the file takes memory only when it is touched, and the system may take it back.
+A shard is one file `shard-00003-<hash>.safetensors`, where `<hash>` is the first 16 digits of the
+sha256 of its bytes: one atomic rename commits the shard and its hash. Its header holds the job that
+it belongs to, from which an interrupted encoding resumes. `manifest.json` is written last, lists
+every shard with its sha256, and carries a hash of itself. Tensors are memory-mapped.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ __all__ = [
     "FORMAT",
     "Shard",
     "ShardFile",
-    "file_hash",
     "find_shards",
     "open_shard",
     "read_manifest",
@@ -36,18 +34,18 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CacheError
-from ..storage import MANIFEST, VERSION, fsync_folder, sealed
+from ..storage.files import MANIFEST, fsync_folder, sealed, unsealed, write_atomic
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
-NOTES = "latentctl"  # one key only: safetensors writes several in no fixed order
+NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order
 
-Shard = dict[str, Tensor]  # "mean" and "index", "std" and "labels" where there are any
+Shard = dict[str, Tensor]  # "mean" and "index"; "std" and "labels" if there are any
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One line of the manifest: samples `start ... stop - 1` of the data set, less the skipped."""
+    """An entry of the manifest: samples `start ... stop - 1` of the data set."""
 
     name: str
     sha256: str
@@ -57,16 +55,16 @@ class ShardFile:
 
 
 def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, Any]) -> ShardFile:
-    """Write one shard so that it is there whole, or not at all.
+    """Write shard `number` (from 0) of a cache atomically.
 
     Arguments:
         folder: The cache.
-        number: Place of the shard in the cache, from 0.
+        number: Position of the shard in the cache.
         tensors: Tensors with the same number of rows, on the CPU.
-        notes: What JSON can hold, with the data set's range as `start` and `stop`.
+        notes: JSON, with the data set's range as `start` and `stop`.
 
     Raises:
-        CacheError: The disk is full or refuses; every finished shard is still there.
+        CacheError: Writing failed; every finished shard is intact.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -84,7 +82,7 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
         save_file(owned, stage, metadata={NOTES: json.dumps(notes, sort_keys=True)})
         with open(stage, "rb") as file:
             os.fsync(file.fileno())
-        digest = file_hash(stage)
+        digest = _sha256(stage)
         path = folder / f"shard-{number:05d}-{digest[:16]}.safetensors"
         os.replace(stage, path)
         fsync_folder(folder)
@@ -99,7 +97,7 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
 
 
 def open_shard(path: Path) -> Shard:
-    """The memory-mapped tensors of a shard; nothing is read before it is used."""
+    """The memory-mapped tensors of a shard."""
     from safetensors.torch import load_file
 
     return load_file(path)
@@ -119,7 +117,7 @@ def read_notes(path: Path) -> dict[str, Any] | None:
 
 
 def find_shards(folder: Path) -> dict[int, list[Path]]:
-    """The shard files of a cache by number; a rebuilt shard may stand beside its damaged self."""
+    """The shard files of a cache by number: several if a corrupted one was encoded again."""
     found: dict[int, list[Path]] = {}
     for path in sorted(folder.glob("shard-*.safetensors")):
         if match := NAME.fullmatch(path.name):
@@ -128,21 +126,15 @@ def find_shards(folder: Path) -> dict[int, list[Path]]:
 
 
 def verify_shard(path: Path, sha256: str | None = None) -> str | None:
-    """The sha256 of an intact shard; None if it is missing or altered.
-
-    Arguments:
-        path: The shard.
-        sha256: What it must be; if not given, the name of the file says how it must begin.
-    """
+    """The sha256 of a shard if it agrees with the file's name and `sha256`, else None."""
     match = NAME.fullmatch(path.name)
     if match is None or not path.is_file():
         return None
-    found = file_hash(path)
+    found = _sha256(path)
     return found if found.startswith(match[2]) and sha256 in (None, found) else None
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+def _sha256(path: Path) -> str:
     digest, piece = hashlib.sha256(), memoryview(bytearray(1 << 17))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(piece):
@@ -151,24 +143,16 @@ def file_hash(path: Path) -> str:
 
 
 def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[str, Any]) -> None:
-    """Commit a cache, and remove every shard that does not belong to it."""
+    """Commit a cache, and remove every other shard from the folder."""
     manifest = {
         **content,
         "format": FORMAT,
-        "latentctl_version": VERSION,
         "rows": sum(shard.rows for shard in shards),
         "shards": [asdict(shard) for shard in shards],
     }
-    stage = folder / f".{MANIFEST}.partial"
     try:
-        with open(stage, "wb") as file:
-            file.write(sealed(manifest))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(stage, folder / MANIFEST)
-        fsync_folder(folder)
+        write_atomic(folder / MANIFEST, sealed(manifest))
     except OSError as error:
-        stage.unlink(missing_ok=True)
         raise CacheError(
             f"{folder / MANIFEST} was not written: {error}. Free some disk space and run again."
         ) from error
@@ -183,46 +167,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished cache.
 
     Raises:
-        CacheError: It is missing, altered, or of a later format.
+        CacheError: It is missing, truncated, corrupted, or of a later format.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise CacheError(
-            f"{folder} is not a finished cache: it has no {MANIFEST}. If it was interrupted, run "
-            f"the same encode_dataset again: it goes on from the finished shards."
+            f"{folder} is not a finished cache: it has no {MANIFEST}. If encode_dataset was "
+            f"interrupted, run the same call again: it resumes after the finished shards."
         )
-    raw = path.read_bytes()
-    try:
-        manifest = json.loads(raw)
-        whole = isinstance(manifest, dict) and sealed(manifest) == raw
-    except (ValueError, RecursionError):
-        whole = False
-    if not whole:
-        raise CacheError(
-            f"{path} is cut or altered. Run the same encode_dataset again: it rebuilds the "
-            f"manifest from the intact shards."
-        )
-    if manifest.get("format", 0) > FORMAT:
-        raise CacheError(
-            f"{path} has format {manifest['format']}, and this latentctl reads up to {FORMAT}: "
-            f"upgrade latentctl to >= {manifest['latentctl_version']}."
-        )
+    advice = "Run the same encode_dataset again: the intact shards are kept."
+    manifest = unsealed(path.read_bytes(), path, FORMAT, CacheError, advice)
     if "shards" not in manifest or "names" not in manifest:
-        raise CacheError(f"{path} is the manifest of something else than a cache of latents.")
-    return dict(manifest)
+        raise CacheError(f"{path} is not the manifest of a cache of latents.")
+    return manifest
 
 
 def verified_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a cache of which every byte is as it was written.
+    """The manifest of a cache, after the hashes of all its shards were verified.
 
     Raises:
-        CacheError: The manifest or a shard is missing, cut or altered, and which.
+        CacheError: The manifest or a shard is missing, truncated or corrupted; names the file.
     """
     manifest = read_manifest(folder)
     for shard in manifest["shards"]:
         if verify_shard(folder / shard["name"], shard["sha256"]) is None:
             raise CacheError(
-                f"{folder / shard['name']} is missing, cut or altered. Run the same "
-                f"encode_dataset again: it rebuilds this shard alone. Or delete the cache."
+                f"{folder / shard['name']} is missing, truncated or corrupted. Run the same "
+                f"encode_dataset again: it encodes this shard again. Or delete the cache."
             )
     return manifest

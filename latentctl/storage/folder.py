@@ -1,16 +1,16 @@
-r"""Folders of tensors that are whole, or are not there.
+r"""Folders of tensors that are replaced atomically and verified when they are read.
 
 A folder `NAME` holds one `*.safetensors` per network, `state.json`, and `manifest.json` with the
-size and the sha256 of each of them and a seal on itself. No pickle is written or read. A save is
+size and the sha256 of each of them and a hash of itself. No pickle is written or read. A save is
 
     write and fsync every file of `.NAME.partial`, the manifest last, then the folder itself
     rename `NAME` to `.NAME.old`           (only where a folder is replaced)
     rename `.NAME.partial` to `NAME`       (this commits), fsync the parent
     remove `.NAME.old`
 
-so at every instant the older or the newer state can be loaded. If a crash falls between the two
-renames, readers take `.NAME.old` for `NAME`, without writing anything, and the next save clears up.
-`.NAME.partial` is never read and is removed by the next save. One process saves; any may read.
+so the older or the newer state can be loaded at any time. After a crash between the two renames,
+readers use `.NAME.old`, and the next save restores it. `.NAME.partial` is never read, and the next
+save removes it. One process saves; any number may read.
 
 References:
     | All File Systems Are Not Created Equal: On the Complexity of Crafting Crash-Consistent
@@ -19,27 +19,14 @@ References:
 
 from __future__ import annotations
 
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "VERSION",
-    "fsync_folder",
-    "hidden",
-    "load_folder",
-    "remove",
-    "save_folder",
-    "sealed",
-    "verify_folder",
-]
+__all__ = ["COMPANIONS", "FORMAT", "load_folder", "save_folder", "verify_folder"]
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,11 +35,12 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
+from .files import MANIFEST, fsync_folder, hidden, remove, sealed, unsealed, write_synced
 
 FORMAT = 1
-VERSION = importlib.metadata.version("latentctl")
-MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
-COMPANIONS = ("README.md", "LICENSE")  # what model hubs put beside a pack; hidden names as well
+STATE, SUFFIX = "state.json", ".safetensors"
+ADVICE = "Restore a copy of the folder, or save it again."
+COMPANIONS = ("README.md", "LICENSE")  # files of model hubs, allowed beside hidden ones
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +48,18 @@ logger = logging.getLogger(__name__)
 def save_folder(
     path: str | Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write the folder `path` as a whole, in place of an older one if there is one.
+    """Write the folder `path` atomically, in place of an older one.
 
     Arguments:
-        path: The folder. What stands there is replaced only if this function wrote it.
+        path: The folder. One that this function did not write is never replaced.
         tensors: File name (without suffix) -> tensor name -> tensor of any shape and dtype.
-        state: What JSON can hold: keys are strings, and a tuple comes back as a list.
+        state: JSON: keys are strings, and tuples are read back as lists.
 
     Returns:
         `path`.
 
     Raises:
-        CheckpointError: The disk is full or refuses; or `path` holds somebody else's files.
+        CheckpointError: Writing failed, or `path` holds files that latentctl did not write.
 
     Example:
         >>> import tempfile
@@ -81,7 +69,7 @@ def save_folder(
         ({'critic': {'weight': tensor([1., 1.])}}, {'names': ['Smiling']})
     """
     path = Path(path)
-    target = path.resolve()  # a link keeps pointing at the place where the pack is
+    target = path.resolve()  # a symbolic link is kept, its target is replaced
     stage, aside = hidden(target, "partial"), hidden(target, "old")
     files = _serialise(tensors, state)
     committed = False
@@ -97,8 +85,8 @@ def save_folder(
     except OSError as error:
         if committed:
             raise CheckpointError(
-                f"{path} is in place, but the disk did not confirm it ({error}). Nothing older was "
-                "removed. Check the disk before relying on it."
+                f"{path} was written, but fsync failed ({error}). The older one was not removed. "
+                "Check the disk before relying on the new one."
             ) from error
         with contextlib.suppress(OSError):
             if aside.exists() and not target.exists():
@@ -106,8 +94,8 @@ def save_folder(
         with contextlib.suppress(OSError):
             remove(stage)
         raise CheckpointError(
-            f"{path} was not saved: {error}. What was saved earlier is untouched and can be "
-            "loaded. Free some disk space, or choose another folder, and save again."
+            f"{path} was not saved: {error}. Earlier saves are untouched. Free some disk space, or "
+            "choose another folder, and save again."
         ) from error
     try:
         remove(aside)
@@ -129,8 +117,8 @@ def load_folder(
         `(tensors, state)` as they were given to `save_folder`.
 
     Raises:
-        CheckpointError: A file is missing, cut, altered or a stranger, and which; or the folder
-            comes from a later format.
+        CheckpointError: A file is missing, truncated, corrupted or unlisted; the message names
+            it. Or the folder was written in a later format.
     """
     from safetensors.torch import load
 
@@ -168,55 +156,27 @@ def _serialise(
         files[STATE] = (json.dumps(dict(state), indent=1) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"The state to be saved must be plain JSON: {error}.") from error
-    listing = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        for name, data in files.items()
-    }
-    manifest = {"format": FORMAT, "latentctl_version": VERSION, "files": listing}
-    return {**files, MANIFEST: sealed(manifest)}
-
-
-def sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest with its own hash; must stay the same in every later format."""
-    body = {key: value for key, value in manifest.items() if key != "sha256"}
-    seal = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**body, "sha256": seal}, sort_keys=True, indent=1) + "\n").encode()
+    listing = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return {**files, MANIFEST: sealed({"format": FORMAT, "files": listing})}
 
 
 def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    # each file is read once: what was verified is what is used
+    # each file is read once, so that the verified bytes are the ones used
     folder = path
     if not path.exists() and hidden(path.resolve(), "old").exists():
         folder = hidden(path.resolve(), "old")
     if not folder.is_dir():
         raise CheckpointError(f"{path} is missing, or is not a folder.")
     raw = _read(folder, MANIFEST)
-    try:
-        manifest = json.loads(raw)
-        whole = isinstance(manifest, dict) and sealed(manifest) == raw
-    except (ValueError, RecursionError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{folder / MANIFEST} is cut or altered.")
-    if manifest["format"] > FORMAT:
-        raise CheckpointError(
-            f"{folder / MANIFEST} has format {manifest['format']}, and this latentctl reads up to "
-            f"{FORMAT}: upgrade latentctl to >= {manifest['latentctl_version']}."
-        )
+    manifest = unsealed(raw, folder / MANIFEST, FORMAT, CheckpointError, ADVICE)
     files = {}
-    for name, expected in manifest["files"].items():
+    for name, sha256 in manifest["files"].items():
         data = files[name] = _read(folder, name)
-        if len(data) != expected["size"]:
-            raise CheckpointError(
-                f"{folder / name} is cut: {len(data)} bytes instead of {expected['size']}."
-                if len(data) < expected["size"]
-                else f"{folder / name} is altered: {len(data)} bytes, not {expected['size']}."
-            )
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            raise CheckpointError(f"{folder / name} is altered: its sha256 is another.")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CheckpointError(f"{folder / name} is truncated or corrupted. {ADVICE}")
     for name in sorted(os.listdir(folder)):
         if name not in {*files, MANIFEST, *COMPANIONS} and not name.startswith("."):
-            raise CheckpointError(f"{folder / name} is a stranger: the manifest does not list it.")
+            raise CheckpointError(f"{folder / name} is not listed in {MANIFEST}. Remove it.")
     return manifest, files
 
 
@@ -235,25 +195,12 @@ def _write_stage(stage: Path, files: Mapping[str, bytes]) -> None:
     remove(stage)
     os.mkdir(stage)
     for name, data in files.items():
-        with open(stage / name, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(stage / name, data)
     fsync_folder(stage)
 
 
-def fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _refuse_foreign(target: Path) -> None:
-    """Saving "as a whole" must never delete what somebody else put there."""
+    """Raises if replacing `target` would delete files that latentctl did not write."""
     if not target.exists():
         return
     names = {entry.name for entry in target.iterdir()} if target.is_dir() else {target.name}
@@ -263,14 +210,3 @@ def _refuse_foreign(target: Path) -> None:
             f"{target} was not saved: it holds files that latentctl did not write "
             f"({', '.join(foreign or sorted(names))}). Move them away, or choose another folder."
         )
-
-
-def hidden(path: Path, role: str) -> Path:
-    """Where a folder stands while it is `"partial"` or `"old"`: a hidden sibling."""
-    return path.with_name(f".{path.name}.{role}")
-
-
-def remove(folder: Path) -> None:
-    """Delete a folder, if it is there."""
-    if folder.exists():
-        shutil.rmtree(folder)

@@ -111,7 +111,7 @@ def pack_modules(
             return {"given": outside[id(module)], "fingerprint": fingerprint(module)}
         if id(module) in seen:
             return {"same": seen[id(module)]}
-        if not isinstance(module, Saved) or not module.saved_as:
+        if not isinstance(module, Saved) or KINDS.get(module.saved_as) is not type(module):
             raise InputError(
                 f"The {type(module).__name__} cannot be saved as {name!r}: it is not one of "
                 f"latentctl's own ({', '.join(sorted(KINDS))}). Save its state_dict yourself."

@@ -1,31 +1,34 @@
-"""Which samples a step sees, and how they come to it.
+"""The samples of each step, as a function of the seed and the step.
 
-The order is a function of the seed and the epoch, and the place of a batch in it a function of the
-step: a resumed run goes on with the very next sample, on any number of processes.
+A resumed run continues with the next sample, on any number of processes.
 """
 
 from __future__ import annotations
 
-__all__ = ["SampleOrder", "micro_batches", "seed_global"]
+__all__ = ["SampleOrder", "micro_batches", "rows_of_process", "seed_global"]
 
 import functools
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import InputError
 from ..random import generator, permutation
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class SampleOrder:
     """The order in which all processes together visit the data.
 
-    Epoch after epoch is shuffled anew and laid end to end; step `k` takes the places
-    `k * batch_size ... (k + 1) * batch_size - 1`. No sample is dropped at the end of an epoch, and
-    a data set smaller than a batch comes round several times within it.
+    Every epoch is shuffled anew, and epochs follow each other without a gap: step `k` takes the
+    positions `k * batch_size ... (k + 1) * batch_size - 1`. No sample is dropped at the end of an
+    epoch, and a data set smaller than a batch is repeated within it.
 
     Arguments:
         samples: Size of the data set.
@@ -40,7 +43,7 @@ class SampleOrder:
 
     def __init__(self, samples: int, batch_size: int, *, seed: int) -> None:
         self.samples, self.batch_size = samples, batch_size
-        # the last epochs only: a batch reaches from one into the next
+        # of the last epochs only: a batch may extend from one into the next
         self._epoch = functools.lru_cache(2)(lambda e: permutation(samples, seed=seed, epoch=e))
 
     def __call__(self, step: int) -> Tensor:
@@ -52,21 +55,38 @@ class SampleOrder:
         return places[first : first + self.batch_size]
 
 
+def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator) -> range:
+    """First rows of this process's micro-batches in the global batch; `range.step` rows each.
+
+    Raises:
+        InputError: If the batch cannot be divided equally.
+    """
+    parts = accumulation * accelerator.num_processes
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size {batch_size} is the batch of a whole step and cannot be divided over "
+            f"{accelerator.num_processes} processes x {accumulation} micro-batches: take a "
+            f"multiple of {parts}."
+        )
+    count = batch_size // parts
+    first = count * accumulation * accelerator.process_index
+    return range(first, first + count * accumulation, count)
+
+
 def micro_batches(
     data: Any, order: SampleOrder, *, seed: int, steps: range, starts: range, num_workers: int = 0
 ) -> Iterator[Any]:
-    """The micro-batches of this process, one after the other.
+    """The micro-batches of this process, in order.
 
-    What `data` draws from torch's global generator is seeded by the place of the micro-batch, so
-    that augmentation neither depends on the number of workers nor on where a run was resumed.
+    What `data` draws from torch's global generator is seeded by step and first row, so that
+    augmentation depends neither on the number of workers nor on where a run was resumed.
 
     Arguments:
         data: Has `__getitem__(indices)`.
         order: The order of all samples.
         seed: The user's seed.
-        steps: The steps to serve.
-        starts: First rows of this process's micro-batches in the global batch; `starts.step` rows
-            each.
+        steps: The steps of this run.
+        starts: As `rows_of_process` gives them.
         num_workers: Processes that read `data`.
     """
     size = starts.step
@@ -101,6 +121,6 @@ class _Rows(Dataset[Any]):
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C reaches the whole process group, and the last step still needs its batch
+    # Ctrl-C is sent to the whole process group, and the last step still needs its batch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

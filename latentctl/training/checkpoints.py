@@ -1,9 +1,8 @@
-r"""Checkpoints of a run: which are kept, which is the latest, and what goes into them.
+"""Checkpoints of a run: which are kept, and from which one a run resumes.
 
-A checkpoint is a folder `step-000123` as `latentctl.storage` writes it: after any fault or kill the
-previous or the new one is there, whole. What is over `total_limit` is removed only after the new
-one is in place, and what does not verify is passed over with a word in the log, never loaded.
-Optimizer states are tensors and JSON, never pickles; weights are loaded strictly.
+A checkpoint is a folder `step-000123` that `latentctl.storage` writes atomically. Checkpoints over
+`total_limit` are removed after the new one was committed. Those that fail verification are logged
+and never loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ __all__ = [
     "save_checkpoint",
 ]
 
+import json
 import logging
 import os
 import re
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from ..storage import MANIFEST, hidden, remove, save_folder, verify_folder
+from ..storage import save_folder, verify_folder
+from ..storage.files import MANIFEST, hidden, remove
 
 STEP = re.compile(r"step-(\d{6,})")
 
@@ -43,21 +44,21 @@ def save_checkpoint(
     *,
     total_limit: int | None = None,
 ) -> Path:
-    """Save `output_dir/step-000123`, and only then remove what is over the limit.
+    """Save `output_dir/step-000123`, then remove the oldest over the limit.
 
     Arguments:
         output_dir: The folder of the run.
         step: Number of finished optimizer steps, >= 0.
         tensors: As in `save_folder`.
         state: As in `save_folder`.
-        total_limit: How many intact checkpoints stay, this one included; None keeps all. Broken
-            ones are neither counted nor removed.
+        total_limit: How many intact checkpoints are kept, this one included; None keeps all.
+            Corrupted ones are neither counted nor removed.
 
     Returns:
         The new checkpoint.
 
     Raises:
-        CheckpointError: It could not be saved; every older checkpoint is still there.
+        CheckpointError: It could not be saved; every older checkpoint is intact.
         InputError: `step` is negative, or `total_limit` leaves no checkpoint.
     """
     if step < 0 or (total_limit is not None and total_limit < 1):
@@ -67,14 +68,14 @@ def save_checkpoint(
         _sweep(path.parent)
     except OSError as error:
         raise CheckpointError(
-            f"{path} was not saved: the remains of an interrupted save could not be cleared "
-            f"({error}). What was saved earlier is untouched. Remove them by hand."
+            f"{path} was not saved: the remains of an interrupted save could not be removed "
+            f"({error}). Earlier saves are untouched. Remove them by hand."
         ) from error
     save_folder(path, tensors, state)
     if total_limit is not None:
         others = [c for c in checkpoints(output_dir) if c != path and _problem(c) is None]
         for old in others[: max(0, len(others) - (total_limit - 1))]:
-            try:  # renamed first, so that a crash while deleting leaves no broken checkpoint
+            try:  # renamed first: a crash while deleting leaves no partial checkpoint
                 os.rename(old, hidden(old, "partial"))
                 remove(hidden(old, "partial"))
             except OSError as error:
@@ -97,36 +98,33 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest intact checkpoint, or None; the log says what was passed over, and why."""
+    """The newest intact checkpoint, or None; ignored ones are logged with the reason."""
     listed = checkpoints(output_dir)
     for entry in _entries(Path(output_dir)):
         if entry not in listed and re.match(r"\.?step-", entry.name):
-            hidden_entry = entry.name.startswith(".")
-            why = "left by an interrupted save" if hidden_entry else "not a finished checkpoint"
-            logger.warning("Passed over %s: %s.", entry, why)
+            interrupted = entry.name.startswith(".")
+            why = "left by an interrupted save" if interrupted else "not a finished checkpoint"
+            logger.warning("Ignored %s: %s.", entry, why)
     for checkpoint in reversed(listed):
         problem = _problem(checkpoint)
         if problem is None:
             return checkpoint
-        logger.warning("Passed over %s: %s", checkpoint, problem)
+        logger.warning("Ignored %s: %s", checkpoint, problem)
     return None
 
 
 def resolve_checkpoint(
     output_dir: str | Path, resume_from_checkpoint: str | Path | None
 ) -> Path | None:
-    """Which checkpoint a run starts from.
+    """The intact checkpoint that a run resumes from, or None for a fresh run.
 
     Arguments:
         output_dir: The folder of the run.
         resume_from_checkpoint: None for a fresh run; `"latest"` for the newest intact checkpoint
             if there is one; or a checkpoint, as a path or by its name in `output_dir`.
 
-    Returns:
-        An intact checkpoint, or None for a fresh run.
-
     Raises:
-        CheckpointError: A checkpoint was asked for by name, and it is missing or broken.
+        CheckpointError: The named checkpoint is missing, truncated or corrupted.
     """
     if resume_from_checkpoint is None:
         return None
@@ -149,30 +147,52 @@ def resolve_checkpoint(
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of an optimizer's tensors under flat names, and the rest as JSON can hold it."""
+    """Copies of the tensors of an optimizer by number, and the rest of its state as JSON."""
     tensors: dict[str, Tensor] = {}
-    tree = _flatten(optimizer.state_dict(), "", tensors)
-    return tensors, {"tree": tree, "shapes": _shapes(optimizer)}
+
+    def name(value: Any) -> dict[str, str]:
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"An optimizer that holds a {type(value)} cannot be saved.")
+        tensors[str(len(tensors))] = value.detach().clone()
+        return {"tensor": str(len(tensors) - 1)}
+
+    state = optimizer.state_dict()
+    tree = [list(state["state"].items()), state["param_groups"]]
+    rest = {"shapes": _shapes(optimizer), "tree": json.loads(json.dumps(tree, default=name))}
+    return tensors, rest
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
 ) -> None:
-    """Put back what `flatten_optimizer` took, into an optimizer over the same parameters.
+    """Load what `flatten_optimizer` gave into an optimizer over parameters of the same shapes.
 
     Raises:
-        CheckpointError: The parameters have other shapes, or a tensor is missing or too many.
+        CheckpointError: The parameters have other shapes, or tensors are missing or unexpected.
     """
     if rest["shapes"] != _shapes(optimizer):
         raise CheckpointError(
             f"The saved optimizer state is for parameters of shapes {rest['shapes']}, this "
             f"optimizer has {_shapes(optimizer)}. Build the networks as in the saved run."
         )
-    left = dict(tensors)
-    state = _unflatten(rest["tree"], left)
+    left = {name: value.clone() for name, value in tensors.items()}
+    try:
+        state, groups = json.loads(
+            json.dumps(rest["tree"]),
+            object_hook=lambda node: left.pop(node["tensor"]) if "tensor" in node else node,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"The optimizer state lacks the tensor {error}.") from error
     if left:
         raise CheckpointError(f"Unexpected tensors in the optimizer state: {sorted(left)}.")
-    optimizer.load_state_dict(state)
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        pairs = {key for key in group if isinstance(own.get(key), tuple)}  # JSON has lists only
+        group.update({key: tuple(group[key]) for key in pairs})
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+
+
+def _shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]:
+    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
 
 
 def _problem(path: Path) -> str | None:
@@ -184,47 +204,13 @@ def _problem(path: Path) -> str | None:
 
 
 def _sweep(output_dir: Path) -> None:
-    """Clear up after interrupted saves; a folder that was set aside goes back to its place."""
+    """Remove the remains of interrupted saves; a folder that was being replaced is put back."""
     for entry in _entries(output_dir):
         match = re.fullmatch(rf"\.({STEP.pattern})\.(partial|old)", entry.name)
         if match and match[3] == "old" and not entry.with_name(match[1]).exists():
             os.rename(entry, entry.with_name(match[1]))
         elif match:
             remove(entry)
-
-
-def _shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]:
-    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
-
-
-def _flatten(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    # tagged, because JSON alone would lose tuples and integer keys
-    if isinstance(node, Tensor):
-        tensors[name] = node.detach().clone()
-        return {"tensor": name}
-    if isinstance(node, Mapping):
-        items = [[k, _flatten(v, f"{name}.{k}".lstrip("."), tensors)] for k, v in node.items()]
-        return {"dict": items}
-    if isinstance(node, (list, tuple)):
-        kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_flatten(v, f"{name}.{i}", tensors) for i, v in enumerate(node)]}
-    if node is None or isinstance(node, (bool, int, float, str)):
-        return node
-    raise CheckpointError(f"The optimizer's {name} is a {type(node).__name__}: cannot be saved.")
-
-
-def _unflatten(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(node, Mapping):
-        return node
-    kind, value = next(iter(node.items()))
-    if kind == "tensor":
-        if value not in tensors:
-            raise CheckpointError(f"The optimizer state lacks the tensor {value}.")
-        return tensors.pop(value).clone()
-    if kind == "dict":
-        return {key: _unflatten(item, tensors) for key, item in value}
-    items = [_unflatten(item, tensors) for item in value]
-    return tuple(items) if kind == "tuple" else items
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,27 +1,26 @@
-r"""The one training loop: one player, or several that take turns in a game.
+r"""The training loop: one player, or several that take turns in a game.
 
 In its turn a player with weights :math:`\theta` makes one optimizer step on
 
 .. math::
     g = \frac{1}{P A} \sum_{p=1}^{P} \sum_{a=1}^{A} \nabla_\theta \ell(\text{rows}_{p,a})
 
-over `P` processes and `A` micro-batches, and touches nobody else's weights: a critic makes ten
-steps, then the actor one, in the same loop.
+over `P` processes and `A` micro-batches. No other player's weights change.
 
-**Stateless.** Turn, samples, learning rate and every random number are functions of the step
-(`.schedule`). A checkpoint holds weights, moments and averages only, and a run that was
-killed anywhere ends bit-equal to one that never was. Dropout, and whatever else draws from torch's
-global generator, is seeded anew for every micro-batch by the row it starts at: two processes draw
-what two micro-batches of one process draw. The caller's own generator is left as it was.
+**Exact resume.** Turn, samples, learning rate and all random numbers are functions of the step
+(`.schedule`), so a checkpoint holds weights, moments and averages only, and a resumed run is
+bit-equal to one that was never interrupted. Torch's global generator, from which dropout draws, is
+seeded for every micro-batch by its first row: two processes draw what two micro-batches of one
+process draw. The caller's generator state is restored.
 
-**Why no DistributedDataParallel.** Its hooks see only forward calls made through its wrapper, while
-players call each other's networks in every way, with a penalty on a gradient in between. Here the
-gradients are averaged explicitly, in one flat buffer a step; its last elements carry the loss (not
-finite on one process: not finite on all) and a stop signal, so that all processes decide alike.
+**Processes.** DistributedDataParallel synchronizes only calls of the wrapped module, while players
+call each other's networks and penalise gradients. Here the gradients are averaged explicitly, in
+one flat buffer a step. Its last elements carry the loss and a stop signal, so that all processes
+decide alike.
 
-**Bad steps.** Where the loss or a gradient is not finite, weights, moments, averages and buffers
-stay as they were, the step is logged with the first offending weight and its samples, and too many
-of them in a row end the run with a checkpoint of the last good state.
+**Steps that are not finite.** If the loss or a gradient is not finite, weights, moments, averages
+and buffers are kept, and the step is logged with the first such weight and its samples. More than
+`max_bad_steps` of them in a row end the run with a checkpoint of the last finite state.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -46,9 +45,9 @@ from torch.nn.utils import get_total_norm
 
 from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..random import generator
-from .batches import SampleOrder, micro_batches, seed_global
+from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
 from .player import Player, gradient, train_mode, trained_weights, update
-from .processes import mean_over_processes, same_everywhere
+from .processes import check_launch, mean_over_processes, same_everywhere
 from .run_state import RunState
 from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
 from .signals import stop_on_signals
@@ -59,13 +58,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """What a run did, the steps before a resume included.
+    """The record of a run, including the steps before a resume.
 
     Arguments:
         steps: Finished steps, over all players.
         log: The lines of `metrics.jsonl`.
-        bad_steps: The steps (from 1) that were not finite and changed nothing.
-        resumed_from: The checkpoint that the run started from.
+        bad_steps: The steps (from 1) that were not finite and were skipped.
+        resumed_from: The checkpoint that the run resumed from.
         averaged: Player name -> its averaged network, in eval mode, for players with `ema`.
         seconds: Training time.
     """
@@ -104,28 +103,29 @@ def fit(
     r"""Train one player, or several in turns, on `data`.
 
     Arguments:
-        players: Who trains. Steps are dealt in order: `turns` to the first, `turns` to the second,
-            and round again.
+        players: The players. The first makes `turns` steps, then the second its own `turns`, and
+            so on in rounds.
         data: Has `__len__` and `__getitem__(indices)` with `indices` a `(B,)` integer tensor:
             `Latents`, a tensor, a `TensorDataset`. Batches are moved to the device.
         max_train_steps: Optimizer steps, over all players.
         batch_size: Samples a step, over all processes and micro-batches.
-        seed: Decides the order of the data and every random number.
+        seed: Seed of the order of the data and of all random numbers.
         accelerator: Default: `Accelerator()`. Mixed precision "no" or "bf16".
-        output_dir: Gets `metrics.jsonl` and the checkpoints `step-NNNNNN`.
+        output_dir: Folder of `metrics.jsonl` and the checkpoints `step-NNNNNN`.
         checkpointing_steps: Save every so many steps, and at the end.
-        checkpoints_total_limit: How many checkpoints stay; None keeps all.
-        resume_from_checkpoint: None starts anew, "latest" takes the newest intact checkpoint if
-            there is one, a path must be intact. Weights, moments and learning rates come from it.
+        checkpoints_total_limit: How many checkpoints are kept; None keeps all.
+        resume_from_checkpoint: None for a new run; "latest" for the newest intact checkpoint, if
+            there is one; or a checkpoint, which must be intact. Weights, moments and learning
+            rates are loaded from it.
         gradient_accumulation_steps: Micro-batches a step.
         max_grad_norm: Clips the norm of the whole gradient.
         lr_scheduler: "constant", "linear" or "cosine", see `latentctl.training.schedule.lr_factor`.
         lr_warmup_steps: Steps over which the learning rates rise.
-        max_bad_steps: How many steps in a row of one player may be not finite.
+        max_bad_steps: How many steps in a row of one player may fail to be finite.
         log_every: Log the first and every so many of each player's steps.
         dataloader_num_workers: Processes that read `data`; the result does not depend on it.
-        max_train_seconds: Stop after this training time, and let the learning rate follow it. When
-            that happens depends on the machine: such a run is not exactly reproducible.
+        max_train_seconds: Stop after this training time; the learning rate follows it. Such a run
+            depends on the speed of the machine and is not exactly reproducible.
         progress: Show a bar on the main process.
         on_step: Called after each step, on every process, with the number of finished steps.
 
@@ -134,9 +134,10 @@ def fit(
 
     Raises:
         InputError: A setting is out of range, or a loss does not depend on its player's weights.
-        CheckpointError: A checkpoint is missing, broken or of another run; or the disk is full.
+        CheckpointError: A checkpoint is missing, corrupted or of another run, or cannot be
+            written.
         NonFiniteError: More than `max_bad_steps` bad steps in a row.
-        SystemExit: SIGTERM (143) or SIGINT (130) came; with `output_dir`, the state was saved.
+        SystemExit: On SIGTERM (143) or SIGINT (130), after saving if there is an `output_dir`.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -154,7 +155,12 @@ def fit(
     accelerator = Accelerator() if accelerator is None else accelerator
     game = [players] if isinstance(players, Player) else list(players)
     steps_per_save = checkpointing_steps or max_train_steps
-    _check(game, lr_scheduler, accelerator)
+    names = [player.name for player in game]
+    if not game or len(set(names)) < len(names):
+        raise InputError(f"fit needs one player or several of different names, not {names}.")
+    if lr_scheduler not in LR_SCHEDULERS:
+        raise UnknownNameError("lr_scheduler", lr_scheduler, LR_SCHEDULERS)
+    check_launch(accelerator)
     _check_positive(
         max_train_steps=max_train_steps,
         batch_size=batch_size,
@@ -168,42 +174,26 @@ def fit(
     )
     if min(max_bad_steps, lr_warmup_steps) < 0:
         raise InputError("max_bad_steps and lr_warmup_steps must not be negative.")
-    parts = gradient_accumulation_steps * accelerator.num_processes
-    if batch_size % parts:
-        raise InputError(
-            f"batch_size {batch_size} is the batch of a whole step and cannot be divided over "
-            f"{accelerator.num_processes} processes x {gradient_accumulation_steps} micro-batches: "
-            f"take a multiple of {parts}."
-        )
     if output_dir is None and (checkpointing_steps or resume_from_checkpoint is not None):
         raise InputError("Checkpoints need a folder: give output_dir.")
+    starts = rows_of_process(batch_size, gradient_accumulation_steps, accelerator)
 
     device, modules = accelerator.device, [player.module for player in game]
     for module in modules:
         same_everywhere(accelerator, module.to(device))
-    state = RunState(game, {"seed": seed, "batch_size": batch_size, "samples": len(data)})
-    folder = Path(output_dir) if output_dir is not None else None
-    writes = folder if accelerator.is_main_process else None
-    resumed_from = state.resume(folder, resume_from_checkpoint) if folder is not None else None
-    accelerator.wait_for_everyone()  # all have read before one writes
-    if writes is not None:
-        state.rewrite_log(writes)
-
-    def save() -> None:
-        if writes is not None:
-            state.save(writes, checkpoints_total_limit)
-        accelerator.wait_for_everyone()
+    settings = {"seed": seed, "batch_size": batch_size, "samples": len(data)}
+    state = RunState(game, settings, output_dir, writes=accelerator.is_main_process)
+    resumed_from = state.resume(resume_from_checkpoint)
+    accelerator.wait_for_everyone()  # every process has read before the main one writes
+    state.rewrite_log()
 
     def record(line: dict[str, Any]) -> None:
-        state.record(line, writes)
+        state.record(line)
         if accelerator.trackers:
             values = {f"{line['player']}/{k}": v for k, v in line.items() if isinstance(v, float)}
             accelerator.log(values, step=line["step"])
 
     order = SampleOrder(len(data), batch_size, seed=seed)
-    count = batch_size // parts
-    first = count * gradient_accumulation_steps * accelerator.process_index
-    starts = range(first, first + count * gradient_accumulation_steps, count)
     steps = range(state.step, max_train_steps)
     turns = [player.turns for player in game]
     weights = [trained_weights(player) for player in game]
@@ -227,7 +217,7 @@ def fit(
             for start in starts:
                 batch = send_to_device(next(batches), device)
                 seed_global(generator(seed, step, start, "module"), device)
-                yield batch, Step(seed, step, start, count, batch_size, device)
+                yield batch, Step(seed, step, start, starts.step, batch_size, device)
 
         for step in steps:
             turn, moves = whose_turn(turns, step)
@@ -278,13 +268,14 @@ def fit(
             last = state.step == max_train_steps or elapsed >= 1
             due = checkpointing_steps is not None and (last or state.step % steps_per_save == 0)
             if due or stopping or lost:
-                save()
+                state.save(checkpoints_total_limit)
+                accelerator.wait_for_everyone()
             if lost:
                 raise NonFiniteError(
                     f"{player.name!r} had {max_bad_steps + 1} steps in a row that were not finite, "
                     f"the last one at step {state.step}, in {line['not_finite']}, on the samples "
-                    f"{line['samples']}. No weight took harm. Lower the learning rate, set "
-                    "max_grad_norm, or look at these samples."
+                    f"{line['samples']}. They changed no weight. Lower the learning rate, set "
+                    "max_grad_norm, or check these samples."
                 )
             if stopping:
                 raise SystemExit(stop.exit_code)
@@ -293,22 +284,6 @@ def fit(
 
     averaged = {name: average.module.eval() for name, average in state.averages.items()}
     return History(state.step, state.log, state.bad_steps, resumed_from, averaged, state.seconds)
-
-
-def _check(game: Sequence[Player], lr_scheduler: str, accelerator: Accelerator) -> None:
-    names = [player.name for player in game]
-    if not game or len(set(names)) < len(names):
-        raise InputError(f"fit needs one player or several of different names, not {names}.")
-    if lr_scheduler not in LR_SCHEDULERS:
-        raise UnknownNameError("lr_scheduler", lr_scheduler, LR_SCHEDULERS)
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise InputError(
-            f"mixed_precision {accelerator.mixed_precision!r} is not supported: small networks in "
-            'latent space lose their small gradients in it. Use "bf16", or "no".'
-        )
-    kind = accelerator.distributed_type.value
-    if kind != "NO" and not kind.startswith("MULTI_"):
-        raise InputError(f"Cannot train under {kind}: launch with plain processes, --multi_gpu.")
 
 
 def _check_positive(**numbers: float | None) -> None:

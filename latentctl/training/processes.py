@@ -1,8 +1,8 @@
-"""What several processes have to agree about: the weights at the start, the means of a step."""
+"""Training on several processes: equal weights at the start, and means over them."""
 
 from __future__ import annotations
 
-__all__ = ["mean_over_processes", "same_everywhere"]
+__all__ = ["check_launch", "mean_over_processes", "same_everywhere"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Raises an `InputError` for precisions and kinds of launch that are not supported."""
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise InputError(
+            f"mixed_precision {accelerator.mixed_precision!r} is not supported: the gradients of "
+            'small networks underflow in it. Use "bf16", or "no".'
+        )
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise InputError(f"Cannot train under {kind}: launch with plain processes, --multi_gpu.")
 
 
 @torch.no_grad()
@@ -25,10 +39,9 @@ def same_everywhere(accelerator: Accelerator, module: nn.Module) -> None:
 
 
 def mean_over_processes(accelerator: Accelerator, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The means of several tensors over all processes, in one exchange.
+    """The means of several tensors over all processes, by one reduction of a flat buffer.
 
-    One flat buffer costs one round trip instead of one a tensor, and hands every process the very
-    same bits, so that all of them decide alike.
+    Every process gets the same bits, so that all of them decide alike.
     """
     if accelerator.num_processes == 1 or not tensors:
         return list(tensors)

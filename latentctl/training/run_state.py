@@ -1,8 +1,9 @@
-"""What of a run is kept on disk: its checkpoints, and `metrics.jsonl` with every step once.
+"""The state of a run on disk: its checkpoints, and `metrics.jsonl` with every logged step once.
 
 A checkpoint holds each player's weights, moments and average, the number of finished steps and the
-settings that decide what the next step does. No generator state is among them: `.schedule` needs
-none. The lines of the log carry no times, so that a resumed run writes the same file.
+settings that must agree on a resume. It holds no generator state, because random numbers are a
+function of the step (`.schedule`). The lines of the log carry no times, so that a resumed run
+writes the same file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import CheckpointError
-from ..storage.folder import load_folder
-from ..storage.weights import load_strict
+from ..storage import load_folder, load_strict
+from ..storage.files import write_atomic
 from .checkpoints import (
     checkpoints,
     flatten_optimizer,
@@ -38,20 +39,31 @@ class RunState:
 
     Arguments:
         players: Whose weights, moments and averages belong to it.
-        settings: What a resumed run must have in common with the saved one, as JSON can hold it.
+        settings: What a resumed run must have in common with the saved one, as JSON.
+        folder: Where it is kept; None for a run that leaves nothing on disk.
+        writes: Whether this process writes there: the main process does.
 
     Attributes:
         step: Finished steps.
         seconds: Training time.
         bad_steps: Steps (from 1) that were not finite.
         bad_in_a_row: Player name -> how many of its last steps were not finite.
-        averages: Player name -> the moving average of its network, where it has one.
+        averages: Player name -> the moving average of its network, for players with `ema`.
         log: The lines of `metrics.jsonl`.
     """
 
-    def __init__(self, players: Sequence[Player], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        players: Sequence[Player],
+        settings: Mapping[str, Any],
+        folder: str | Path | None,
+        *,
+        writes: bool,
+    ) -> None:
         self.players = list(players)
         self.settings = {**settings, "players": [[p.name, p.turns, p.ema] for p in players]}
+        self.folder = None if folder is None else Path(folder)
+        self.written = self.folder if writes else None
         self.step = 0
         self.seconds = 0.0
         self.bad_steps: list[int] = []
@@ -63,19 +75,21 @@ class RunState:
         }
         self.log: list[dict[str, Any]] = []
 
-    def resume(self, folder: Path, resume_from_checkpoint: str | Path | None) -> Path | None:
-        """Take over the state and the log of the checkpoint asked for; writes nothing.
+    def resume(self, resume_from_checkpoint: str | Path | None) -> Path | None:
+        """Load the state and the log of a checkpoint, and return it; writes nothing.
 
         Raises:
-            CheckpointError: It is missing, broken or of another run; or a new run was asked for
-                where another one is.
+            CheckpointError: It is missing, corrupted or of another run; or a new run was asked for
+                in the folder of another one.
         """
-        if resume_from_checkpoint is None and (there := checkpoints(folder)):
+        if self.folder is None:
+            return None
+        if resume_from_checkpoint is None and (there := checkpoints(self.folder)):
             raise CheckpointError(
-                f"A new run was asked for, but {folder} holds a run that came to {there[-1].name}. "
-                'Pass resume_from_checkpoint="latest" to go on with it, or another output_dir.'
+                f"A new run was asked for, but {self.folder} holds a run up to {there[-1].name}. "
+                'Pass resume_from_checkpoint="latest" to resume it, or another output_dir.'
             )
-        found = resolve_checkpoint(folder, resume_from_checkpoint)
+        found = resolve_checkpoint(self.folder, resume_from_checkpoint)
         if found is None:
             return None
         tensors, saved = load_folder(found)
@@ -94,17 +108,18 @@ class RunState:
             load_strict(player.module, tensors[name], f"weights of {name!r}")
             if name in self.averages:
                 load_strict(self.averages[name], tensors[f"{name}.ema"], f"average of {name!r}")
-            restore_optimizer(
-                player.optimizer, tensors[f"{name}.optimizer"], saved["optimizers"][name]
-            )
+            moments = tensors[f"{name}.optimizer"]
+            restore_optimizer(player.optimizer, moments, saved["optimizers"][name])
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.bad_steps, self.bad_in_a_row = saved["bad_steps"], saved["bad_in_a_row"]
-        if (folder / METRICS).exists():
-            self.log = _lines_until(self.step, (folder / METRICS).read_text())
+        if (self.folder / METRICS).exists():
+            self.log = _lines_until(self.step, (self.folder / METRICS).read_text())
         return found
 
-    def save(self, folder: Path, total_limit: int | None) -> None:
-        """Write `folder/step-NNNNNN`, whole or not at all."""
+    def save(self, total_limit: int | None) -> None:
+        """Write the checkpoint of the present step atomically."""
+        if self.written is None:
+            return
         tensors: dict[str, Mapping[str, Tensor]] = {}
         optimizers = {}
         for player in self.players:
@@ -113,28 +128,25 @@ class RunState:
                 tensors[f"{player.name}.ema"] = self.averages[player.name].state_dict()
             moments, optimizers[player.name] = flatten_optimizer(player.optimizer)
             tensors[f"{player.name}.optimizer"] = moments
-        with open(folder / METRICS, "rb") as file:  # the log may not lag behind the checkpoint
+        with open(self.written / METRICS, "rb") as file:  # the log must reach up to the checkpoint
             os.fsync(file.fileno())
         names = ("step", "seconds", "bad_steps", "bad_in_a_row", "settings")
         state = {name: getattr(self, name) for name in names}
         state["optimizers"] = optimizers
-        save_checkpoint(folder, self.step, tensors, state, total_limit=total_limit)
+        save_checkpoint(self.written, self.step, tensors, state, total_limit=total_limit)
 
-    def rewrite_log(self, folder: Path) -> None:
-        """Drop from `metrics.jsonl` what lies after the present step."""
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".{METRICS}.partial"
-        with open(fresh, "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self.log)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, folder / METRICS)
+    def rewrite_log(self) -> None:
+        """Remove from `metrics.jsonl` the lines after the present step."""
+        if self.written is not None:
+            self.written.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(line) + "\n" for line in self.log)
+            write_atomic(self.written / METRICS, lines.encode())
 
-    def record(self, line: dict[str, Any], folder: Path | None) -> None:
-        """Add a line to the log, and to `metrics.jsonl` in `folder`."""
+    def record(self, line: dict[str, Any]) -> None:
+        """Append a line to the log and to `metrics.jsonl`."""
         self.log.append(line)
-        if folder is not None:
-            with open(folder / METRICS, "a") as file:
+        if self.written is not None:
+            with open(self.written / METRICS, "a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
@@ -148,7 +160,7 @@ def _lines_until(step: int, text: str) -> list[dict[str, Any]]:
     for raw in text.splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:  # a kill cut the last line, which lies after the checkpoint
+        except ValueError:  # a kill truncated the last line, which is after the checkpoint
             break
         if line["step"] <= step:
             lines.append(line)

@@ -1,7 +1,7 @@
-"""Stopping a long job without losing its last step.
+"""Stopping a long job after its current step.
 
-The first SIGTERM or SIGINT is only noted, so that the job can finish what it is doing and save; the
-second one ends the process at once, which is safe because checkpoints appear whole or not at all.
+The first SIGTERM or SIGINT is recorded, so that the job can finish its step and save. The second
+one ends the process at once, which loses no checkpoint because they are written atomically.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass
 class StopRequest:
-    """Whether a signal has asked for the end: `signum` is None until then."""
+    """The signal that asked the job to stop: `signum` is None until one arrives."""
 
-    def __init__(self) -> None:
-        self.signum: int | None = None
+    signum: int | None = None
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 143 after SIGTERM (or another process's stop), 130 after SIGINT."""
+        """130 after SIGINT; 143 after SIGTERM, or if another process was stopped."""
         return 128 + (self.signum or signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first SIGTERM or SIGINT, exit at the second, put the old handlers back at the end.
+    """Record the first SIGTERM or SIGINT and exit at the second; restore the handlers at the end.
 
-    Outside the main thread Python allows no handlers: signals then act as they did before. A signal
-    that nobody acted on before the end goes to the old handler.
+    Outside the main thread Python allows no handlers: signals then act as before. A signal that
+    was recorded but not acted on is raised again at the end.
 
     Example:
         >>> with stop_on_signals() as stop:
@@ -45,20 +46,20 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def record(signum: int, frame: FrameType | None) -> None:
         if request.signum is not None:
             os._exit(128 + signum)
         request.signum = signum
-        # os.write, because print may be interrupted by this very handler
+        # os.write, because this handler may interrupt a print
         os.write(2, b"\nStopping after this step. A second signal exits at once.\n")
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    ended_well = False
+    old = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
+    finished = False
     try:
         yield request
-        ended_well = True
+        finished = True
     finally:
         for number, handler in old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        if ended_well and request.signum is not None:
+        if finished and request.signum is not None:
             signal.raise_signal(request.signum)

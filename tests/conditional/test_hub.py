@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard, constants
 from latentctl import Ascent, Conditional, Gaussian, condition
 from latentctl.errors import CheckpointError, FingerprintError, InputError
 
-PACK = {"attributes.safetensors", "manifest.json", "state.json"}
+PACK = {"critic.safetensors", "manifest.json", "state.json"}
 TOKEN = "hf_of_the_owner"
 
 
@@ -270,7 +270,9 @@ def test_a_damaged_file_on_the_hub_is_refused(name, faces, decoder, server, owne
     flipped[len(flipped) // 2] ^= 1
     for damaged in (bytes(flipped), whole[name][:-1]):
         server.hub.commit("me/smiling", "main", whole | {name: damaged})
-        with pytest.raises(CheckpointError, match=rf"{name} is (cut|altered).*fetch it again"):
+        with pytest.raises(
+            CheckpointError, match=rf"{name} is truncated or corrupted.*fetch it again"
+        ):
             Conditional.from_pretrained("me/smiling", decoder, **reader)
     if name != "manifest.json":
         rest = {key: data for key, data in whole.items() if key != name}
@@ -284,11 +286,13 @@ def test_a_damaged_file_on_the_hub_is_refused(name, faces, decoder, server, owne
 def test_a_damaged_cache_is_refused_and_can_be_fetched_again(faces, decoder, owner, reader):
     faces.push_to_hub("me/smiling", **owner)
     Conditional.from_pretrained("me/smiling", decoder, **reader)
-    (file,) = reader["cache_dir"].glob("models--me--smiling/snapshots/*/attributes.safetensors")
+    (file,) = reader["cache_dir"].glob("models--me--smiling/snapshots/*/critic.safetensors")
     blob = file.resolve()
     whole = blob.read_bytes()
     blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"altered.*Remove (\S+) to fetch it again") as found:
+    with pytest.raises(
+        CheckpointError, match=r"corrupted.*Remove (\S+) to fetch it again"
+    ) as found:
         Conditional.from_pretrained("me/smiling", decoder, **reader)
     folder = reader["cache_dir"] / "models--me--smiling"
     assert f"Remove {folder} to" in str(found.value)
@@ -349,7 +353,9 @@ def test_a_repository_with_something_else_is_neither_read_nor_overwritten(
         with pytest.raises(InputError, match=r"files that are not a pack .*model\.safetensors"):
             faces.push_to_hub("me/model", **owner)
         assert server.hub.branches["me/model"]["main"] == oid
-        with pytest.raises(CheckpointError, match=r"no manifest\.json|manifest\.json is cut or"):
+        with pytest.raises(
+            CheckpointError, match=r"no manifest\.json|manifest\.json is truncated or"
+        ):
             Conditional.from_pretrained("me/model", decoder, **reader)
 
 
@@ -378,7 +384,7 @@ def test_what_is_no_pack_is_refused_before_anything_is_made(decoder, critic, ser
     class Mine(Ascent):
         pass
 
-    with pytest.raises(InputError, match=r"a Mine.*Save those yourself"):
+    with pytest.raises(InputError, match="Mine cannot be saved as 'controller'"):
         condition(decoder, critic, Mine(critic)).push_to_hub("me/smiling", **owner)
     assert not server.hub.commits
 

@@ -572,7 +572,7 @@ def test_a_cache_of_something_else_is_refused(cached: Path, tmp_path: Path) -> N
 
 
 def test_a_later_format_and_foreign_folders(cached: Path, tmp_path: Path) -> None:
-    from latentctl.storage.folder import sealed
+    from latentctl.storage.files import sealed
 
     path = copy(cached, tmp_path / "copy")
     later = {**manifest(path), "format": 99, "latentctl_version": "9.0"}

@@ -65,6 +65,12 @@ def test_what_is_given_again_must_be_the_same(tmp_path):
 def test_what_cannot_be_saved_or_is_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"Linear cannot be saved as 'test-pair.second'"):
         Pair(Layer(2), nn.Linear(2, 2)).save(tmp_path / "pair")
+
+    class Mine(Layer):
+        pass
+
+    with pytest.raises(InputError, match="Mine cannot be saved"):  # it would be loaded as a Layer
+        Mine(2).save(tmp_path / "mine")
     folder = Layer(2).save(tmp_path / "layer")
     with pytest.raises(CheckpointError, match="holds Layer, not a Pair"):
         Pair.load(folder)
