@@ -1,15 +1,15 @@
-r"""Coupling flows: half of the dimensions are moved by what a network sees in the other half.
+r"""Coupling flows: one half of the dimensions is transformed given the other half.
 
 .. math:: y_a = x_a, \quad y_b = \tau(x_b \mid h(x_a))
 
 with :math:`\tau` affine (RealNVP) or a monotonic rational-quadratic spline (neural spline flows).
-A block moves both halves in turn; the halves of the next block are drawn anew and fixed, which is
-the fixed random permutation of Generative Latent Flow. On grids `(C, h, w)` the network is
-convolutional and the halves are checkerboards and sets of channels, so that the number of
-parameters does not grow with `h * w`.
+A block transforms both halves in turn. Each block has its own random halves, which is the fixed
+random permutation of Generative Latent Flow. On grids `(C, h, w)` the network is convolutional and
+the halves are checkerboards and sets of channels, so that the number of parameters does not grow
+with `h * w`.
 
-The transformations are zuko's. Either direction is one pass, so a spline of this kind samples as
-fast as it scores, where the autoregressive one needs a pass for each dimension.
+The transformations are zuko's. Both directions take one pass, whereas an autoregressive spline
+samples in one pass for each dimension.
 
 References:
     | Density Estimation using Real NVP (Dinh et al., 2016)
@@ -44,11 +44,11 @@ from .whitening import Whitening
 
 CLAMP = 2.0  # an affine coupling scales by e^-2 to e^2, as in Generative Latent Flow
 BINS = 8
-BOUND = 6.0  # beyond it a spline is the identity
+BOUND = 6.0  # splines are the identity beyond
 
 
 class Couplings(nn.Module):
-    """An invertible map between latents and noise, whitening first, with a tractable Jacobian.
+    """Whitening and coupling layers: an invertible map from latents to noise.
 
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`.
@@ -56,7 +56,7 @@ class Couplings(nn.Module):
         width: Units of each layer of a coupling's network.
         depth: Number of its layers.
         blocks: Number of blocks, two couplings each.
-        dropout: Share of units dropped while training.
+        dropout: Dropout of its networks.
 
     Example:
         >>> couplings = Couplings((4, 8, 8), spline=True, width=8, blocks=1)
@@ -98,7 +98,7 @@ class Couplings(nn.Module):
 
 
 class _Coupling(LazyTransform):  # type: ignore[misc]
-    """One coupling: entries of `mask` stay, and a network that sees them moves the others."""
+    """One coupling: given the entries of `mask`, the others are transformed."""
 
     mask: Tensor
 
@@ -118,12 +118,12 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
         nn.init.zeros_(self.head.weight)  # it starts as (nearly) the identity
         nn.init.zeros_(self.head.get_parameter("bias"))
 
-    def meta(self, stays: Tensor) -> Any:
-        seen = stays.new_zeros(len(stays), self.mask.numel())
-        seen[:, self.mask.flatten()] = stays
-        told = self.head(self.trunk(seen.view(-1, *self.mask.shape)))
-        told = told.unflatten(1, (self.mask.shape[0], self.numbers)).movedim(2, -1)
-        parameters = unpack(told.flatten(1, -2)[:, ~self.mask.flatten()], self.shapes)
+    def meta(self, fixed: Tensor) -> Any:
+        seen = fixed.new_zeros(len(fixed), self.mask.numel())
+        seen[:, self.mask.flatten()] = fixed
+        out = self.head(self.trunk(seen.view(-1, *self.mask.shape)))
+        out = out.unflatten(1, (self.mask.shape[0], self.numbers)).movedim(2, -1)
+        parameters = unpack(out.flatten(1, -2)[:, ~self.mask.flatten()], self.shapes)
         return DependentTransform(self.univariate(*parameters), 1)
 
     def forward(self, c: Tensor | None = None) -> Any:
@@ -131,15 +131,13 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
 
 
 def _half(shape: tuple[int, ...], block: int) -> Tensor:
-    """Half of the entries for a block; on grids a checkerboard or half of the channels."""
+    """Half of the entries for a block; of grids a checkerboard or half of the channels."""
+    order = torch.randperm(shape[0], generator=generator(0, block, purpose="coupling"))
     if len(shape) == 1:
         mask = torch.zeros(shape, dtype=torch.bool)
-        order = torch.randperm(shape[0], generator=generator(0, block, purpose="coupling"))
         mask[order[: (shape[0] + 1) // 2]] = True
         return mask
     if block % 2 and shape[0] > 1:
-        order = torch.randperm(shape[0], generator=generator(0, block, purpose="coupling"))
-        mask = (order % 2 == 0).view(-1, 1, 1)
-        return mask.expand(shape).clone()
+        return (order % 2 == 0).view(-1, 1, 1).expand(shape).clone()
     c, i, j = (torch.arange(size) for size in shape)
     return (c.view(-1, 1, 1) + i.view(-1, 1) + j) % 2 == 0

@@ -1,8 +1,8 @@
-r"""Where a small change leads to a goal: `u` with `u + change(u) = goal`, for many rows at once.
+r"""Anderson acceleration: solves `u + change(u) = goal` for many rows at once.
 
-Plain rounds, `u = goal - change(u)`, divide the error by a factor where the change is a
-contraction, and run away where it is not. Anderson's rounds take, of the last few points, the
-mixture at which their errors would cancel if the change were linear:
+Plain iterations, `u = goal - change(u)`, converge linearly where the change is a contraction, and
+diverge where it is not. Anderson acceleration takes the affine combination of the last few iterates
+whose residual would vanish if the change were linear:
 
 .. math::
     u_{k+1} = u_k - r_k - (\Delta U - \Delta R) \gamma, \quad
@@ -22,20 +22,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MIXED = 7  # points in a mixture
+MEMORY = 7  # iterates that are combined
 RIDGE = 1e-8
 
 
 def fixed_point(
     change: Callable[[Tensor], Tensor], goal: Tensor, *, rounds: int, close: float
 ) -> tuple[Tensor, Tensor]:
-    """The points, and their largest errors `(B,)`, as shares of the largest number of their goals.
+    """The solutions `u (B, ...)` and their relative errors `(B,)`.
+
+    The error is the largest entry of the residual, relative to the largest entry of the goal, or
+    to 1 if that is larger.
 
     Arguments:
         change: Of points `(B, ...)`, row by row.
-        goal: What points and changes come to, `(B, ...)`.
-        rounds: Most evaluations of `change`.
-        close: Error at which all rows are done; a goal within [-1, 1] counts as 1.
+        goal: The right-hand side, `(B, ...)`.
+        rounds: Maximum number of evaluations of `change`.
+        close: Error of all rows at which the iteration ends.
 
     Example:
         >>> goal = torch.tensor([[1.0, 2.0]])
@@ -48,8 +51,8 @@ def fixed_point(
     errors: list[Tensor] = []
     u = goal
     for _ in range(rounds):
-        points = [*points, u.flatten(1).double()][-MIXED:]
-        errors = [*errors, (u + change(u) - goal).flatten(1).double()][-MIXED:]
+        points = [*points, u.flatten(1).double()][-MEMORY:]
+        errors = [*errors, (u + change(u) - goal).flatten(1).double()][-MEMORY:]
         missed = errors[-1].abs().amax(1) / size
         if bool((missed <= close).all()):
             break
@@ -58,7 +61,7 @@ def fixed_point(
 
 
 def _mixture(points: list[Tensor], errors: list[Tensor]) -> Tensor:
-    """The next points `(B, D)`."""
+    """The next iterates `(B, D)`."""
     new = points[-1] - errors[-1]
     if len(points) == 1:
         return new
@@ -67,6 +70,6 @@ def _mixture(points: list[Tensor], errors: list[Tensor]) -> Tensor:
     pull = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)
     gram = gram + pull[:, None, None] * torch.eye(gram.shape[1]).to(gram)
     share = torch.linalg.solve_ex(gram, changes.mT @ errors[-1][:, :, None]).result
-    share = share.nan_to_num(0, 0, 0)  # of a row that stands still
+    share = share.nan_to_num(0, 0, 0)  # of rows that have converged
     mixed: Tensor = new - ((moves - changes) @ share)[:, :, 0]
     return mixed

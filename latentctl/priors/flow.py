@@ -1,16 +1,17 @@
 r"""Generative Latent Flow: an exact density over the latents of an autoencoder.
 
-A flow :math:`f` takes latents to base noise, :math:`e = f(z) \sim \mathcal{N}(0, I)`, so
+A flow :math:`f` maps latents to base noise, :math:`e = f(z) \sim \mathcal{N}(0, I)`, so
 
 .. math:: \log q(z) = \log \mathcal{N}(f(z) \mid 0, I) + \log |\det \partial f / \partial z|
 
-and :math:`f^{-1}` makes samples. It is trained on cached latents, after the autoencoder and
-without touching it, which is the paper's stop-gradient in two stages. Latents are whitened first,
-since an autoencoder's scale is free and its dimensions are correlated.
+and :math:`f^{-1}` maps noise to samples. It is trained on cached latents of a frozen autoencoder,
+which is the paper's stop-gradient in two stages. Latents are whitened first, since an autoencoder's
+scale is arbitrary and its dimensions are correlated.
 
-Three kinds of map. `coupling` is the paper's: affine couplings with fixed permutations. `spline`
-has splines in their place. `matching` follows a velocity learned by flow matching in a few steps
-of Heun's method; it makes the best samples, and its density costs a Jacobian at each step.
+There are three kinds of map. `coupling` is the paper's: affine couplings with fixed permutations.
+`spline` has rational-quadratic splines in their place. `matching` integrates a velocity learned by
+flow matching in a few steps of Heun's method. It has the best samples, and its density takes a
+Jacobian in each step.
 
 References:
     | Generative Latent Flow (Xiao et al., 2019)
@@ -24,19 +25,19 @@ __all__ = ["LatentFlow"]
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError, NonFiniteError, ShapeError, UnknownNameError
+from ..latents import Latents
 from ..random import noise, seeded
-from ..training import Player, Step, fit
+from ..storage import Saved
+from ..training import Step, train
+from .couplings import Couplings
 from .matching import Matching
 from .whitening import Whitening
-
-if TYPE_CHECKING:
-    from ..latents import Latents
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ BATCH = 512
 TOLERANCE = 1e-3  # of a round trip, in standard deviations
 
 
-class LatentFlow(nn.Module):
+class LatentFlow(Saved, kind="latent-flow"):
     """A normalizing flow over latents: a `Prior` with an exact `log_prob`.
 
     Arguments:
@@ -55,9 +56,9 @@ class LatentFlow(nn.Module):
         depth: Layers of a coupling's network, or residual blocks of the velocity's.
         blocks: Blocks of two couplings.
         steps: Steps of Heun's method, for `matching`.
-        guidance: For `matching`, the factor on what is learned beyond the data's Gaussian. 1 for
-            the best density; 2 makes better samples of a flow that was trained for minutes.
-        dropout: Share of units that couplings drop while training.
+        guidance: For `matching`, the factor on the network's deviation from the Gaussian with the
+            data's moments. 1 has the best density, 2 the better samples after short training.
+        dropout: Dropout of couplings.
 
     Example:
         >>> flow = LatentFlow((8,), width=16)
@@ -84,35 +85,25 @@ class LatentFlow(nn.Module):
         if kind not in KINDS:
             raise UnknownNameError("kind of flow", kind, KINDS)
         self.latent_shape, self.kind = tuple(latent_shape), kind
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "kind": kind,
-            "width": width,
-            "depth": depth,
-            "blocks": blocks,
-            "steps": steps,
-            "guidance": guidance,
-            "dropout": dropout,
-        }
-        self.map: Any
-        if kind == "matching":
-            self.map = Matching(
-                latent_shape, width=width, depth=depth, steps=steps, guidance=guidance
-            )
-        else:
-            from .couplings import Couplings  # zuko takes its time to import
-
-            sizes = {"width": width, "depth": depth, "blocks": blocks}
-            self.map = Couplings(latent_shape, spline=kind == "spline", dropout=dropout, **sizes)
+        sizes: dict[str, Any] = {"width": width, "depth": depth}
+        coupling: dict[str, Any] = {"blocks": blocks, "dropout": dropout}
+        matching: dict[str, Any] = {"steps": steps, "guidance": guidance}
+        self.config = {"latent_shape": list(latent_shape), "kind": kind}
+        self.config |= {**sizes, **coupling, **matching}
+        self.map: Any = (
+            Matching(latent_shape, **sizes, **matching)
+            if kind == "matching"
+            else Couplings(latent_shape, spline=kind == "spline", **sizes, **coupling)
+        )
 
     def to_base(self, z: Tensor) -> Tensor:
         """Base noise of latents, both `(B, *latent_shape)`.
 
-        Differentiable, but for `matching`, whose inverse is searched.
+        Differentiable, except for `matching`, whose inverse is iterative.
 
         Raises:
             ShapeError: If `z` has another shape.
-            NonFiniteError: If the inverse of a `matching` flow is not found.
+            NonFiniteError: If the inverse of a `matching` flow does not converge.
         """
         base: Tensor = self.map.to_base(z)[0]
         return base
@@ -130,8 +121,8 @@ class LatentFlow(nn.Module):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of `z (B, *latent_shape)` in nats, `(B,)`.
 
-        Exact for the map that samples, discretisation included. For `matching` it costs as many
-        evaluations as there are dimensions, at each step: for a few hundred latents, not for many.
+        Exact for the map that samples, discretisation included. For `matching` each step takes as
+        many evaluations as there are dimensions, which suits a few hundred latents.
         """
         e, log_det = self.map.to_base(z)
         if log_det is None:
@@ -159,10 +150,10 @@ class LatentFlow(nn.Module):
         error = (back - white(z)).abs().max().item() if len(z) else 0.0
         if not error <= tolerance:
             raise NonFiniteError(
-                f"A {self.kind} flow should come back to where it started, and is off by "
-                f"{error:.2g} standard deviations; {tolerance:g} is allowed. Its numbers have run "
-                f"away: train it with a smaller learning rate, or leave out outliers among the "
-                f"latents; more `steps` help a matching flow."
+                f"The round trip z -> e -> z of this {self.kind} flow is off by "
+                f"{error:.2g} standard deviations, {tolerance:g} is allowed: it is not invertible "
+                f"numerically. Train it with a smaller learning rate, or leave out outliers among "
+                f"the latents; a matching flow may need more `steps`."
             )
         return error
 
@@ -195,15 +186,14 @@ class LatentFlow(nn.Module):
         """A flow over the aggregate posterior of `latents`.
 
         Arguments:
-            latents: Encodings of data; samples of each posterior are drawn where it has a std.
+            latents: Encodings of data; each posterior is sampled if it has a std.
             kind: `coupling`, `spline` or `matching`.
             width: Units of each layer.
             depth: Layers or residual blocks; 2 of a coupling, 4 of `matching` by default.
             blocks: Blocks of two couplings.
             steps: Steps of Heun's method.
-            guidance: The factor for `matching`; it plays no part in training.
-            dropout: Share of units that couplings drop while training: latents are few, and
-                couplings learn them by heart.
+            guidance: The factor for `matching`; it does not affect training.
+            dropout: Dropout of couplings, which overfit on few latents.
             max_train_steps: Steps of training.
             batch_size: Latents in a step.
             learning_rate: Peak of Adam's learning rate; it falls to zero.
@@ -212,8 +202,8 @@ class LatentFlow(nn.Module):
 
         Raises:
             InputError: If there are no more latents than dimensions, or constant dimensions.
-            NonFiniteError: If the trained map cannot be inverted. A `matching` flow samples
-                nonetheless, and is returned with a warning.
+            NonFiniteError: If the trained couplings are not invertible numerically. A `matching`
+                flow is returned with a warning.
         """
         if max_train_steps < 1:
             raise InputError(f"A flow needs at least one step of training, not {max_train_steps}.")
@@ -222,27 +212,30 @@ class LatentFlow(nn.Module):
         with seeded(seed, "latent flow"):
             flow = cls(latents.latent_shape, kind, guidance=guidance, dropout=dropout, **sizes)
         flow.map.white = Whitening.fit(latents)
-        optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
-        options = {
-            "progress": False,
+        settings = {
             "lr_scheduler": "linear",
             "lr_warmup_steps": min(50, max_train_steps // 10),
             "max_grad_norm": None if kind == "matching" else 5.0,
             **options,
         }
-        history = fit(
-            Player("flow", flow, flow.loss, optimizer, ema=0.99),
+        train(
+            flow,
+            flow.loss,
             latents,
+            name="flow",
+            ema=0.99,
+            learning_rate=learning_rate,
             max_train_steps=max_train_steps,
             batch_size=batch_size,
             seed=seed,
-            **options,
+            **settings,
         )
-        flow.load_state_dict(history.averaged["flow"].state_dict())
         try:
-            flow.eval().check_invertible(latents[: min(len(latents), 64)].mean)
+            flow.check_invertible(latents[: min(len(latents), 64)].mean)
         except NonFiniteError as error:
             if kind != "matching":
                 raise
-            logger.warning("%s Samples are as good as ever; densities and edits need it.", error)
+            logger.warning(
+                "%s Its samples are usable; densities and edits need the inverse.", error
+            )
         return flow

@@ -1,4 +1,4 @@
-r"""Flow matching between white noise and data: the part that is known, and the part to be learned.
+r"""Flow matching between white noise and data, preconditioned by the data's Gaussian.
 
 A velocity field is regressed on the straight lines between noise :math:`z_0 \sim \mathcal{N}(0, I)`
 and data :math:`z_1`,
@@ -6,28 +6,27 @@ and data :math:`z_1`,
 .. math::
     L = \mathbb{E}\, \| v(z_t, t, y) - (z_1 - z_0) \|^2, \quad z_t = (1 - t) z_0 + t z_1
 
-If the data were a Gaussian with their own moments, the best velocity would be known. Along an
-eigenvector with variance :math:`\lambda` (about the mean, in units of the mean variance) it is
+For Gaussian data the optimal velocity is known. Along an eigenvector with variance :math:`\lambda`
+(about the mean, in units of the mean variance) it is
 
 .. math::
     \bar v = \frac{t \lambda - (1 - t)}{V_t} z_t, \quad V_t = (1 - t)^2 + t^2 \lambda
 
-and what it leaves unexplained has the variance :math:`\lambda / V_t`. So the network :math:`F` sees
-:math:`u_t = z_t / \sqrt{V_t}`, of unit variance at all times, and the velocity is
-:math:`\bar v + \sqrt{\lambda / V_t} \, F(u_t, t, y)`. Before its first step this is the Gaussian
-with the data's moments; training is only for what is not Gaussian.
+with residual variance :math:`\lambda / V_t`. The input of the network :math:`F` is :math:`u_t =
+z_t / \sqrt{V_t}`, of unit variance at all times, and the velocity is :math:`\bar v +
+\sqrt{\lambda / V_t} \, F(u_t, t, y)`. The untrained flow is the Gaussian with the data's moments.
 
-What the network adds may be stretched by a factor, as in guidance: :math:`\bar v` is then the plain
-model that the samples are led away from, and where training was short this makes up for much of it.
+:math:`F` may be scaled by a factor, as in classifier-free guidance with :math:`\bar v` as the
+unconditional model.
 
-The same change of variables makes the path short. With the angle :math:`\theta_t = \arctan(t
+The same change of variables shortens the path. With the angle :math:`\theta_t = \arctan(t
 \sqrt\lambda / (1 - t))`, which runs from 0 to :math:`\pi / 2` in every direction,
 
 .. math:: \mathrm{d} u = F(u, t, y) \, \mathrm{d} \theta, \quad z_1 = \mu + U \sqrt{\Lambda} \, u_1
 
-so the known part is followed exactly, however small :math:`\lambda` is, and Heun's method is left
-with the network alone. Its few steps are a map of their own, and it is this map, not the flow that
-it approximates, which is inverted and whose determinant is taken.
+so that the Gaussian part is integrated exactly for any :math:`\lambda`, and Heun's method
+integrates the network alone. Its discrete steps define the map that is inverted and whose
+determinant is taken, not the continuous flow.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
@@ -46,21 +45,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..decoder.descent import append_dims
 from ..errors import InputError, NonFiniteError
 from ..nn.velocity import Velocity
 from .fixed_point import fixed_point
 from .whitening import Whitening
 
-ROUNDS = 40  # of the search for an inverse, by either method
-DENSE = 1024  # numbers of a latent up to which its Jacobian is taken
-CLOSE = 2e-6  # error at which it ends, where no number is larger than one
-FAR_CLOSE = 2e-5
+ROUNDS = 40  # of fixed-point iteration, and of Newton's method
+DENSE = 1024  # dimensions up to which Jacobians are computed
+CLOSE = 2e-6  # relative error of the inverse by fixed-point iteration
+NEWTON_CLOSE = 2e-5
 LONGEST = 0.5  # step of Newton's method, in the same units
-CHUNK = 2**20  # numbers in the Jacobians that are taken at once
+CHUNK = 2**20  # entries of the Jacobians that are computed together
 
 
 class Matching(nn.Module):
-    """From noise to latents along a learned velocity, in a few steps.
+    """The map from noise to latents along a learned velocity, by a few steps of Heun's method.
 
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`.
@@ -68,7 +68,7 @@ class Matching(nn.Module):
         width: Units of each layer.
         depth: Number of residual blocks.
         steps: Steps of Heun's method, two evaluations each.
-        guidance: Factor on what the network adds to the Gaussian; 1 is what was learned.
+        guidance: Factor on the network's output; 1 is the trained flow.
 
     Example:
         >>> flow = Matching((2,), width=16, steps=4)
@@ -101,7 +101,7 @@ class Matching(nn.Module):
         """Mean squared error of the velocity between `noise` and latents, at `time (B, 1)`."""
         origin = self.white.rotate(noise)
         goal = self.white.rotate(data - self.white.mean) / self._scale()
-        t = time.view(-1, *[1] * (data.ndim - 1))
+        t = append_dims(time, data)
         here, variance = torch.lerp(origin, goal, t), self._relative_std().square()
         spread = (1 - t).square() + t.square() * variance
         known = (t * variance - (1 - t)) / spread * here
@@ -121,17 +121,17 @@ class Matching(nn.Module):
 
         Arguments:
             e: Noise, `(B, *latent_shape)`.
-            context: What the network is told.
-            free: What it is told where nothing is asked, for `guidance`.
-            guidance: Factor on the difference that the context makes, if `free` is given.
+            context: Context features, `(B, context)`.
+            free: Context features of the unconditional model, for `guidance`.
+            guidance: Scale of classifier-free guidance, if `free` is given.
         """
         field: Callable[..., Tensor] = self._guided
         if free is not None and guidance != 1:
 
-            def field(u: Tensor, time: Tensor, told: Tensor) -> Tensor:
-                twice = torch.cat([u, u]), torch.cat([time, time]), torch.cat([told, free])
-                asked, plain = self.net(*twice).chunk(2)
-                return torch.lerp(plain, asked, guidance)
+            def field(u: Tensor, time: Tensor, given: Tensor) -> Tensor:
+                twice = torch.cat([u, u]), torch.cat([time, time]), torch.cat([given, free])
+                conditional, plain = self.net(*twice).chunk(2)
+                return torch.lerp(plain, conditional, guidance)
 
         u = self.white.rotate(e)
         for step in range(self.steps):
@@ -140,7 +140,7 @@ class Matching(nn.Module):
 
     @torch.no_grad()
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Noise of latents, without a gradient, and without the determinant, which costs more."""
+        """Noise of latents, without a gradient; see `log_det` for the determinant."""
         u = self.white.rotate(z - self.white.mean) / self.white.std
         for step in reversed(range(self.steps)):
             u = self._step_back(u, step)
@@ -153,10 +153,9 @@ class Matching(nn.Module):
         return torch.cat(total) if total else e.new_zeros(0)
 
     def _log_det(self, u: Tensor) -> Tensor:
-        total, size = self.white.log_det.expand(len(u)), u[0].numel()
+        total = self.white.log_det.expand(len(u))
         for step in range(self.steps):
-            jacobian = torch.func.vmap(torch.func.jacfwd(self._row_step(step)))(u)
-            total = total - torch.linalg.slogdet(jacobian.reshape(-1, size, size)).logabsdet
+            total = total - torch.linalg.slogdet(self._jacobian(u, step)).logabsdet
             u = u + self._increment(u, step)
         result: Tensor = total
         return result
@@ -188,35 +187,37 @@ class Matching(nn.Module):
         after = field(u + turn * before, end, context)
         return turn * (before + after) / 2
 
-    def _row_step(self, step: int) -> Callable[[Tensor], Tensor]:
-        return lambda row: row + self._increment(row[None], step)[0]
+    def _jacobian(self, u: Tensor, step: int) -> Tensor:
+        """Jacobians `(B, D, D)` of a step."""
+
+        def moved(row: Tensor) -> Tensor:
+            return row + self._increment(row[None], step)[0]
+
+        jacobian: Tensor = torch.func.vmap(torch.func.jacfwd(moved))(u)
+        return jacobian.reshape(-1, u[0].numel(), u[0].numel())
 
     def _step_back(self, goal: Tensor, step: int) -> Tensor:
-        """The points that a step takes to `goal`: by a fixed point, and where none is found by
-        Newton's method, or not at all.
-        """
+        """The inverse of a step: by fixed-point iteration, then by Newton's method."""
         u, missed = fixed_point(
             lambda u: self._increment(u, step), goal, rounds=ROUNDS, close=CLOSE
         )
         far = ~(missed <= CLOSE)
         if not bool(far.any()):
             return u
-        if goal[0].numel() > DENSE:  # too many for a Jacobian of every latent
+        if goal[0].numel() > DENSE:
             raise self._not_inverted(step, far, missed)
         size = goal.flatten(1).abs().amax(1).clamp_min(1)
-        u = torch.where(far.view(-1, *[1] * (u.ndim - 1)), goal, u)
+        u = torch.where(append_dims(far, u), goal, u)
         for _ in range(ROUNDS):
             rows = far.nonzero().flatten()
-            here, asked = u[rows], goal[rows]
-            error = here + self._increment(here, step) - asked
+            here = u[rows]
+            error = here + self._increment(here, step) - goal[rows]
             missed = error.flatten(1).abs().amax(1)
-            far[rows] = ~(missed <= FAR_CLOSE * size[rows])
+            far[rows] = ~(missed <= NEWTON_CLOSE * size[rows])
             if not bool(far.any()):
                 return u
-            jacobian = torch.func.vmap(torch.func.jacfwd(self._row_step(step)))(here)
-            count = error[0].numel()
-            matrix = jacobian.reshape(-1, count, count)
-            move = torch.linalg.solve_ex(matrix, error.flatten(1)).result  # a singular one: inf
+            # the solution of a singular system is inf
+            move = torch.linalg.solve_ex(self._jacobian(here, step), error.flatten(1)).result
             length = move.abs().amax(1, keepdim=True)
             move = move * (LONGEST * size[rows, None] / length).clamp_max(1)
             u = u.index_put((rows,), here - move.view_as(here))
@@ -225,7 +226,7 @@ class Matching(nn.Module):
     def _not_inverted(self, step: int, far: Tensor, missed: Tensor) -> NonFiniteError:
         return NonFiniteError(
             f"Step {step + 1} of {self.steps} of a matching flow was not inverted for "
-            f"{int(far.sum())} of {len(far)} latents; an error of {float(missed.max()):.2g} is "
-            f"left. They may lie far from the data that it was trained on; otherwise take more "
-            f"`steps`, or train with a smaller learning rate."
+            f"{int(far.sum())} of {len(far)} latents, with an error of {float(missed.max()):.2g}. "
+            f"They may lie far from its training data; otherwise take more `steps`, or train with "
+            f"a smaller learning rate."
         )

@@ -1,14 +1,11 @@
-r"""The Gaussian with the data's moments, as an affine map to white noise and back.
+r"""Whitening: the affine map between latents with the data's moments and white noise.
 
 .. math:: e = U \Lambda^{-1/2} U^\top (z - \mu), \quad \mathrm{Cov}[z] = U \Lambda U^\top
 
-The root is symmetric, which of all white maps moves a latent least. On vectors it mixes all
-dimensions; on grids `(C, h, w)` the channels of a cell, alike in every cell. The moments are those
-of the aggregate posterior, :math:`\mathrm{Cov}[z] = \mathrm{Cov}[m] + \mathrm{diag}\,
-\mathbb{E}[s^2]`.
-
-Nothing is trained here, and much is gained: latents of an autoencoder are correlated even where
-each dimension has unit variance, and whatever is learned after this map is spared that part.
+The square root is symmetric (ZCA). On vectors it mixes all dimensions, on grids `(C, h, w)` the
+channels of a cell, with the same matrix in every cell. The moments are those of the aggregate
+posterior, :math:`\mathrm{Cov}[z] = \mathrm{Cov}[m] + \mathrm{diag}\, \mathbb{E}[s^2]`. The map is
+computed in closed form, so that a flow after it need not learn the correlations.
 """
 
 from __future__ import annotations
@@ -17,22 +14,19 @@ __all__ = ["Whitening"]
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError
-
-if TYPE_CHECKING:
-    from ..latents import Latents
+from ..latents import Latents
 
 CHUNK = 4096  # rows at a time
-SMALLEST = 1e-6  # of the largest standard deviation: less is taken for a constant direction
+SMALLEST = 1e-6  # relative std below which a direction counts as constant
 
 
 class Whitening(nn.Module):
-    """An affine map that gives latents zero mean and unit covariance; the identity until `fit`.
+    """An affine map to zero mean and unit covariance; the identity until `fit`.
 
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`.
@@ -77,10 +71,9 @@ class Whitening(nn.Module):
                 f"A density over {axis} dimensions needs more than {axis} samples, these are "
                 f"{count}. Encode more data, or use Gaussian.fit, which needs two."
             )
-        total = torch.zeros(axis, dtype=torch.float64)
-        shift = latents[0].mean.double().cpu().transpose(0, 1).flatten(1).mean(1)
+        total, rows = torch.zeros(axis, dtype=torch.float64), 0
         second = torch.zeros(axis, axis, dtype=torch.float64)
-        rows = 0
+        shift = _by_axis(latents[0].mean).cpu().mean(0)
         for start in range(0, count, CHUNK):
             batch = latents[start : start + CHUNK]
             values = _by_axis(batch.mean).cpu() - shift  # (n, axis)
@@ -93,11 +86,11 @@ class Whitening(nn.Module):
         std = variance.clamp_min(0).sqrt()
         flat = (std <= SMALLEST * std.max()).nonzero().flatten()
         if len(flat):
-            still = (basis[:, flat].abs().amax(1) > 0.5).nonzero().flatten().tolist()
+            constant = (basis[:, flat].abs().amax(1) > 0.5).nonzero().flatten().tolist()
             raise InputError(
                 f"{len(flat)} of {axis} latent directions are constant (about dimensions "
-                f"{still[:8]}), so there is no density over them. Leave them out in `encode` and "
-                f"`decode`, or encode data that vary in them."
+                f"{constant[:8]}), so there is no density over them. Leave them out in `encode` "
+                f"and `decode`, or encode data that vary in them."
             )
         white.mean.copy_((shift + offset).view_as(white.mean))
         white.basis.copy_(basis)
@@ -106,9 +99,8 @@ class Whitening(nn.Module):
 
     @property
     def log_det(self) -> Tensor:
-        """Log-determinant of `forward`, a number."""
-        cells = math.prod(self.latent_shape[1:])
-        return -self.std.log().sum() * cells
+        """Log-determinant of `forward`, a scalar."""
+        return -self.std.log().sum() * math.prod(self.latent_shape[1:])
 
     def rotate(self, z: Tensor) -> Tensor:
         """Coordinates along the eigenvectors; neither shifted nor scaled."""
