@@ -42,7 +42,7 @@ class ToyVAE(nn.Module):
 
 
 class Linear(Critic):
-    """Log-odds `z @ w + b`."""
+    """Log-odds `z @ w + b`, `(B, 1)`."""
 
     def __init__(self, w, b=0.0):
         super().__init__()
@@ -50,7 +50,7 @@ class Linear(Critic):
         self.b = b
 
     def forward(self, z):
-        return z.flatten(1) @ self.w + self.b
+        return (z.flatten(1) @ self.w + self.b)[:, None]
 
 
 def toy_decoder(model):

@@ -149,11 +149,11 @@ def _loss(student: AttributeCritic, known: Sequence[Tensor], gradient_weight: fl
         z, logits, gradient, column = batch
         with torch.enable_grad():
             z = z.requires_grad_(gradient_weight > 0)
-            logits = student(z)
-            value = ((logits - logits).square() / spread.to(z.device)).mean()
+            predicted = student(z)
+            value = ((predicted - logits).square() / spread.to(z.device)).mean()
             if not gradient_weight:
                 return value, {"value": value}
-            chosen = logits.gather(1, column[:, None]).sum()
+            chosen = predicted.gather(1, column[:, None]).sum()
             (own,) = torch.autograd.grad(chosen, z, create_graph=True)
         wrong = own - gradient if metric is None else metric.color(own - gradient)
         error = wrong.square().mean() / slope.to(z.device)

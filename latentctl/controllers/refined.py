@@ -32,6 +32,7 @@ class Refined(Controller):
         options: Of `Ascent.for_edits`, for the second stage; 20 steps of 0.03 if not given.
 
     Example:
+        >>> import torch
         >>> from latentctl import AttributeCritic
         >>> fast, slow = (AttributeCritic((8,), ["Smiling"], width=16) for _ in range(2))
         >>> refined = Refined(Ascent.for_edits(fast), slow)

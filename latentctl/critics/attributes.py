@@ -47,7 +47,7 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
         >>> z = torch.zeros(5, 8)
         >>> critic(z).shape, critic["Male"](z).shape
-        (torch.Size([5, 2]), torch.Size([5]))
+        (torch.Size([5, 2]), torch.Size([5, 1]))
         >>> both = critic["Smiling"] & ~critic["Male"]
         >>> same = critic.match(torch.tensor([[1.0, 0.0]]))
         >>> torch.allclose(both(z), same(z))

@@ -66,7 +66,7 @@ class ExampleCritic(Critic, kind="examples"):
         >>> z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
         >>> tall = z[:, 0] > 0
         >>> critic = ExampleCritic.fit("Tall", z[tall][:15], z[~tall][:15], latents=Latents(z))
-        >>> critic(z).shape, bool(((critic["Tall"](z) > 0) == tall).float().mean() > 0.8)
+        >>> critic(z).shape, bool(((critic(z)[:, 0] > 0) == tall).float().mean() > 0.8)
         (torch.Size([200, 1]), True)
     """
 

@@ -53,7 +53,7 @@ class PixelCritic(Critic):
         >>> bright = lambda x: 10 * (x.mean(1, keepdim=True) - 0.5)
         >>> critics = PixelCritic(decoder, bright, names=["Bright"])
         >>> critics(torch.zeros(3, 4)).shape, critics["Bright"](torch.zeros(3, 4)).shape
-        (torch.Size([3, 1]), torch.Size([3]))
+        (torch.Size([3, 1]), torch.Size([3, 1]))
     """
 
     scale: Tensor

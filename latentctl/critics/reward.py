@@ -48,7 +48,7 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         >>> critic = RewardCritic((8,), ["c_major", "dense"], width=16)
         >>> z = torch.zeros(5, 8)
         >>> critic(z).shape, critic.reward(z).shape, critic["dense"](z).shape
-        (torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5]))
+        (torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5, 1]))
     """
 
     def __init__(

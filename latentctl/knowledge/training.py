@@ -144,7 +144,7 @@ def fit_density(
 def _prepare(knowledge: Knowledge, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Base noise, log-odds and share of presence of each row."""
     z = latents.mean if latents.std is None else latents.sample(_noise(latents, seed))
-    odds = torch.cat([knowledge(part) for part in z.split(BATCH)])
+    odds = torch.cat([knowledge(part)[:, 0] for part in z.split(BATCH)])
     label = latents.column(knowledge.name)
     share = torch.where(torch.isnan(label), odds.sigmoid(), label)
     e = torch.zeros_like(z)  # and stays so where the knowledge is absent, which is not learned

@@ -7,12 +7,24 @@ import sys
 
 import pytest
 import torch
-from conftest import FAST, NAMES, ToyVAE, toy_decoder, truth
+from conftest import FAST, NAMES, QUICK, ToyVAE, toy_decoder, truth
 
 import latentctl
-from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, condition
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    ExampleCritic,
+    FlowMatching,
+    Gaussian,
+    KnowledgeBase,
+    LatentFlow,
+    condition,
+)
 from latentctl.controllers import Transport
-from latentctl.critics import Critic
+from latentctl.critics import Critic, JoinedCritic
+from latentctl.critics.expression import parse
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 from latentctl.random import noise
@@ -121,18 +133,21 @@ def test_holding_reduces_leakage(faces, critic, photos):
 
 
 def test_a_held_attribute_that_is_certain_is_no_new_request(decoder, critic, photos):
-    asked = []
+    requests = []
 
     class Spy(Ascent):
-        def move(self, z, y=None, **options):
-            asked.append(y)
-            return super().move(z, y, **options)
+        def move(self, z, request):
+            requests.append(request)
+            return super().move(z, request)
 
     sure = AttributeCritic((8,), NAMES, width=8)
     torch.nn.init.zeros_(sure.net.head.weight)
     sure.net.head.bias.data = torch.tensor([-1.0, 50.0, -120.0])  # probabilities of exactly 1, 0
     condition(decoder, sure, Spy(sure, steps=2)).edit(photos, Smiling=True)
-    assert ((asked[0][:, 1:] > 0) & (asked[0][:, 1:] < 1)).all() and (asked[0][:, 0] == 1).all()
+    (request,) = requests
+    assert (request.target[:, 0] == 1).all() and request.target[:, 1:].isnan().all()
+    assert request.hold.tolist() == [[False, True, True]] * 40
+    assert torch.equal(request.values[:, 1:], torch.tensor([[1.0, 0.0]]).expand(40, -1))
 
 
 def test_a_probability_can_be_aimed_at(faces, photos):
@@ -177,8 +192,8 @@ def test_where_takes_any_expression(faces, photos, critic):
     out = faces.edit(photos, where=where)
     p = critic.probability(out.z)
     by_hand = 1 - (1 - p[:, 0] * p[:, 2]) * p[:, 1]
-    assert torch.equal(out.satisfied, where.probability(out.z) >= 0.95)
-    torch.testing.assert_close(where.probability(out.z), by_hand, rtol=1e-4, atol=1e-4)
+    assert torch.equal(out.satisfied, where.probability(out.z)[:, 0] >= 0.95)
+    torch.testing.assert_close(where.probability(out.z)[:, 0], by_hand, rtol=1e-4, atol=1e-4)
     assert out.satisfied.float().mean() > 0.9 and (out.shift > 0).any()
     named = faces.sample(30, Smiling=True, where=~critic["Male"])
     assert (named.probability[named.satisfied][:, :2] - torch.tensor([1.0, 0.0])).abs().max() < 0.06
@@ -189,7 +204,7 @@ def test_one_critic_without_names(decoder, realism):
     out = faces.sample(20)
     assert out.probability.shape == (20, 0) and out.satisfied.float().mean() > 0.9
     assert (out.z[:, 3] - 1.5).abs().mean() < (out.start[:, 3] - 1.5).abs().mean()
-    with pytest.raises(InputError, match="without named attributes"):
+    with pytest.raises(InputError, match="no named attributes"):
         faces.sample(2, Smiling=True)
 
 
@@ -199,8 +214,8 @@ def test_a_network_of_realism_alone_answers_its_critic(decoder, latents, realism
     actor = Actor.fit(latents.select([]), max_train_steps=20, width=16, depth=1, **FAST)
     faces = condition(decoder, actor.realism, actor)
     out = faces.sample(10)
-    assert torch.equal(out.satisfied, actor.realism.probability(out.z) >= 0.95)
-    assert torch.equal(out.evaluations > 0, actor.realism.probability(out.start) < 0.95)
+    assert torch.equal(out.satisfied, actor.realism.probability(out.z)[:, 0] >= 0.95)
+    assert torch.equal(out.evaluations > 0, actor.realism.probability(out.start)[:, 0] < 0.95)
     with pytest.raises(InputError, match=r"controllers\.Ascent"):
         faces.sample(10, where=~actor.realism)
 
@@ -277,7 +292,7 @@ def test_grids_through_samples_and_edits(spatial_latents):
 def test_a_critic_of_ones_own_works_with_condition(decoder):
     class Third(Critic):
         def forward(self, z):
-            return 4 * (z[:, 2] - 1)
+            return 4 * (z[:, 2:3] - 1)
 
     out = condition(decoder, Third(), Ascent(steps=200)).sample(10)
     assert out.satisfied.all() and (out.z[:, 2] > 1.5).all() and (out.start[:, 2] < 1.5).any()
@@ -291,7 +306,7 @@ import sys, torch, einops
 before = set(sys.modules)
 import latentctl
 new = {m.split(".")[0] for m in set(sys.modules) - before}
-light = sys.stdlib_module_names | {"latentctl", "safetensors"}
+light = sys.stdlib_module_names | {"latentctl", "safetensors", "zuko"}
 print(sorted(m for m in new if m not in light and not m.startswith("_")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -304,3 +319,78 @@ def test_a_sample_of_the_prior_is_moved_even_where_the_critic_is_content(decoder
     content = critic.probability(out.start)[:, 0] >= 0.6
     assert content.any() and not content.all()
     assert bool((out.z != out.start).flatten(1).any(1).all()) and out.evaluations.min() == 1
+
+
+class Counted(AttributeCritic):
+    """Counts how often each latent is scored without gradients."""
+
+    calls = 0
+
+    def forward(self, z):
+        self.calls += len(z) * (not torch.is_grad_enabled())
+        return super().forward(z)
+
+
+@pytest.mark.parametrize("request_of", [{"Smiling": True}, {"where": "Smiling | ~Male"}])
+def test_a_latent_is_scored_once_before_a_move_and_once_after(
+    request_of, decoder, critic, photos, latents
+):
+    counted = Counted(**critic.config)
+    counted.load_state_dict(critic.state_dict())
+    if "where" in request_of:
+        request_of = {"where": parse(request_of["where"], counted)}
+    for hold in (True, False):
+        faces = condition(decoder, counted)
+        counted.calls = 0
+        out = faces.edit(photos, hold=hold, **request_of)
+        assert counted.calls == 2 * len(photos) and (out.evaluations > 0).any()
+        counted.calls = 0
+        faces.sample(7, **request_of)
+        assert counted.calls == 2 * 7
+
+
+def test_an_attribute_is_added_and_the_older_answers_stay(decoder, latents, photos, tmp_path):
+    older, both = latents.select(["Smiling", "Male"]), latents.select(["Hat"])
+    faces = condition(decoder, AttributeCritic.fit(older, max_train_steps=200, **QUICK))
+    z = noise(0, 9, (8,), seed=1)
+    before = faces.critic(z), faces.edit(photos, Smiling=True, hold=["Male"]).x
+    new = faces.add("Hat", both, max_train_steps=200, **QUICK)
+    assert faces.names == NAMES and torch.equal(faces.critic(z)[:, :2], before[0])
+    assert torch.equal(new(z), faces.critic(z)[:, 2:])
+    same = faces.edit(photos, Smiling=True, hold=["Male"]).x
+    torch.testing.assert_close(same, before[1], rtol=0, atol=1e-5)
+    out = faces.edit(photos, Hat=True)
+    assert (out.probability[:, 2] > 0.5).float().mean() > 0.7 and not out.leakage[:, :2].isnan().any()
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert again.names == NAMES and torch.equal(again.edit(photos, Hat=True).x, out.x)
+    with pytest.raises(InputError, match="Hat"):
+        again.add("Hat", both)
+
+
+def test_a_knowledge_base_grows_in_a_conditional_and_is_packed(decoder, latents, photos, tmp_path):
+    quick = {"max_train_steps": 20, "critic_steps": 60, "width": 16, "critic_width": 16}
+    faces = condition(decoder, KnowledgeBase(decoder.prior, decoder.latent_shape))
+    for name in ("Smiling", "Male"):
+        faces.add(name, latents, **quick)
+    out = faces.edit(photos, Smiling=True)
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert isinstance(again.critic, KnowledgeBase) and again.names == ("Smiling", "Male")
+    assert torch.equal(again.edit(photos, Smiling=True).x, out.x)
+    again.add("Hat", latents, **quick)
+    assert torch.equal(again.edit(photos, Smiling=True, hold=["Male"]).x, out.x)
+
+
+@pytest.mark.parametrize("kind", ["expression", "examples", "joined"])
+def test_a_pack_holds_any_critic(kind, decoder, critic, latents, photos, tmp_path):
+    z = latents.mean
+    examples = ExampleCritic.fit("Tall", z[z[:, 4] > 0], z[z[:, 4] <= 0])
+    made = {
+        "expression": (critic["Smiling"] & ~critic["Male"]) * 0.5 | critic.match(torch.ones(1, 3)),
+        "examples": examples,
+        "joined": JoinedCritic(critic, examples),
+    }[kind]
+    asked = {"Tall": True} if made.names else {}
+    faces = condition(decoder, made, prior=LatentFlow.fit(latents, max_train_steps=2, width=8))
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert torch.equal(again.critic(z), made(z)) and again.names == made.names
+    assert torch.equal(again.sample(5, **asked).x, faces.sample(5, **asked).x)

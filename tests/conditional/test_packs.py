@@ -13,6 +13,7 @@ from conftest import ToyVAE, toy_decoder
 import latentctl.storage.folder
 from latentctl import Actor, Ascent, AttributeCritic, Conditional, FlowMatching, Gaussian, condition
 from latentctl.controllers import Controller, Transport, Updater
+from latentctl.critics import PixelCritic
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import CheckpointError, FingerprintError, InputError, ShapeError
 from latentctl.storage.folder import load_folder, save_folder
@@ -124,21 +125,21 @@ def test_every_truncated_or_flipped_file_is_refused(pack, decoder):
 def test_a_missing_pack_or_file_is_named(pack, decoder):
     with pytest.raises(CheckpointError, match=r"nowhere is missing"):
         Conditional.from_pretrained(pack.parent / "nowhere", decoder)
-    (pack / "attributes.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"attributes\.safetensors is missing"):
+    (pack / "critic.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"critic\.safetensors is missing"):
         Conditional.from_pretrained(pack, decoder)
 
 
 def test_loading_is_strict(pack, decoder, tmp_path):
     tensors, state = load_folder(pack)
-    weights = tensors["attributes"]
+    weights = tensors["critic"]
     first = next(iter(weights))
     for change, words in (
         ({k: v for k, v in weights.items() if k != first}, f"missing {first}"),
         (weights | {"stranger": torch.ones(1)}, "unexpected stranger"),
         (weights | {first: torch.ones(1)}, rf"{first} has shape \(1,\)"),
     ):
-        other = save_folder(tmp_path / "other", {"attributes": change}, state)
+        other = save_folder(tmp_path / "other", tensors | {"critic": change}, state)
         with pytest.raises(CheckpointError, match=words):
             Conditional.from_pretrained(other, decoder)
     with pytest.raises(CheckpointError, match="missing"):
@@ -153,7 +154,7 @@ def test_a_folder_that_is_no_pack_says_so(decoder, tmp_path):
 
 def test_a_controller_of_a_later_version_asks_for_an_upgrade(pack, decoder, tmp_path):
     tensors, state = load_folder(pack)
-    state["controller"]["kind"] = "teleport"
+    state["modules"]["controller"]["kind"] = "teleport"
     with pytest.raises(CheckpointError, match=r"kind 'teleport'.*Upgrade"):
         Conditional.from_pretrained(save_folder(tmp_path / "later", tensors, state), decoder)
 
@@ -196,7 +197,7 @@ def test_what_cannot_be_packed_is_refused(decoder, critic, realism, tmp_path):
         pass
 
     class Owned(Controller):
-        def move(self, z, y=None, **_):
+        def search(self, z, request):
             raise NotImplementedError
 
     class Elsewhere:
@@ -206,13 +207,12 @@ def test_what_cannot_be_packed_is_refused(decoder, critic, realism, tmp_path):
         def log_prob(self, z):
             return torch.zeros(len(z))
 
-    other = AttributeCritic((8,), critic.names, width=8)
+    network = PixelCritic(decoder, lambda x: x.flatten(1)[:, :3], names=critic.names)
     for unusual, words in (
-        (condition(decoder, critic, Mine(critic)), "a Mine.*Save those yourself"),
-        (condition(decoder, critic, Owned()), "an? Owned"),
-        (condition(decoder, realism), "a RealismCritic"),
-        (condition(decoder, critic, prior=Elsewhere()), "a Elsewhere"),
-        (condition(decoder, critic, Ascent(other)), "climbs another critic"),
+        (condition(decoder, critic, Mine(critic)), "The Mine cannot be saved"),
+        (condition(decoder, critic, Owned()), "The Owned cannot be saved"),
+        (condition(decoder, network), "The PixelCritic cannot be saved"),
+        (condition(decoder, critic, prior=Elsewhere()), "The Elsewhere cannot be saved"),
     ):
         with pytest.raises(InputError, match=words):
             unusual.save_pretrained(tmp_path / "pack")
@@ -221,7 +221,7 @@ def test_what_cannot_be_packed_is_refused(decoder, critic, realism, tmp_path):
 
 def test_a_network_that_a_pack_cannot_build_is_refused(decoder, critic, tmp_path):
     updater = Updater((8,), critic.names, context_encoder=torch.nn.Identity(), width=8)
-    with pytest.raises(InputError, match="no Updater with an context_encoder"):
+    with pytest.raises(InputError, match="The Identity cannot be saved"):
         condition(decoder, critic, updater).save_pretrained(tmp_path / "pack")
     assert not (tmp_path / "pack").exists()
 
@@ -233,9 +233,11 @@ def test_parts_that_do_not_fit_together_are_refused(decoder, critic, realism):
         condition(decoder, critic, Actor((5,), critic.names, width=8))
     for kind in (Actor, FlowMatching, Updater):
         swapped = kind((8,), critic.names[::-1], width=8)
-        with pytest.raises(InputError, match=rf"{kind.__name__} knows Hat, Male.*same order"):
+        with pytest.raises(
+            InputError, match=rf"{kind.__name__} has the attributes Hat, Male.*same order"
+        ):
             condition(decoder, critic, swapped)
-    with pytest.raises(InputError, match="Ascent would not use this realism critic"):
+    with pytest.raises(InputError, match="Ascent does not use this realism critic"):
         condition(decoder, critic, Ascent(critic), realism=realism)
     assert condition(decoder, critic, realism=realism).controller.realism is realism
 
@@ -246,3 +248,11 @@ def test_a_decoder_without_encoder_still_samples_from_a_pack(pack):
     )
     assert len(Conditional.from_pretrained(pack, blind).sample(2, Smiling=True)) == 2
     assert isinstance(toy_decoder(ToyVAE()).encode(torch.rand(1, 3, 4, 4)), Posterior)
+
+
+def test_a_controller_may_ascend_another_critic_than_the_one_that_scores(decoder, critic, tmp_path):
+    other = AttributeCritic((8,), critic.names, width=8)
+    faces = condition(decoder, critic, Ascent(other))
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert torch.equal(again.sample(3, Smiling=True).x, faces.sample(3, Smiling=True).x)
+    assert again.controller.attributes is again.editor.attributes is not again.critic

@@ -1,4 +1,4 @@
-"""A nonlinear teacher over eight dimensions, and pupils of it at equal budgets."""
+"""A nonlinear teacher over eight dimensions, and students of it at equal budgets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from latentctl.random import noise
 
 NAMES = ("Wave", "Ring")
 SMALL = {
-    "lessons": 128,
-    "lessons_per_round": 64,
+    "samples": 128,
+    "samples_per_round": 64,
     "max_train_steps": 250,
     "batch_size": 64,
     "learning_rate": 3e-3,
@@ -55,23 +55,23 @@ def gradients(critic, z):
     return said.detach(), torch.stack(each, 1)
 
 
-def agreement(pupil, count=400):
+def agreement(student, count=400):
     """On latents that no lesson was of: cosine of gradients, correlation of log-odds."""
     z = encodings(count, seed=9).mean
-    (said, slope), (truth, true_slope) = gradients(pupil, z), gradients(Truth(), z)
+    (said, slope), (truth, true_slope) = gradients(student, z), gradients(Truth(), z)
     cosine = torch.cosine_similarity(slope, true_slope, dim=2).mean().item()
     pairs = zip(said.T, truth.T, strict=True)
     return cosine, min(torch.corrcoef(torch.stack(p))[0, 1].item() for p in pairs)
 
 
 @pytest.fixture(scope="module")
-def pupil():
+def student():
     return teach(Truth(), encodings(600), **SMALL)
 
 
-def test_gradients_teach_more_than_log_odds_at_an_equal_budget(pupil):
+def test_gradients_teach_more_than_log_odds_at_an_equal_budget(student):
     plain = teach(Truth(), encodings(600), gradient_weight=0, **SMALL)
-    cosine, correlation = agreement(pupil)
+    cosine, correlation = agreement(student)
     plain_cosine, plain_correlation = agreement(plain)
     assert 1 - cosine < 0.5 * (1 - plain_cosine)
     assert correlation > plain_correlation > 0.3  # the plain one has learned, too
@@ -79,28 +79,28 @@ def test_gradients_teach_more_than_log_odds_at_an_equal_budget(pupil):
     assert abs(agreement(fresh)[0]) < 0.3
 
 
-def test_a_pupil_is_a_critic_of_the_same_attributes(pupil):
-    assert isinstance(pupil, AttributeCritic) and not pupil.training
-    assert pupil.names == NAMES and pupil.latent_shape == (8,)
-    torch.testing.assert_close(pupil.posterior_std, STD)
+def test_a_student_is_a_critic_of_the_same_attributes(student):
+    assert isinstance(student, AttributeCritic) and not student.training
+    assert student.names == NAMES and student.latent_shape == (8,)
+    torch.testing.assert_close(student.posterior_std, STD)
 
 
-def test_a_seed_decides_everything_and_leaves_the_global_generator_alone(pupil):
+def test_a_seed_decides_everything_and_leaves_the_global_generator_alone(student):
     state = torch.get_rng_state()
     same, other = (teach(Truth(), encodings(600), seed=s, **SMALL) for s in (0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     z = encodings(5, seed=3).mean
-    assert torch.equal(same(z), pupil(z))
-    assert not torch.equal(other(z), pupil(z))
+    assert torch.equal(same(z), student(z))
+    assert not torch.equal(other(z), student(z))
 
 
-def test_labels_are_not_looked_at(pupil):
+def test_labels_are_not_looked_at(student):
     wrong = encodings(600, labels=torch.full((600, 2), torch.nan))
     z = encodings(5, seed=3).mean
-    assert torch.equal(teach(Truth(), wrong, **SMALL)(z), pupil(z))
+    assert torch.equal(teach(Truth(), wrong, **SMALL)(z), student(z))
 
 
-def test_rounds_add_lessons_where_the_edits_of_the_pupil_go():
+def test_rounds_add_samples_where_the_edits_of_the_student_go():
     quick = {**SMALL, "max_train_steps": 20}
     seen = {}
     for rounds in (0, 2):
@@ -109,7 +109,7 @@ def test_rounds_add_lessons_where_the_edits_of_the_pupil_go():
         seen[rounds] = torch.cat(teacher.places)
     first, extra = seen[0], seen[2][len(seen[0]) :]
     assert torch.equal(seen[2][: len(first)], first)
-    assert len(extra) == 2 * SMALL["lessons_per_round"]
+    assert len(extra) == 2 * SMALL["samples_per_round"]
     assert len(extra.unique(dim=0)) == len(extra)  # every lesson is new
 
 
@@ -133,9 +133,9 @@ def test_a_network_on_pictures_teaches_through_the_decoder():
     edge = lambda x: 20 * (x[:, 0, :, 0].mean(1) - x[:, 1, :, 0].mean(1))[:, None]  # noqa: E731
     teacher = PixelCritic(decoder, edge, names=["Edge"])
     before = decoder.fingerprint()
-    pupil = teach(teacher, encodings(600), **{**SMALL, "lessons": 512})
+    student = teach(teacher, encodings(600), **{**SMALL, "samples": 512})
     z = encodings(300, seed=9).mean
-    said, truth = pupil(z)[:, 0], teacher(z)[:, 0]
+    said, truth = student(z)[:, 0], teacher(z)[:, 0]
     assert torch.corrcoef(torch.stack([said, truth]).detach())[0, 1] > 0.9
     assert decoder.fingerprint() == before
 

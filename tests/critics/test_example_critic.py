@@ -7,7 +7,7 @@ import torch
 from conftest import NAMES, toy_latents, truth
 
 from latentctl import AttributeCritic, ExampleCritic, Latents, RewardCritic
-from latentctl.controllers import Ascent
+from latentctl.controllers import Ascent, Request
 from latentctl.critics import examples as module
 from latentctl.errors import InputError, ShapeError
 from latentctl.evaluation.laws import check_critic
@@ -136,7 +136,7 @@ def test_it_is_a_critic_like_others_and_ascent_climbs_it():
     both = critic["Smiling"] & ~others["Male"]
     check_critic(both, z)
     assert both.attributes == {"Smiling", "Male"}
-    moved = Ascent.for_edits(others).move(z, where=critic["Smiling"]).z
+    moved = Ascent.for_edits(others).move(z, Request(where=critic["Smiling"])).z
     assert truth(moved)[:, 0].mean() > 0.8
 
 

@@ -48,8 +48,8 @@ def test_says_what_the_network_says_of_what_is_decoded(decoder, critics):
     assert critics.names == tuple(NAMES) and critics.latent_shape == (8,)
     torch.testing.assert_close(critics(z), net(x))
     torch.testing.assert_close(critics.of_samples(x), critics(z))
-    torch.testing.assert_close(critics.in_parts(z), critics.probability(z))
-    torch.testing.assert_close(critics["Left"](z), critics(z)[:, 1])
+    torch.testing.assert_close(critics.score(z), critics(z))
+    torch.testing.assert_close(critics["Left"](z), critics(z)[:, 1:2])
     assert not torch.allclose(critics(z), net(decoder.decode(latents(seed=1))))
 
 
@@ -162,9 +162,9 @@ def test_calibration_leaves_unknown_labels_out_and_survives_perfect_ones(decoder
 
 
 def test_what_is_wrong_is_said(decoder):
-    with pytest.raises(InputError, match="need a network"):
+    with pytest.raises(InputError, match="needs a network"):
         PixelCritic(decoder)
-    with pytest.raises(InputError, match="has no names"):
+    with pytest.raises(InputError, match="have no names"):
         PixelCritic(decoder, nn.Identity())
     with pytest.raises(InputError, match="disagree on what they say: Left, Bright"):
         PixelCritic(decoder, Net(), Net(names=["Left", "Bright"]))

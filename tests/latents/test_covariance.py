@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import latentctl
 from latentctl import Ascent, AttributeCritic, Latents
+from latentctl.controllers import Request
 from latentctl.critics import Critic
 from latentctl.errors import InputError
 from latentctl.latents import Covariance
@@ -95,8 +96,8 @@ def test_an_edit_goes_where_data_go():
     critic, z = Anywhere(latents, basis), grids(20, seed=3)[0].mean
     share = {}
     for white in (True, False):
-        ascent = Ascent.for_edits(critic, white=white)
-        way = (ascent.move(z, torch.ones(1, 1)).z - z).flatten(1)
+        ascent = Ascent.for_edits(critic, whitened=white)
+        way = (ascent.move(z, Request(target=torch.ones(1, 1))).z - z).flatten(1)
         way = way[way.norm(dim=1) > 1e-3]
         assert len(way), "nothing was moved"
         share[white] = ((way @ basis).norm(dim=1) / way.norm(dim=1)).mean()
@@ -108,7 +109,7 @@ def test_what_holds_already_is_not_moved_by_a_bit():
     critic = Anywhere(latents, basis)
     z = latents.mean[:200]
     z = z[critic(z)[:, 0] > 10][:20]
-    move = Ascent(critic, whitened=True, realism_weight=0).move(z, torch.ones(1, 1))
+    move = Ascent(critic, whitened=True, realism_weight=0).move(z, Request(target=torch.ones(1, 1)))
     assert len(z) and torch.equal(move.z, z)
 
 
@@ -134,10 +135,10 @@ def test_a_critic_of_grids_learns_it_and_a_pack_keeps_it(tmp_path, spatial_laten
 def test_a_taught_critic_of_grids_knows_it_too(spatial_latents):
     teacher = AttributeCritic.fit(spatial_latents, width=16, max_train_steps=30)
     pupil = latentctl.teach(
-        teacher, spatial_latents, lessons=200, lessons_per_round=50, width=16, max_train_steps=30
+        teacher, spatial_latents, samples=200, samples_per_round=50, width=16, max_train_steps=30
     )
     assert torch.equal(pupil.covariance.std, teacher.covariance.std), "both saw the same latents"
     plain = latentctl.teach(
-        teacher, spatial_latents, lessons=64, rounds=0, width=16, max_train_steps=2, rank=0
+        teacher, spatial_latents, samples=64, rounds=0, width=16, max_train_steps=2, rank=0
     )
     assert plain.covariance is None
