@@ -1,6 +1,6 @@
 r"""How well probabilities agree with binary attributes.
 
-An attribute is called present above probability 0.5. With true positives TP, false positives FP
+An attribute is predicted present above probability 0.5. With true positives TP, false positives FP
 and false negatives FN of one attribute,
 
     precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN),
@@ -11,7 +11,7 @@ attribute (Bald) weighs as much as a common one (Male).
 
 from __future__ import annotations
 
-__all__ = ["AttributeScore", "MultilabelScores", "multilabel_scores"]
+__all__ = ["AttributeScore", "MultilabelScores", "attribute_names", "multilabel_scores"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,28 +68,27 @@ def multilabel_scores(
         >>> scores.accuracy, scores.per_attribute["Male"].recall, scores.per_attribute["Bald"].f1
         (0.8, 0.5, 1.0)
     """
-    if probability.shape != target.shape or probability.ndim != 2:
-        raise ShapeError(
-            "probability and target must both be (N, K), found "
-            f"{tuple(probability.shape)} and {tuple(target.shape)}."
-        )
-    names = list(names) if names is not None else [str(k) for k in range(target.shape[1])]
-    if len(names) != target.shape[1]:
-        raise ShapeError(f"{target.shape[1]} attributes need as many names, found {len(names)}.")
-    if not bool(torch.isfinite(probability).all()):
-        raise InputError("A probability is NaN or infinite: look at what gave it first.")
-    known = ~target.isnan()
+    names = attribute_names(names, target=target, probability=probability)
+    known, predicted, truth = ~target.isnan(), probability > 0.5, target > 0.5
     if not bool(known.any()):
         raise InputError("Every target is NaN: there is nothing to score.")
-    called, truth = probability > 0.5, target > 0.5
-    per_attribute = {}
-    for k, name in enumerate(names):
-        rows = known[:, k]
-        if bool(rows.any()):
-            per_attribute[name] = _score(called[rows, k], truth[rows, k])
+    counts = (known, predicted == truth, predicted & truth, predicted, truth)
+    per_attribute = {
+        name: AttributeScore(
+            accuracy=right / count,
+            precision=hits / calls if calls else 0.0,
+            recall=hits / positives if positives else 0.0,
+            f1=2 * hits / (calls + positives) if calls + positives else 0.0,
+            count=count,
+        )
+        for name, count, right, hits, calls, positives in zip(
+            names, *((mask & known).sum(0).tolist() for mask in counts), strict=True
+        )
+        if count
+    }
     scores = list(per_attribute.values())
     return MultilabelScores(
-        accuracy=(called == truth)[known].double().mean().item(),
+        accuracy=(predicted == truth)[known].double().mean().item(),
         precision=sum(s.precision for s in scores) / len(scores),
         recall=sum(s.recall for s in scores) / len(scores),
         f1=sum(s.f1 for s in scores) / len(scores),
@@ -97,13 +96,20 @@ def multilabel_scores(
     )
 
 
-def _score(called: Tensor, truth: Tensor) -> AttributeScore:
-    hit = int((called & truth).sum())
-    positives, calls = int(truth.sum()), int(called.sum())
-    return AttributeScore(
-        accuracy=(called == truth).double().mean().item(),
-        precision=hit / calls if calls else 0.0,
-        recall=hit / positives if positives else 0.0,
-        f1=2 * hit / (calls + positives) if calls + positives else 0.0,
-        count=len(truth),
-    )
+def attribute_names(names: Sequence[str] | None, **matrices: Tensor) -> list[str]:
+    """The names of K attributes, after a check of matrices `(N, K)`, all finite but the first.
+
+    Raises:
+        ShapeError: The shapes differ, or the names do not fit them.
+        InputError: A matrix other than the first is not finite.
+    """
+    first, *others = matrices.values()
+    if first.ndim != 2 or any(matrix.shape != first.shape for matrix in others):
+        found = ", ".join(str(tuple(matrix.shape)) for matrix in matrices.values())
+        raise ShapeError(f"{', '.join(matrices)} must all be (N, K), found {found}.")
+    names = list(names) if names is not None else [str(k) for k in range(first.shape[1])]
+    if len(names) != first.shape[1]:
+        raise ShapeError(f"{first.shape[1]} attributes need as many names, found {len(names)}.")
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in others):
+        raise InputError("A probability is NaN or infinite. Check the network that computed it.")
+    return names

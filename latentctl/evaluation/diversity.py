@@ -1,14 +1,13 @@
 r"""Whether generated samples cover the real ones, by nearest neighbours in a feature space.
 
-Around each sample lies a ball that reaches its k-th nearest neighbour in its own set. Improved
-precision and recall (Kynkaanniemi et al., 2019) ask which samples fall into the union of the
-other set's balls:
+The ball of a sample reaches its k-th nearest neighbour in its own set. Improved precision and
+recall (Kynkaanniemi et al., 2019) count the samples in the union of the other set's balls:
 
     precision = share of fake samples inside some ball of the real ones,
     recall    = share of real samples inside some ball of the fake ones.
 
-One outlier's large ball can cover very much, so density and coverage (Naeem et al., 2020) count
-in the balls of the real samples only:
+The large ball of one outlier can cover many samples, so density and coverage (Naeem et al., 2020)
+use the balls of the real samples only:
 
     density  = 1 / (k M) sum over fake j of  #{real i : fake j in ball i},
     coverage = share of real samples whose ball holds a fake sample.
@@ -34,7 +33,7 @@ CHUNK = 1024  # rows of the distance matrix that are held at once
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1] of realistic fake samples and of real samples within reach."""
+    """Shares in [0, 1] of fake samples in real balls, and of real samples in fake balls."""
 
     precision: float
     recall: float
@@ -42,7 +41,7 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """Mean crowding of real balls by fake samples, and the share of real balls visited."""
+    """Fake samples in a real ball over `k`, and the share of real balls that hold any."""
 
     density: float
     coverage: float
@@ -54,7 +53,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> PrecisionRecall:
     Arguments:
         real: Features `(N, F)`.
         fake: Features `(M, F)`.
-        k: Neighbour that a ball reaches, less than N and M.
+        k: Which nearest neighbour a ball reaches, less than N and M.
 
     Raises:
         ShapeError: Not two matrices of the same width, or not more than `k` rows.
@@ -86,7 +85,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
     Arguments:
         real: Features `(N, F)`.
         fake: Features `(M, F)`.
-        k: Neighbour that a ball reaches, less than N.
+        k: As in `precision_recall`.
 
     Raises:
         ShapeError: Not two matrices of the same width, or not more than `k` rows.
@@ -103,8 +102,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
     """
     _check(real, fake, k)
     radius = _radii(real, k)
-    inside = [d <= radius[start : start + len(d), None] for start, d in _numbered(real, fake)]
-    counts = torch.cat([rows.sum(1) for rows in inside])
+    counts = torch.stack([(d <= radius).sum(0) for d in _distances(fake, real)]).sum(0)
     return DensityCoverage(
         density=(counts.double().sum() / (k * len(fake))).item(),
         coverage=(counts > 0).double().mean().item(),
@@ -113,14 +111,9 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Euclidean distances `(<= CHUNK, M)`, one block of rows of `a` after another."""
-    # the matrix-product shortcut of cdist loses the small distances that decide membership
+    # cdist by a matrix product is inaccurate for the small distances that decide membership
     for rows in torch.split(a.float(), CHUNK):
         yield torch.cdist(rows, b.float(), compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _numbered(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for number, block in enumerate(_distances(a, b)):
-        yield number * CHUNK, block
 
 
 def _radii(features: Tensor, k: int) -> Tensor:
@@ -141,4 +134,4 @@ def _check(real: Tensor, fake: Tensor, k: int) -> None:
             f"{len(real)} real and {len(fake)} fake ones."
         )
     if not bool(torch.isfinite(real).all() and torch.isfinite(fake).all()):
-        raise InputError("A feature is NaN or infinite: look at the images that gave it first.")
+        raise InputError("A feature is NaN or infinite: check the images it was computed from.")

@@ -1,8 +1,7 @@
-"""What a decoder can be used for, measured: `examine`, shown as text and as JSON.
+"""Measures what a decoder can be used for: `examine`, shown as text and as JSON.
 
-Four things decide it. The laws of `latentctl.evaluation.laws` hold or not. The reconstruction says
-how much of a sample an edit would keep. The latents of data say whether the prior is true. The
-speed says what a controller may cost.
+Four measurements decide it: the laws of `latentctl.evaluation.laws`, the reconstruction error, the
+fit of the prior to the latents of data, and the speed.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from .latent_statistics import latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
 from .speed import measure_speed
 
-SAMPLES = 256  # of the prior, where there are no data
-POOR = 0.5  # share of the variance below which a reconstruction is another sample
-INVERSION = 1200  # decodings with gradient that `with_inversion` makes for a sample by default
+SAMPLES = 256  # prior samples, where there are no data
+POOR = 0.5  # explained variance below which edits of real samples are not advised
+INVERSION = 1200  # decodings with gradient per sample in `with_inversion` by default
 ADVICE = {
-    "keep": "The prior is where the latents are: keep it.",
+    "keep": "The prior fits the latents: keep it.",
     "gaussian": "The latents are normal with other moments. Take "
     "latentctl.Gaussian.fit(latents) as prior=, or standardise the latents.",
     "flow": "The latents are not normal and independent. Fit a flow and decode through it: "
     "decoder.through(latentctl.LatentFlow.fit(latents)), where N(0, I) holds.",
-    "unknown": "The prior has no base noise to compare with. Nothing speaks against it here.",
+    "unknown": "The prior has no base noise to compare with. No misfit was found.",
 }
 
 
 @dataclass(frozen=True)
 class Law:
-    """One law of `latentctl.evaluation.laws`, and what is wrong where it is broken."""
+    """One law of `latentctl.evaluation.laws`; `sentence` says how it is broken."""
 
     name: str
     holds: bool
@@ -49,7 +48,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Ability:
-    """Something that latentctl does with decoders, and whether it will with this one."""
+    """A use of decoders in latentctl, and whether it works with this one."""
 
     what: str
     works: bool
@@ -112,9 +111,9 @@ def examine(
     Arguments:
         decoder: The decoder. Nothing about it is changed.
         x: Samples of data `(N, *sample_shape)`, some hundreds; without them 256 decoded samples of
-            the prior, which say nothing about where the latents of data are.
+            the prior, which give no information about the latents of data.
         batch_size: Samples that are encoded and decoded together, for the speed too.
-        seed: Of what is drawn.
+        seed: Seed of the prior samples and of the posterior noise.
 
     Raises:
         ShapeError: If `x` has another shape.
@@ -138,20 +137,20 @@ def examine(
     data = f"{SAMPLES} decoded samples of the prior" if x is None else f"{len(x)} samples of data"
     quality: dict[str, float] = {}
     latents: dict[str, float] = {}
-    advice = "Nothing can be said without encodings. N(0, I) is what generators are trained with."
+    advice = "Not measured without encodings. N(0, I) is the usual prior of generators."
     if encodes:
-        real = x is not None
-        x = _own_samples(decoder, batch_size, seed) if x is None else x
-        quality = reconstruction(decoder, x, batch_size)
-        latents = latent_statistics(decoder, x, batch_size, seed)
+        samples = x
+        if samples is None:
+            with torch.no_grad():
+                z = decoder.prior.sample(SAMPLES, seed=seed)
+                samples = decoder.decode(z, batch_size=batch_size).cpu()
+        quality = reconstruction(decoder, samples, batch_size)
+        latents = latent_statistics(decoder, samples, batch_size, seed)
         advice = ADVICE[prior_advice(latents)]
-        if not real:
-            advice += " This is of the decoder's own samples; give data to learn about yours."
-    rates = (
-        measure_speed(decoder, batch_size)
-        if decodes and (encodes or not decoder.can_encode)
-        else {}
-    )
+        if x is None:
+            advice += " Measured on the decoder's own samples; give data to measure theirs."
+    measurable = decodes and (encodes or not decoder.can_encode)
+    rates = measure_speed(decoder, batch_size) if measurable else {}
     return Diagnosis(
         decoder={
             "name": decoder.name,
@@ -170,7 +169,7 @@ def examine(
         latents=latents,
         advice=advice,
         speed=rates,
-        abilities=_abilities(decoder, broken, quality, rates),
+        abilities=_abilities(decoder, broken, decodes, encodes, quality, rates),
     )
 
 
@@ -179,71 +178,58 @@ def _tried(name: str, law: Callable[[], None]) -> Law:
         law()
     except LawError as error:
         return Law(name, False, str(error))
-    except Exception as error:  # whatever the network raises, the other laws are still of interest
+    except Exception as error:  # whatever the network raises; the other laws are still checked
         return Law(name, False, f"{type(error).__name__}: {error}")
     return Law(name, True)
 
 
-@torch.no_grad()
-def _own_samples(decoder: Decoder, batch_size: int, seed: int) -> Tensor:
-    z = decoder.prior.sample(SAMPLES, seed=seed).to(decoder.device)
-    return torch.cat([decoder.decode(part).cpu() for part in z.split(batch_size)])
-
-
 def _abilities(
-    decoder: Decoder, broken: set[str], quality: dict[str, float], rates: dict[str, float]
+    decoder: Decoder,
+    broken: set[str],
+    decodes: bool,
+    encodes: bool,
+    quality: dict[str, float],
+    rates: dict[str, float],
 ) -> list[Ability]:
-    decodes = not any(name.startswith("decodes") for name in broken)
-    learns, why = _learns(decoder)
-    climbs = decodes and decoder.differentiable and "has the gradient it states" not in broken
     gradient = rates.get("decode_and_backward_per_second", 0.0)
-    pace = f"100 steps take {100 / gradient:.2g} s a sample here." if gradient else ""
-    no_gradient = "No true gradient reaches the latents; critics over latents do not need it."
-    frozen = "changes none of its tensors" not in broken
-    weights = bool(decoder.model.state_dict())
-    pack = "Packs know this decoder by the fingerprint of its weights."
+    climbs = decodes and decoder.differentiable and "has the gradient it states" not in broken
+    climbing = "No true gradient reaches the latents; critics over latents do not need it."
+    if climbs:
+        climbing = f"100 steps take {100 / gradient:.2g} s a sample here." if gradient else ""
+    frozen, weights = "changes none of its tensors" not in broken, decoder.model.state_dict()
+    pack = "Packs identify this decoder by the fingerprint of its weights."
     if not weights:
-        pack = "No weights were found, so that a pack cannot tell this decoder from another."
+        pack = "No weights were found, so a pack cannot distinguish this decoder from another."
     elif not frozen:
-        pack = "The fingerprint changes with use: a pack would not be taken back."
+        pack = "The fingerprint changes with use, so a saved pack would be refused."
+    quality_note = "Their quality is that of the prior."
     return [
+        Ability("Sample", decodes, quality_note if decodes else "A law of decoding is broken."),
+        Ability("Edit real samples", *_editing(decoder, decodes, encodes, quality, gradient)),
+        Ability("Critics, controllers and flows over latents", *_learns(decoder)),
         Ability(
-            "Sample",
-            decodes,
-            "Samples are as good as the prior says." if decodes else "A law of decoding is broken.",
+            "Critics of samples and completion, by ascent through the decoder", climbs, climbing
         ),
-        _editing(decoder, decodes, broken, quality, gradient),
-        Ability("Critics, controllers and flows over latents", learns, why),
-        Ability(
-            "Critics of samples and completion, by ascent through the decoder",
-            climbs,
-            pace if climbs else no_gradient,
-        ),
-        Ability("Packs", weights and frozen, pack),
+        Ability("Packs", bool(weights) and frozen, pack),
     ]
 
 
 def _editing(
-    decoder: Decoder, decodes: bool, broken: set[str], quality: dict[str, float], gradient: float
-) -> Ability:
-    what = "Edit real samples"
+    decoder: Decoder, decodes: bool, encodes: bool, quality: dict[str, float], gradient: float
+) -> tuple[bool, str]:
+    if not decoder.can_encode and not (decoder.differentiable and decodes):
+        return False, "There is no encoder: latentctl.wrap(model, encode=...)."
     if not decoder.can_encode:
-        if not decoder.differentiable or not decodes:
-            return Ability(what, False, "There is no encoder: latentctl.wrap(model, encode=...).")
         cost = f", about {INVERSION / gradient:.2g} s a sample here" if gradient else ""
-        return Ability(
-            what, False, f"There is no encoder. Search: latentctl.with_inversion(decoder){cost}."
-        )
-    if not decodes or any(name.startswith("encodes") for name in broken):
-        return Ability(what, False, "A law of encoding or decoding is broken.")
+        return False, f"There is no encoder. Search: latentctl.with_inversion(decoder){cost}."
+    if not encodes:
+        return False, "A law of encoding or decoding is broken."
     if "wrong" in quality:
-        return Ability(what, True, f"{quality['wrong']:.1%} of what is encoded comes back changed.")
+        return True, f"{quality['wrong']:.1%} of the entries change in the reconstruction."
     share = quality.get("explained", math.nan)
     if not share >= POOR:
-        return Ability(
-            what, False, f"Encoding keeps {share:.0%} of the variance: another sample comes back."
-        )
-    return Ability(what, True, f"Encoding keeps {share:.0%} of the samples' variance.")
+        return False, f"Encoding keeps {share:.0%} of the variance: another sample comes back."
+    return True, f"Encoding keeps {share:.0%} of the samples' variance."
 
 
 def _learns(decoder: Decoder) -> tuple[bool, str]:
@@ -253,7 +239,7 @@ def _learns(decoder: Decoder) -> tuple[bool, str]:
     except InputError as error:
         return False, str(error)
     size = math.prod(decoder.latent_shape)
-    return True, f"They are trained on cached latents of {size} numbers, without the decoder."
+    return True, f"Trained on cached latents of {size} numbers, without the decoder."
 
 
 def _finite(value: Any) -> Any:

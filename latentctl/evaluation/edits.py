@@ -1,12 +1,13 @@
-r"""What an edit changed, what it should have left alone, and who is in the picture afterwards.
+r"""What an edit changed, what it should not have changed, and whether the person is the same.
 
-A judge's probabilities of the image before, `p`, and after, `q`, become yes or no at 0.5. An
+An evaluator's probabilities of the image before, `p`, and after, `q`, become yes or no at 0.5. An
 edit asks for values `y` of some attributes and leaves the others free (NaN):
 
     success  = share of the requested attributes with  [q > 0.5] = y,
     leakage  = share of the others with  [q > 0.5] != [p > 0.5].
 
-Both are of the judge's opinion, so an edit that fools the editor's own critic does not count.
+The evaluator is independent of the critic that the edit followed, so an adversarial edit does not
+count.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from .accuracy import attribute_names
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class EditScores:
     """Scores of a set of edits.
 
     `success` and `leakage` are shares over all images; `success_of[name]` the success where
-    `name` was requested, `leakage_of[name]` how often `name` changed unasked; `drift` the mean
-    absolute change of probability of what was not requested. NaN: nothing to count.
+    `name` was requested, `leakage_of[name]` how often `name` changed where it was not requested;
+    `drift` the mean absolute change of probability of what was not requested. NaN: nothing to
+    count.
     """
 
     success: float
@@ -41,13 +44,13 @@ class EditScores:
 def edit_scores(
     before: Tensor, after: Tensor, requested: Tensor, *, names: Sequence[str] | None = None
 ) -> EditScores:
-    """Success and leakage of edits, as an outside judge sees them.
+    """Success and leakage of edits by an independent evaluator.
 
     Arguments:
-        before: The judge's probabilities `(N, K)` of the images before the edit (for a frozen
-            decoder its reconstructions, or what the decoder cannot show counts as leakage).
+        before: The evaluator's probabilities `(N, K)` of the images before the edit (for a frozen
+            decoder its reconstructions, or the reconstruction error counts as leakage).
         after: Its probabilities `(N, K)` after the edit.
-        requested: `(N, K)`, the value in [0, 1] asked for, NaN where nothing was asked.
+        requested: `(N, K)`, the requested value in [0, 1], NaN where nothing was requested.
         names: Name of each attribute; `"0"`, `"1"`, ... by default.
 
     Raises:
@@ -65,16 +68,7 @@ def edit_scores(
         >>> scores.success, scores.leakage, scores.leakage_of["Male"]
         (0.5, 0.25, 0.5)
     """
-    if not before.shape == after.shape == requested.shape or before.ndim != 2:
-        raise ShapeError(
-            "before, after and requested must all be (N, K), found "
-            f"{tuple(before.shape)}, {tuple(after.shape)} and {tuple(requested.shape)}."
-        )
-    names = list(names) if names is not None else [str(k) for k in range(before.shape[1])]
-    if len(names) != before.shape[1]:
-        raise ShapeError(f"{before.shape[1]} attributes need as many names, found {len(names)}.")
-    if not bool(torch.isfinite(before).all() and torch.isfinite(after).all()):
-        raise InputError("A probability is NaN or infinite: look at what gave it first.")
+    names = attribute_names(names, requested=requested, before=before, after=after)
     asked = ~requested.isnan()
     if not bool(asked.any()):
         raise InputError("No attribute is requested in any row: every entry is NaN.")
@@ -105,4 +99,4 @@ def identity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> float:
-    return values[where].double().mean().item() if bool(where.any()) else float("nan")
+    return values[where].double().mean().item()  # NaN where there is none

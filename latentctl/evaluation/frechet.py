@@ -1,12 +1,12 @@
-r"""How near a set of generated samples is to a set of real ones.
+r"""Distance of generated samples from real ones in a feature space.
 
-In a space of features, each set is summed up by its mean and covariance, and the two Gaussians
-are compared by the squared Frechet (2-Wasserstein) distance
+Gaussians are fitted to the features of both sets and compared by the squared Frechet
+(2-Wasserstein) distance
 
     d^2 = |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)).
 
 The trace of the root is the sum of the singular values of `R_a^T R_b` for any factors
-`C = R R^T`; with the centred features themselves as factors no matrix root has to be taken.
+`C = R R^T`; with the centred features as factors no matrix square root is needed.
 
 References:
     | GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium
@@ -49,7 +49,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
             f"{tuple(a.shape)} and {tuple(b.shape)}."
         )
     if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise InputError("A feature is NaN or infinite: look at the images that gave it first.")
+        raise InputError("A feature is NaN or infinite: check the images it was computed from.")
     mean_a, root_a = _moments(a)
     mean_b, root_b = _moments(b)
     overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()

@@ -1,13 +1,13 @@
-r"""How well a decoder gives back what it encodes, and whether its prior is where the latents are.
+r"""Reconstruction error of an autoencoder, and how well its prior matches the encodings.
 
-Of the base noise :math:`e` of encodings under the prior, N(0, I) if the prior is true, with
-moments :math:`\mu_i, \sigma_i` of each dimension,
+The base noise :math:`e` of encodings is N(0, I) if the prior is right. With the moments
+:math:`\mu_i, \sigma_i` of each of its dimensions,
 
 .. math:: \mathrm{KL} = \frac{1}{2 d} \sum_i (\mu_i^2 + \sigma_i^2 - 1 - \ln \sigma_i^2) - \frac1N
 
-in nats per dimension is what a Gaussian of the data's moments would gain, less the share that comes
-of having `N` samples. Excess kurtosis and correlation are what it would still leave to a flow. The
-latter adds up what a dimension shares with all others, however many are strangers to it,
+in nats per dimension is the gain of a Gaussian with the data's moments, less the bias of `N`
+samples. Excess kurtosis and correlation measure what such a Gaussian would not model and a flow
+would. The correlation sums over all pairs of dimensions, less the bias of `N` samples,
 
 .. math:: r = \Big( \frac{1}{d} \sum_{i \ne j} r_{ij}^2 - \frac{d - 1}{N - 1} \Big)^{1/2}
 """
@@ -25,18 +25,18 @@ from torch import Tensor
 from ..decoder import Decoder
 from ..random import noise
 
-DIMENSIONS = 256  # of which correlations are taken, evenly spread
-DIVERGENCE, CORRELATION, KURTOSIS = 0.05, 0.3, 0.5  # more is another distribution
+DIMENSIONS = 256  # most dimensions in the correlation, evenly spread
+DIVERGENCE, CORRELATION, KURTOSIS = 0.05, 0.3, 0.5  # above: the prior does not fit
 
 
 @torch.no_grad()
 def reconstruction(decoder: Decoder, x: Tensor, batch_size: int = 16) -> dict[str, float]:
-    """How near `decode(encode(x).mean)` comes to samples `x (N, *sample_shape)`.
+    """Reconstruction error of `decode(encode(x).mean)` on samples `x (N, *sample_shape)`.
 
     Returns:
         `error`, the root mean square in the units of the samples, and `explained`, the share of
-        their variance that is not lost: 1 is perfect, 0 is as good as their mean. Of samples that
-        are whole numbers, `wrong`, the share of them that differ.
+        their variance that is kept: 1 is perfect, 0 is the mean sample. Of integer samples,
+        `wrong`, the share of entries that differ.
 
     Example:
         >>> import latentctl
@@ -44,8 +44,8 @@ def reconstruction(decoder: Decoder, x: Tensor, batch_size: int = 16) -> dict[st
         >>> sorted(reconstruction(latentctl.wrap(halves), torch.rand(8, 2)))
         ['error', 'explained']
     """
-    parts = x.split(batch_size)
-    back = torch.cat([decoder.decode(decoder.encode(part).mean).cpu() for part in parts])
+    z = decoder.encode(x, batch_size=batch_size).mean
+    back = decoder.decode(z, batch_size=batch_size).cpu()
     x = x.cpu()
     if not x.is_floating_point():
         return {"wrong": float((back.round() != x).double().mean())}
@@ -65,21 +65,16 @@ def latent_statistics(
     Returns:
         `mean` (root mean square over the dimensions), `std_lowest`, `std_median`, `std_highest`,
         `kurtosis` (mean excess, 0 for a normal distribution) and `correlation` (`r` above, which
-        may exceed 1) of the latents. Where the prior is a map of
-        white noise, `divergence` in nats per dimension, as above, and the correlation and kurtosis
-        are those of the base noise.
+        may exceed 1) of the latents. Where the prior is a map of white noise, `divergence` in nats
+        per dimension, as above, and the correlation and kurtosis are those of the base noise.
     """
-    rows = []
-    for start in range(0, len(x), batch_size):
-        posterior = decoder.encode(x[start : start + batch_size])
-        eps = noise(
-            start, len(posterior.mean), decoder.latent_shape, seed=seed, purpose="posterior"
-        )
-        rows.append(posterior.sample(eps.to(posterior.mean)).cpu())
-    z = torch.cat(rows)
-    std = z.flatten(1).double().std(0, unbiased=False)
+    posterior = decoder.encode(x, batch_size=batch_size)
+    eps = noise(0, len(x), decoder.latent_shape, seed=seed, purpose="posterior")
+    z = posterior.sample(eps.to(posterior.mean)).cpu()
+    flat = z.flatten(1).double()
+    std = flat.std(0, unbiased=False)
     found = {
-        "mean": float(z.flatten(1).double().mean(0).square().mean().sqrt()),
+        "mean": float(flat.mean(0).square().mean().sqrt()),
         "std_lowest": float(std.min()),
         "std_median": float(std.median()),
         "std_highest": float(std.max()),

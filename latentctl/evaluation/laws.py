@@ -1,7 +1,7 @@
-r"""The laws, as checks that anyone can run on their own decoder, critic or controller.
+r"""The laws of decoders, critics and controllers, as checks for implementations of your own.
 
-A frozen decoder :math:`g` keeps every tensor, draws no random numbers, and is honest about its
-gradient: for a random direction :math:`v` and a random read-out :math:`w`,
+A frozen decoder :math:`g` keeps every tensor, draws no random numbers, and its gradient agrees with
+finite differences: for a random direction :math:`v` and random output weights :math:`w`,
 
 .. math::
     \Big\langle v, \nabla_z \langle w, g(z) \rangle \Big\rangle
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..controllers import Controller
+from ..controllers.request import Request
 from ..critics import Critic
 from ..decoder import Decoder
 from ..errors import InputError, LawError, ShapeError
@@ -84,7 +85,7 @@ def decoder_laws(decoder: Decoder, *, seed: int = 0) -> dict[str, Callable[[], N
 
 
 def check_critic(critic: Critic, z: Tensor) -> None:
-    """Check that a critic gives finite, differentiable log-odds, and obeys the algebra.
+    """Check that a critic gives finite, differentiable log-odds `(B, K)`, and obeys the algebra.
 
     Arguments:
         critic: The critic.
@@ -95,30 +96,39 @@ def check_critic(critic: Critic, z: Tensor) -> None:
 
     Example:
         >>> from latentctl.critics import AttributeCritic
-        >>> check_critic(AttributeCritic((3,), ["Smiling"])["Smiling"], torch.zeros(2, 3))
+        >>> check_critic(AttributeCritic((3,), ["Smiling", "Male"]), torch.zeros(2, 3))
     """
     z = z.detach().clone().requires_grad_()
     logits = critic(z)
-    _require(tuple(logits.shape) == (len(z),), f"log-odds {tuple(logits.shape)}, not ({len(z)},)")
+    shape = (len(z), max(1, len(critic.names)))
+    _require(tuple(logits.shape) == shape, f"log-odds {tuple(logits.shape)}, not {shape}")
     _require(bool(torch.isfinite(logits).all()), "log-odds are not finite")
     _require(logits.requires_grad, "no gradient reaches z")
     (gradient,) = torch.autograd.grad(logits.sum(), z)
     _require(bool(torch.isfinite(gradient).all()), "the gradient is not finite")
-    a, b = critic, critic * -0.5
     with torch.no_grad():
-        _require(torch.equal((~~a)(z), a(z)), "~~a is not a")
-        _require(torch.equal((a * 1.0)(z), a(z)), "a * 1 is not a")
-        p, q = a.probability(z), b.probability(z)
-        for law, one, other in (
-            ("P(~a) = 1 - P(a)", (~a).probability(z), 1 - p),
-            ("P(a & b) = P(a) P(b)", (a & b).probability(z), p * q),
-            ("P(a | b) = 1 - (1 - P(a)) (1 - P(b))", (a | b).probability(z), p + q - p * q),
-            ("a & b = b & a", (a & b)(z), (b & a)(z)),
-            ("a | b = b | a", (a | b)(z), (b | a)(z)),
-            ("~(a & b) = ~a | ~b", (~(a & b))(z), (~a | ~b)(z)),
-            ("~(a | b) = ~a & ~b", (~(a | b))(z), (~a & ~b)(z)),
-        ):
-            _require(torch.allclose(one, other, rtol=1e-4, atol=1e-5), f"{law} does not hold")
+        for column, name in enumerate(critic.names):
+            same = torch.equal(critic[name](z), logits[:, column : column + 1])
+            _require(same, f"critic[{name!r}] is not column {column}")
+        for a in [critic[name] for name in critic.names] or [critic]:
+            _check_algebra(a, z)
+
+
+def _check_algebra(a: Critic, z: Tensor) -> None:
+    b = a * -0.5
+    _require(torch.equal((~~a)(z), a(z)), "~~a is not a")
+    _require(torch.equal((a * 1.0)(z), a(z)), "a * 1 is not a")
+    p, q = a.probability(z), b.probability(z)
+    for law, one, other in (
+        ("P(~a) = 1 - P(a)", (~a).probability(z), 1 - p),
+        ("P(a & b) = P(a) P(b)", (a & b).probability(z), p * q),
+        ("P(a | b) = 1 - (1 - P(a)) (1 - P(b))", (a | b).probability(z), p + q - p * q),
+        ("a & b = b & a", (a & b)(z), (b & a)(z)),
+        ("a | b = b | a", (a | b)(z), (b | a)(z)),
+        ("~(a & b) = ~a | ~b", (~(a & b))(z), (~a | ~b)(z)),
+        ("~(a | b) = ~a & ~b", (~(a | b))(z), (~a & ~b)(z)),
+    ):
+        _require(torch.allclose(one, other, rtol=1e-4, atol=1e-5), f"{law} does not hold")
 
 
 def check_controller(controller: Controller, z: Tensor, y: Tensor | None = None) -> None:
@@ -127,19 +137,19 @@ def check_controller(controller: Controller, z: Tensor, y: Tensor | None = None)
     Arguments:
         controller: The controller.
         z: Latents, `(B, *latent_shape)`; tried at 1e-3, 1 and 1e3 times their scale.
-        y: Targets, `(B, K)` in [0, 1], NaN = free, or None.
+        y: Targets, `(B, K)` or `(1, K)` in [0, 1], NaN = free, or None.
 
     Raises:
         LawError: If a law does not hold, and which.
     """
-    given = z.clone()
+    given, request = z.clone(), Request(target=y)
     _require(torch.equal(controller(z, y, strength=0), given), "strength 0 moved a latent")
-    moved = controller(z, y)
-    _require(moved.shape == z.shape, f"latents {tuple(z.shape)} became {tuple(moved.shape)}")
-    _require(torch.equal(moved, controller(z, y)), "one seed gave two results")
+    move = controller.move(z, request)
+    _require(move.z.shape == z.shape, f"latents {tuple(z.shape)} became {tuple(move.z.shape)}")
+    _require(tuple(move.evaluations.shape) == (len(z),), "a move has no count for each latent")
+    _require(torch.equal(move.z, controller(z, y)), "one seed gave two results")
     for scale in SCALES:
-        moved = controller(scale * given, y)
-        finite = bool(torch.isfinite(moved).all())
+        finite = bool(torch.isfinite(controller.move(scale * given, request).z).all())
         _require(finite, f"latents at {scale:g} times their scale became NaN or infinite")
     _require(torch.equal(z, given), "the latents were changed in place")
 

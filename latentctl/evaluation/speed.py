@@ -1,4 +1,4 @@
-"""How many samples a second a decoder encodes, decodes and gives gradients for, and what memory."""
+"""Speed and memory of a decoder: encoding, decoding and gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..decoder import Decoder
 
-SECONDS = 0.3  # that each measurement takes, or one call if that is longer
+SECONDS = 0.3  # of each measurement, or one call if that is longer
 MIB = 2**20
 
 
@@ -23,7 +23,7 @@ def measure_speed(
 
     Returns:
         `decode_per_second`, `encode_per_second` where there is an encoder,
-        `decode_and_backward_per_second` and `backward_mib_per_sample` (what is kept for the
+        `decode_and_backward_per_second` and `backward_mib_per_sample` (activations saved for the
         gradient) where gradients reach the latents, `weights_mib`, and `peak_mib` on a GPU.
 
     Example:
@@ -60,7 +60,7 @@ def measure_speed(
 
 
 def _rate(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Calls a second, after one that does not count."""
+    """Calls a second, after one call to warm up."""
 
     def synchronise() -> None:
         if device.type == "cuda":
@@ -77,7 +77,7 @@ def _rate(call: Callable[[], object], device: torch.device, seconds: float) -> f
 
 
 def _kept(decoder: Decoder, z: Tensor, weights: list[Tensor]) -> float:
-    """MiB of what is kept from a decoding until its gradient is taken, weights left out."""
+    """MiB of the tensors that autograd saves in a decoding, without the weights."""
     known = {t.untyped_storage().data_ptr() for t in weights}
     kept: dict[int, int] = {}
 

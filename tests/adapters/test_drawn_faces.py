@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import doctest
 
-import latentctl_adapters.embedded.drawn_faces as procedural_faces
-import latentctl_adapters.embedded.portrait as portrait
+import latentctl_adapters.embedded.drawn_faces as drawn_faces
 import pytest
 import torch
 from latentctl_adapters.embedded.drawn_faces import (
@@ -121,7 +120,7 @@ def crowd() -> dict[str, Tensor]:
 
 
 def test_prevalences_are_those_of_the_table(crowd: dict[str, Tensor]):
-    lines = (procedural_faces.__doc__ or "").splitlines()
+    lines = (drawn_faces.__doc__ or "").splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| ." in line
     ]
@@ -293,6 +292,5 @@ def test_bad_arguments_say_what_is_wrong():
 
 
 def test_examples_in_the_docstrings_run():
-    for module in (procedural_faces, portrait):
-        result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-        assert result.attempted >= 1 and result.failed == 0
+    result = doctest.testmod(drawn_faces, optionflags=doctest.ELLIPSIS)
+    assert result.attempted >= 3 and result.failed == 0

@@ -1,10 +1,9 @@
-r"""Faces drawn by formulas: a data set without any download, where the truth is known exactly.
+r"""Faces drawn by formulas: a data set without a download, whose ground truth is known.
 
-A face is `render(identity, attributes)`: 46 continuous identity factors, uniform in [0, 1], say who
-it is and how the picture was taken; 15 attributes with CelebA's names say what it wears and is.
-How it is drawn is in `portrait`; here is who is drawn, and the data set.
+A face is `render(identity, attributes)`: 46 continuous identity factors, uniform in [0, 1], fix the
+person and the view of the camera; 15 attributes have CelebA's names. `portrait` paints it.
 
-Attributes are sampled in CelebA's order of dependence, from women and men, young and not. Shares:
+Attributes are sampled in CelebA's order of dependence: sex, age, then the others. Shares:
 
 | attribute | all | women, young | women, older | men, young | men, older |
 |---|---|---|---|---|---|
@@ -25,8 +24,8 @@ Attributes are sampled in CelebA's order of dependence, from women and men, youn
 | Pale_Skin (fair skin only) | .045 | .055 | .05 | .03 | .025 |
 
 Hair that is none of the four colours is auburn; under a hat a colour is named 0.4 times as often.
-Black and brown are a little commoner than in CelebA, where two in five have no named colour.
-Dark skin goes with black hair, fair skin with blond hair, within the shares above.
+Black and brown are a little more frequent than in CelebA, where two in five have no named colour.
+Dark skin correlates with black hair and fair skin with blond hair, within these shares.
 
 References:
     | Deep Learning Face Attributes in the Wild (Liu et al., 2015): names and correlations
@@ -46,12 +45,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from latentctl.errors import InputError, UnknownNameError
+from latentctl.errors import InputError, ShapeError, UnknownNameError
 from latentctl.random import noise
 
-from .portrait import ATTRIBUTES, FACTORS, render
+from .portrait import Portrait
 
-# women young, women older, men young, men older
+FACTORS: tuple[str, ...] = (
+    *("face_width", "face_length", "jaw", "chin", "skin_tone", "skin_undertone", "blush"),
+    *("eye_size", "eye_spacing", "eye_tilt", "eye_colour", "eye_lightness", "gaze"),
+    *("brow_height", "brow_thickness", "brow_arch", "nose_width", "nose_length"),
+    *("mouth_width", "mouth_height", "mouth_curve", "lip_fullness", "lip_tint"),
+    *("hair_shade", "hair_volume", "hair_length", "hair_part", "hair_wave", "hairline"),
+    *("beard_extent", "glasses_shape", "glasses_colour", "hat_shape", "hat_colour"),
+    *("clothes_hue", "clothes_lightness", "yaw", "roll", "shift_x", "shift_y"),
+    *("light_side", "light_height", "light_warmth"),
+    *("background_hue", "background_lightness", "background_gradient"),
+)
+# before exclusions; of women: young, older; of men: young, older
 SHARES = {
     "Bald": (0.0, 0.0, 0.023, 0.123),
     "Black_Hair": (0.24, 0.15, 0.40, 0.18),
@@ -69,20 +79,56 @@ SHARES = {
     "Pale_Skin": (0.055, 0.05, 0.03, 0.025),
     "Wearing_Lipstick": (0.80, 0.76, 0.0, 0.0),
 }
-CHUNK = 32  # faces drawn together: more would fall out of the processor's cache
+ATTRIBUTES: tuple[str, ...] = tuple(SHARES)
+CHUNK = 32  # faces drawn together: more would not fit the processor's cache
 SPLITS = {"train": 0, "validation": 2**40, "test": 2**41}
+
+
+@torch.no_grad()
+def render(identity: Tensor, attributes: Tensor, size: int = 64) -> Tensor:
+    """Draw faces: the same factors give the same picture, whatever else is in the batch.
+
+    Arguments:
+        identity: `(B, 46)` in [0, 1], columns as in `FACTORS`, on the CPU.
+        attributes: `(B, 15)` in [0, 1], columns as in `ATTRIBUTES`; values in between are drawn in
+            between.
+        size: Height and width in pixels, 8 or more.
+
+    Returns:
+        Pictures `(B, 3, size, size)` in [0, 1].
+
+    Raises:
+        ShapeError: The two do not have the columns above or not the same number of rows.
+        InputError: A factor is outside [0, 1] or not finite, or the size is too small.
+
+    Example:
+        >>> render(torch.rand(2, 46), torch.zeros(2, 15), size=32).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    columns: dict[str, dict[str, Tensor]] = {}
+    for what, value, names in (
+        ("identity", identity, FACTORS),
+        ("attributes", attributes, ATTRIBUTES),
+    ):
+        expected = (len(identity), len(names))
+        if value.shape != expected:
+            raise ShapeError(f"{what} must be {expected}, found {tuple(value.shape)}.")
+        if not ((value >= 0) & (value <= 1)).all():
+            raise InputError(f"{what} must lie in [0, 1]; found a value outside or not finite.")
+        columns[what] = dict(zip(names, value.float().T[..., None, None, None], strict=True))
+    return Portrait(columns["identity"], columns["attributes"], _checked(size)).picture()
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The truth about faces: `identity (B, 46)` in [0, 1] and `attributes (B, 15)`, 0 or 1."""
+    """Ground truth of faces: `identity (B, 46)` in [0, 1] and `attributes (B, 15)`, 0 or 1."""
 
     identity: Tensor
     attributes: Tensor
 
 
 def sample_factors(start: int, count: int, *, seed: int) -> Factors:
-    """Draw who the faces `start ... start + count - 1` are; row `i` depends on `start + i` alone.
+    """The ground truth of faces `start ... start + count - 1`, each a function of its index alone.
 
     Arguments:
         start: Index of the first face in the endless sequence of this seed.
@@ -159,13 +205,11 @@ class ProceduralFaces(Dataset[dict[str, Any]]):
     ) -> None:
         if n < 0 or start < 0:
             raise InputError(f"Asked for {n} faces from {start} on; both must be 0 or more.")
-        if size < 8:
-            raise InputError(f"Asked for pictures of {size} pixels; a face needs 8 or more.")
         self.attributes = ATTRIBUTES if attributes is None else tuple(attributes)
         for name in self.attributes:
             if name not in ATTRIBUTES:
                 raise UnknownNameError("attribute of the drawn faces", name, ATTRIBUTES)
-        self.n, self.seed, self.start, self.size = n, seed, start, size
+        self.n, self.seed, self.start, self.size = n, seed, start, _checked(size)
         self.columns = [ATTRIBUTES.index(name) for name in self.attributes]
 
     @classmethod
@@ -206,7 +250,7 @@ class ProceduralFaces(Dataset[dict[str, Any]]):
         ]
 
     def factors(self, start: int, count: int) -> Factors:
-        """What is true of faces `start ... start + count - 1` of this data set."""
+        """Ground truth of faces `start ... start + count - 1` of this data set."""
         if start < 0 or count < 0 or start + count > self.n:
             last = start + count
             raise InputError(f"Asked for faces {start} to {last} of a data set of {self.n}.")
@@ -224,3 +268,9 @@ class ProceduralFaces(Dataset[dict[str, Any]]):
         """All pictures `(n, 3, size, size)` as uint8 and all labels `(n, K)` as 0.0 or 1.0."""
         factors = self.factors(0, self.n)
         return self.draw(factors), factors.attributes[:, self.columns]
+
+
+def _checked(size: int) -> int:
+    if size < 8:
+        raise InputError(f"Asked for pictures of {size} pixels; a face needs 8 or more.")
+    return size
