@@ -65,8 +65,8 @@ def fitting_parts(
 
 
 def _check_fit(part: Any, decoder: Decoder, critic: Critic) -> None:
-    kind, shape = type(part).__name__, getattr(part, "latent_shape", None)
-    if shape is not None and shape != decoder.latent_shape:
+    kind, shape = type(part).__name__, getattr(part, "latent_shape", ())
+    if shape and shape != decoder.latent_shape:
         raise ShapeError(
             f"The {kind} is over latents {shape}, {decoder.name} has {decoder.latent_shape}. "
             f"It was made for another decoder."

@@ -69,7 +69,7 @@ def amortise(
         torch.Size([3, 8])
     """
     critic = ascent.attributes
-    if critic is None or critic.latent_shape is None:
+    if critic is None or not critic.names:
         raise InputError("The ascent has no critic of attributes. Pass Ascent.for_edits(critic).")
     with seeded(seed, "amortised editor"):
         actor = Actor(critic.latent_shape, critic.names, width=width, depth=depth)

@@ -91,6 +91,21 @@ class Ascent(Controller, kind="ascent"):
         (torch.Size([3, 8]), True)
     """
 
+    steps: int
+    drop_finished: bool
+    squared_hold: bool
+    whitened: bool
+    continue_after_threshold: bool
+    learning_rate: float
+    realism_weight: float
+    realism_threshold: float
+    hold_weight: float
+    distance_weight: float
+    shift_weight: float
+    noise: float
+
+    searches_region = True
+
     def __init__(
         self,
         attributes: Critic | None = None,
@@ -265,7 +280,7 @@ class Ascent(Controller, kind="ascent"):
             loss = loss + self.realism_weight * F.softplus(-score)
             done &= torch.sigmoid(score) >= self.realism_threshold
         if self.distance_weight:
-            used = None if self.attributes is None else self.attributes.posterior_std
+            used = getattr(self.attributes, "posterior_std", None)
             loss = loss + self.distance_weight * distance(z, origin, 1.0 if used is None else used)
         if self.shift_weight:
             if way is None:

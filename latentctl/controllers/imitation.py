@@ -10,7 +10,6 @@ from __future__ import annotations
 
 __all__ = ["DEMONSTRATIONS", "clone", "collect_demonstrations"]
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,12 +127,7 @@ def collect_demonstrations(
             flipped = place.integers(target.shape[1], purpose="flipped").cpu()
             edits = flips(attributes.score(x).sigmoid(), flipped)
             z[edited] = x[edited]
-            mixed = {
-                "target": torch.where(edited[:, None], edits.target, target),
-                "hold": edited[:, None] & edits.hold,
-                "current": edits.current,
-            }
-            request = dataclasses.replace(request, **mixed)
+            request = edits.merged(request, edited)
         goal = teacher.move(z.to(home), request).z.cpu()
         y = request.values
         rows.append((z, z.new_empty(len(z), 0) if y is None else y, goal))

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,14 @@ class Request:
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, **parts)
+
+    def merged(self, other: Request, rows: Tensor) -> Request:
+        """Another request, with targets and holds of this one in the `rows` of a mask `(B,)`."""
+        fields: dict[str, Any] = {}
+        for name, blank in (("target", torch.nan), ("hold", False), ("current", torch.nan)):
+            here, there = getattr(self, name), getattr(other, name)
+            fields[name] = torch.where(rows[:, None], here, blank if there is None else there)
+        return dataclasses.replace(other, **fields)
 
     @property
     def is_held(self) -> bool:

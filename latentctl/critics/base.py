@@ -52,10 +52,10 @@ class Critic(Saved, abc.ABC):
 
     names: tuple[str, ...] = ()
     """The attributes, in the order of the outputs; none for a single unnamed output."""
-    latent_shape: tuple[int, ...] | None = None
-    """Shape of one latent, where the critic was made for latents of one shape."""
-    posterior_std: Tensor | None
-    """Mean posterior std of the latents it was fitted on, `(*latent_shape)`, where known."""
+    latent_shape: tuple[int, ...] = ()
+    """Shape of one latent; empty where the critic was made for no certain one."""
+    posterior_std: Tensor
+    """Mean posterior std of the latents it was fitted on, `latent_shape`; None if it was not."""
     covariance: Covariance | None
     """Covariance of those latents; None where it is taken for the identity."""
 

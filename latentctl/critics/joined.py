@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError
-from ..latents import Covariance
 from .base import Critic
 
 
@@ -46,15 +45,9 @@ class JoinedCritic(Critic, kind="joined"):
             raise ShapeError(f"Joined critics need latents of one shape, not {shapes}.")
         self.critics = nn.ModuleList(critics)
         self.names, self.latent_shape, self.config = tuple(names), critics[0].latent_shape, {}
+        # the first critic's own, which are saved with it
         self.register_buffer("posterior_std", critics[0].posterior_std, persistent=False)
-
-    @property
-    def covariance(self) -> Covariance | None:  # type: ignore[override]
-        return self.critics[0].covariance  # type: ignore[union-attr, return-value]
-
-    @covariance.setter
-    def covariance(self, value: None) -> None:
-        """The first critic's own counts."""
+        vars(self)["covariance"] = critics[0].covariance
 
     def parts(self) -> dict[str, nn.Module | None]:
         return {f"critics.{number}": critic for number, critic in enumerate(self.critics)}

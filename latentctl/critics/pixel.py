@@ -3,14 +3,11 @@ r"""Networks on samples as critics of latents: through the frozen decoder.
 .. math:: \mathrm{logit}\, P(a_k \mid z) = \frac{s_k}{M} \sum_{m=1}^{M} h_{mk}(g(z)) + b_k
 
 with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
-:math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (Platt, 1999). Exact and slow:
-every evaluation decodes. Such critics are distilled into a fast one (`latentctl.teach`), refine its
-edits (`controllers.Refined`), and evaluate receipts (`condition(..., evaluator=...)`). An evaluator
-should share no network with what edits ascend: those edits are adversarial to that network.
-
-References:
-    | Probabilistic Outputs for Support Vector Machines (Platt, 1999)
-    | https://home.cs.colorado.edu/~mozer/Teaching/syllabi/6622/papers/Platt1999.pdf
+:math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (`critics.calibration`). Such
+critics are exact and slow: every evaluation decodes. They are distilled into a fast one
+(`latentctl.teach`), refine its edits (`controllers.Refined`), and evaluate receipts
+(`condition(..., evaluator=...)`). An evaluator should share no network with what edits ascend:
+those edits are adversarial to that network.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from torch import Tensor, nn
 from ..decoder import Decoder
 from ..decoder.frozen import frozen_view
 from ..errors import InputError, ShapeError
-from .base import Critic, cross_entropy
+from .base import Critic
+from .calibration import platt_scaling
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 BATCH = 128  # samples decoded or classified at once
-PENALTY = 1e-3  # keeps the scale finite where the networks make no error
 
 
 class PixelCritic(Critic):
@@ -149,22 +146,6 @@ class PixelCritic(Critic):
                 f"({len(x)}, {len(self.names)}), these are {tuple(labels.shape)}."
             )
         self.scale.fill_(1), self.bias.zero_()
-        logits = self.score_samples(x).to(self.device)
-        y = labels.to(logits)
-        known = (~torch.isnan(y)).sum(0).clamp_min(1)
-        log_scale = torch.zeros_like(self.scale, requires_grad=True)
-        bias = torch.zeros_like(self.bias, requires_grad=True)
-        search = torch.optim.LBFGS([log_scale, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            search.zero_grad()
-            entropy = cross_entropy(log_scale.exp() * logits + bias, y).sum(0) / known
-            total: Tensor = entropy.sum() + PENALTY * (log_scale**2 + bias**2).sum()
-            total.backward()
-            return total
-
-        with torch.enable_grad():
-            search.step(loss)
-        self.scale.copy_(log_scale.detach().exp())
-        self.bias.copy_(bias.detach())
+        scale, bias = platt_scaling(self.score_samples(x), labels)
+        self.scale.copy_(scale), self.bias.copy_(bias)
         return self
