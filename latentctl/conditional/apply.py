@@ -27,7 +27,6 @@ def apply_request(
     evaluator: PixelCritic | None,
     z: Tensor,
     request: Request,
-    *,
     skip_satisfied: bool = False,
 ) -> Outcome:
     """Latents moved by a controller, decoded, with their receipt.

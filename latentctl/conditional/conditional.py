@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..controllers import Controller, Refined, Request, Updater
+from ..controllers import Controller, Refined, Request
 from ..controllers.cgml.completion import Completion, complete
 from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
@@ -42,7 +42,7 @@ BATCH = 64  # samples encoded at once
 
 @dataclass(eq=False, repr=False)
 class Conditional:
-    """Made by `latentctl.condition`, which says what the parts are and checks that they fit."""
+    """Made by `latentctl.condition`, which documents the parts and checks that they fit."""
 
     decoder: Decoder
     critic: Critic
@@ -86,14 +86,13 @@ class Conditional:
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
         target = requested_targets(self.names, count, y, where, attributes)
-        index = torch.arange(start, start + count)
         request = Request(
             target=target,
             where=where,
             strength=strength,
             threshold=self.threshold,
             seed=seed,
-            index=index,
+            index=torch.arange(start, start + count),
         )
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
         # samples that satisfy the request already are moved as well: they may be off-manifold
@@ -113,17 +112,17 @@ class Conditional:
     ) -> Outcome:
         """Real inputs with some attributes changed and all others held.
 
-        An input that has what is asked already comes back as its reconstruction, bit for bit.
+        An input that satisfies the request comes back as its reconstruction, bit for bit.
 
         Arguments:
             x: Inputs, `(B, *sample_shape)`.
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
             where: A critic to satisfy.
-            hold: Whether attributes that are not named are held where they are, or their names.
+            hold: True holds all attributes that are not named, False none; or names to hold.
             mask: Where the input may change, 1 or True, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
                 pixels. A cell of a spatial latent moves if half of its pixels may change; all
-                others stay bit for bit, and pixels beyond the mask change only as far as the
-                decoder carries a cell. Latents that are vectors have no places.
+                others stay bit for bit, and pixels beyond the mask change only within the
+                decoder's receptive field. Latents that are vectors have no cells.
             strength: Share of the move: 0 is the reconstruction, 1 the whole move.
             seed: Seed of the controller's noise, if it uses any.
             attributes: As in `sample`.
@@ -132,7 +131,7 @@ class Conditional:
             ShapeError: If `x` has another shape than the decoder's samples.
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], the request contradicts itself, or `x` is not
-                finite or in the decoder's range.
+                finite or not in the decoder's range.
         """
         target = requested_targets(self.names, len(x), y, where, attributes)
         z = self.decoder.encode(x, batch_size=BATCH).mean
@@ -146,13 +145,7 @@ class Conditional:
             seed=seed,
         )
         return apply_request(
-            self.decoder,
-            self.critic,
-            self.editor,
-            self.evaluator,
-            z,
-            request,
-            skip_satisfied=True,
+            self.decoder, self.critic, self.editor, self.evaluator, z, request, True
         )
 
     @torch.no_grad()
@@ -161,36 +154,15 @@ class Conditional:
         z = self.decoder.encode(x, batch_size=BATCH).mean
         return self.critic.probability(z) if self.names else z.new_empty(len(z), 0)
 
-    def complete(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        *,
-        count: int = 4,
-        updater: Updater | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> Completion:
-        """Several completions of partly seen inputs, as `latentctl.controllers.cgml.complete` says.
+    def complete(self, x: Tensor, mask: Tensor, **options: Any) -> Completion:
+        """Several completions of partly seen inputs, from starts of this conditional's prior.
 
         Arguments:
-            x: Inputs, `(B, *sample_shape)`; what is hidden may be anything.
+            x: Inputs, `(B, *sample_shape)`; hidden values are ignored.
             mask: 1 or True where `x` is seen, `(B, *sample_shape)` or what broadcasts to it.
-            count: Completions of each, from starts of this conditional's prior.
-            updater: From `latentctl.controllers.cgml.completer`; by default Adam on the latent.
-            steps: Evaluations of the updater, or steps of Adam.
-            seed: Of the starts.
+            options: `count`, `updater`, `steps` and `seed` of `controllers.cgml.complete`.
         """
-        return complete(
-            self.decoder,
-            x,
-            mask,
-            count=count,
-            updater=updater,
-            prior=self.prior,
-            steps=steps,
-            seed=seed,
-        )
+        return complete(self.decoder, x, mask, prior=self.prior, **options)
 
     def add(self, name: str, latents: Latents, **options: Any) -> Critic:
         """Learns one more attribute, in seconds, and changes no older output, bit for bit.
@@ -238,7 +210,7 @@ class Conditional:
 
         Raises:
             InputError: If the critic, the controller or the prior is not one of latentctl's own.
-            CheckpointError: If the disk is full, or `path` holds somebody else's files.
+            CheckpointError: If the disk is full, or `path` holds other files.
         """
         return save_pack(
             path,
@@ -267,35 +239,24 @@ class Conditional:
         return model_card(repo_id, self.decoder, names=self.names, settings=settings, **options)
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        card: ModelCard | None = None,
+        self, repo_id: str, *, card: ModelCard | None = None, **options: Any
     ) -> CommitInfo:
-        """Pushes the pack to the model hub, as one commit, with a card that says what it is.
+        """Pushes the pack, without the decoder's weights, to the model hub, as one commit.
 
-        A pack that is there already is replaced, and so is its card; what else somebody put beside
-        it stays. The decoder's weights are not pushed. The hub is huggingface.co, or the one at
-        the address in the environment variable HF_ENDPOINT.
+        An older pack there, and its card, are replaced; other files stay.
 
         Arguments:
             repo_id: `"name"` or `"owner/name"`; the repository is made if there is none.
-            private: Whether a new repository is private; the owner's default if not given.
-            token: Of an account that may write there; that of the login if not given.
-            revision: Branch to push to, made if there is none; the main one if not given.
-            commit_message: Says what changed.
             card: From `model_card`, which takes scores and licences; without them by default.
+            options: `private`, `token`, `revision` and `commit_message` of
+                `latentctl.conditional.hub.push`.
 
         Returns:
             The commit; its `oid` is the `revision` that gives exactly this pack.
 
         Raises:
-            InputError: If there is something else than a pack in the repository, or what was
-                learned cannot be saved as one.
+            InputError: If the repository holds something else than a pack, or what was learned
+                cannot be saved as one.
             CheckpointError: If the hub cannot be reached, or refuses.
         """
         with tempfile.TemporaryDirectory() as temporary:
@@ -303,10 +264,7 @@ class Conditional:
                 self.save_pretrained(Path(temporary) / "pack"),
                 repo_id,
                 card=lambda name: self.model_card(name) if card is None else card,
-                private=private,
-                token=token,
-                revision=revision,
-                commit_message=commit_message,
+                **options,
             )
 
     @classmethod
@@ -317,9 +275,7 @@ class Conditional:
         *,
         refine_with: PixelCritic | None = None,
         evaluator: PixelCritic | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
+        **options: Any,
     ) -> Conditional:
         """The pack of that name, on the decoder that it was made for.
 
@@ -329,20 +285,13 @@ class Conditional:
             decoder: The decoder whose weights the pack was made for.
             refine_with: As in `condition`; no pack holds networks on samples.
             evaluator: As in `condition`, likewise.
-            revision: Branch, tag or commit on the hub.
-            token: Of an account that may read a private repository.
-            cache_dir: Where downloads are kept.
+            options: `revision`, `token` and `cache_dir` of `latentctl.conditional.hub.fetch`.
 
         Raises:
-            CheckpointError: If the pack is missing, cut, altered, or from a later format, or the
-                hub cannot be reached.
+            CheckpointError: If the pack is missing, truncated, corrupted, or of a later format, or
+                the hub cannot be reached.
             FingerprintError: If it was made for another decoder.
         """
-        path = fetch(
-            path_or_repo_id,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-        )
+        path = fetch(path_or_repo_id, **options)
         parts = load_pack(path, decoder, refine_with=refine_with, evaluator=evaluator)
         return cls(**fitting_parts(decoder, **parts))

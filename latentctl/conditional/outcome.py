@@ -1,4 +1,4 @@
-"""What a `Conditional` answers: samples, and a receipt of what was achieved."""
+"""The result of a `Conditional`: samples, and a receipt of what was achieved."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Outcome:
     """The latents before the move, `(B, *latent_shape)`."""
 
     satisfied: Tensor
-    """Whether all that was asked holds with the probability asked for, `(B,)` booleans."""
+    """Whether the request holds with the probability of the threshold, `(B,)` booleans."""
 
     unreachable: Tensor
-    """Whether the whole move has ended with the request less likely than not, `(B,)` booleans."""
+    """Whether the whole move ended with the request less likely than not, `(B,)` booleans."""
 
     probability: Tensor
-    """Probability of each attribute now, by the evaluator or else by the critic, `(B, K)`."""
+    """Probability of each attribute after the move, by the evaluator if there is one, `(B, K)`."""
 
     leakage: Tensor
     """Change of that probability of each attribute that was held, `(B, K)`; NaN where none was."""
@@ -43,7 +43,7 @@ class Outcome:
     """Root mean square move of a latent dimension, `(B,)`, in latent units."""
 
     evaluations: Tensor
-    """Evaluations of the controller's networks, `(B,)` integers; 0 if nothing had to be done."""
+    """Evaluations of the controller's networks, `(B,)` integers; 0 if the latent stayed."""
 
     names: tuple[str, ...]
     """The attributes, in the order of the columns."""
