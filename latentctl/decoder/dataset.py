@@ -1,8 +1,8 @@
 """Samples of any data set, as a decoder's encoder takes them.
 
-A row may be a mapping (as `datasets` gives them), a pair `(x, labels)`, or `x` alone; `x` a PIL
-image, an array, a tensor or a list. Bytes become floats in the decoder's value range. Nothing is
-resized, padded or clipped: what does not fit is a bad sample, and says so.
+A row may be a mapping (as in `datasets`), a pair `(x, labels)`, or `x` alone; `x` a PIL image, an
+array, a tensor or a list. Bytes become floats in the decoder's value range. Nothing is resized,
+padded or clipped: a sample that does not fit is a `BadSample`.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class Sample:
 
 
 class BadSample(InputError):
-    """One sample that cannot be used: which, from what file, and why."""
+    """A sample that cannot be used, with its index, file and the reason."""
 
     def __init__(self, index: int, file: str | None, reason: str) -> None:
         where = f"Sample {index} ({file})" if file else f"Sample {index}"
         super().__init__(
             f"{where} of the data set cannot be used: {reason} "
-            f'Repair or remove it, or pass on_bad_sample="skip" to go on without it.'
+            f'Repair or remove it, or pass on_bad_sample="skip" to leave it out.'
         )
         self.record = {"index": index, "file": file, "reason": reason}
 
 
 class Source:
-    """Rows by position, of a map-style data set or of a stream that is read once, forwards.
+    """Rows by index, of a map-style data set or of a stream, which is read once and forwards.
 
-    `length` is None for a stream until its end was seen.
+    `length` is None for a stream until its end is reached.
     """
 
     def __init__(self, dataset: Any, image_column: str) -> None:
         dataset = _undecoded(dataset, image_column)
         indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        indexable &= not isinstance(dataset, IterableDataset)  # torch's has a dead __getitem__
+        indexable &= not isinstance(dataset, IterableDataset)  # has a __getitem__ that only raises
         self.length: int | None = len(dataset) if indexable else None
         self.streaming = not indexable
         self._dataset = dataset
         if self.streaming and not hasattr(dataset, "__iter__"):
             raise InputError(
-                f"A data set has __getitem__ and __len__, or __iter__; {type(dataset).__name__} "
+                f"A data set needs __getitem__ and __len__, or __iter__; {type(dataset).__name__} "
                 f"has neither."
             )
         self._rows = iter(dataset) if self.streaming else iter(())
@@ -81,11 +81,11 @@ class Source:
                 self.length = self._next
                 return False
             except Exception as error:
-                # most iterators are dead after an error: going on would cut the data silently
+                # most iterators end after an error: continuing would drop the rest silently
                 raise InputError(
-                    f"The stream broke off at sample {self._next}: {type(error).__name__}: "
-                    f"{error}. A stream that raises cannot be continued, whatever on_bad_sample "
-                    f"says: let it give the raw data, and decode that in `transform`."
+                    f"The stream failed at sample {self._next}: {type(error).__name__}: {error}. "
+                    f"It cannot be continued, even with on_bad_sample='skip'. Let it return the "
+                    f"raw data, and decode that in `transform`."
                 ) from error
             self._next += 1
         return True
@@ -99,11 +99,11 @@ class Source:
 
 
 class SampleReader:
-    """Turns row `index` of a source into a `Sample`.
+    """Converts row `index` of a source to a `Sample`.
 
     Raises:
         BadSample: If the row cannot be read, or does not fit the decoder.
-        UnknownNameError: If the row has no such column; this is never a matter of one sample.
+        UnknownNameError: If the row has no such column.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SampleReader:
             raise
         except InputError as error:
             raise BadSample(index, file, str(error)) from error
-        except Exception as error:  # whatever an image file or a transform raises
+        except Exception as error:  # of an image file or a transform
             raise BadSample(index, file, f"{type(error).__name__}: {error}.") from error
 
     def _split(self, row: Any) -> tuple[Any, Any]:
@@ -137,10 +137,9 @@ class SampleReader:
             if self.image_column not in row:
                 raise UnknownNameError("column", self.image_column, map(str, row))
             return row[self.image_column], row
-        vector = isinstance(row, (tuple, list)) and all(isinstance(v, (int, float)) for v in row)
-        if isinstance(row, (tuple, list)) and not vector:
-            return row[0], row[1] if len(row) > 1 else None
-        return row, None
+        if not isinstance(row, (tuple, list)) or all(isinstance(v, (int, float)) for v in row):
+            return row, None
+        return row[0], row[1] if len(row) > 1 else None
 
     def _sample(self, index: int, value: Any) -> Tensor:
         shape = self.decoder.sample_shape
@@ -154,10 +153,10 @@ class SampleReader:
         x = _to_tensor(value, self.decoder)
         if x.shape != shape:
             raise InputError(
-                f"it has shape {tuple(x.shape)}, and {self.decoder.name} takes {shape}. Nothing "
-                f"is resized silently: pass transform=, such as a crop and a resize."
+                f"it has shape {tuple(x.shape)}, and {self.decoder.name} takes {shape}. Pass "
+                f"transform=, such as a crop and a resize."
             )
-        low, high = torch.aminmax(x)  # a NaN anywhere is in both
+        low, high = torch.aminmax(x)  # both are NaN if any value is
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise InputError("it holds a NaN or an infinity.")
         limits = self.decoder.value_range
@@ -178,7 +177,7 @@ class SampleReader:
         if len(values) != len(self.names):
             raise InputError(
                 f"it has {len(values)} labels, and there are {len(self.names)} attributes. Give "
-                f"`attributes` one name for each label, or rows as mappings."
+                f"one name for each label, or rows as mappings."
             )
         found = [math.nan if value is None else float(value) for value in values]
         for name, value in zip(self.names, found, strict=True):
@@ -191,15 +190,12 @@ class SampleReader:
 
 
 def _undecoded(dataset: Any, column: str) -> Any:
-    """A `datasets` set that gives its images as bytes and path.
-
-    So a broken file is one bad sample with a name, and not the end of a stream.
-    """
+    """A `datasets` set that gives images as bytes and path: a corrupted file is one bad sample."""
     features = getattr(dataset, "features", None)
     if not type(dataset).__module__.startswith("datasets.") or not features:
         return dataset
     if (getattr(dataset, "format", None) or {}).get("type") is not None:
-        return dataset  # the user chose what rows look like
+        return dataset  # the user chose the format of the rows
     import datasets
 
     if not isinstance(features.get(column), datasets.Image):
@@ -229,7 +225,7 @@ def _open_image(value: Mapping[str, Any]) -> Any:
 
 
 def _to_tensor(value: Any, decoder: Decoder) -> Tensor:
-    """A tensor in the decoder's layout and range, of whatever a row or a transform gave."""
+    """A value of a row or a transform as a tensor in the decoder's layout and range."""
     shape = decoder.sample_shape
     if _is_image(value):
         import numpy as np

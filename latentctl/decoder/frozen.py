@@ -1,4 +1,4 @@
-"""A view of a model that shares its tensors and can neither be trained nor changed."""
+"""A frozen copy of a model's module tree that shares the model's tensors."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def frozen_view(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise AdapterError(
-            f"{type(model).__name__} cannot be viewed: the shapes of its lazy layers are not known "
-            f"yet. Run it once on a batch, and load its weights, before it is wrapped."
+            f"{type(model).__name__} cannot be viewed: its lazy layers have no shapes yet. Run it "
+            f"once on a batch, and load its weights, before it is wrapped."
         )
     if any(tensor.is_meta for tensor in tensors):
         raise AdapterError(
-            f"{type(model).__name__} cannot be viewed: it is on the device 'meta', where there are "
-            f"no weights. Load them first, without init_empty_weights or low_cpu_mem_usage."
+            f"{type(model).__name__} cannot be viewed: it has no weights on the device 'meta'. "
+            f"Load them first, without init_empty_weights or low_cpu_mem_usage."
         )
     shared: dict[int, Any] = {}
     try:
-        for module in model.modules():  # weight norm keeps a tensor that is neither
+        for module in model.modules():  # weight norm has a tensor that is neither
             plain = [value for value in vars(module).values() if isinstance(value, Tensor)]
             shared.update({id(value): value.detach() for value in plain})
         for parameter in model.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
         for buffer in model.buffers():
             shared[id(buffer)] = buffer.detach()
-        with torch.no_grad():  # the tensors of a TorchScript module are copied, not shared
+        with torch.no_grad():  # the tensors of a TorchScript module are copied
             view = copy.deepcopy(model, shared)
     except Exception as error:
         raise AdapterError(
             f"{type(model).__name__} cannot be viewed without changing it "
-            f"({type(error).__name__}: {error}). Remove parametrizations or hooks that hold "
-            f"results, or pass a plain copy of the model."
+            f"({type(error).__name__}: {error}). Remove parametrizations and hooks with state, or "
+            f"pass a plain copy of the model."
         ) from error
     return view.eval()

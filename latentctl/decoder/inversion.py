@@ -1,14 +1,13 @@
-r"""Inversion: the latent that a decoder without an encoder would have drawn a sample from.
+r"""Inversion: latents of given samples under a decoder without an encoder, such as a GAN.
 
-A generator such as a GAN decodes only. The latent of a sample `x` is searched from several samples
-of the prior, those that are decoded nearest to `x`, by descent of
+The latent of a sample `x` minimizes
 
 .. math:: c(z) = \frac{1}{2 \sigma^2 d} \| g(z) - x \|^2 - \frac{1}{d} \log p(z)
 
-with `d` latent dimensions, and the start that ends nearest to `x` is kept. This is the maximum a
-posteriori of `z` where the decoder's error has the standard deviation :math:`\sigma`. Nothing says
-that a generator can draw `x` at all: the error that is left is a part of the answer, and it is
-compared with the spread of the decoder's own samples, which is what a guess would miss by.
+with `d` latent dimensions: the maximum a posteriori for a decoder error of standard deviation
+:math:`\sigma`. The descent starts from those samples of the prior that are decoded nearest to `x`,
+and the best result is kept. A generator need not contain `x`, so the reconstruction error is
+returned, to be compared with the std of the decoder's own samples, the error of a random guess.
 
 References:
     | Generative Visual Manipulation on the Natural Image Manifold (Zhu et al., 2016)
@@ -34,31 +33,30 @@ from .decoder import Decoder, Posterior
 from .descent import descend
 from .prior import Prior
 
-SAMPLES = 64  # of the prior: their decodings are what starts are chosen from, and their spread
+SAMPLES = 64  # of the prior, from which starts are chosen and the spread is estimated
 CHUNK = 64  # latents that are searched together
-LARGE = 0.5  # of the spread: half of what a guess would miss by
+LARGE = 0.5  # share of the spread above which an inversion has failed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """The latents of samples, and how far from the samples they are decoded."""
+    """The latents of samples, and the errors of their decodings in the units of the samples.
+
+    Arguments:
+        z: The best latent of each sample, `(B, *latent_shape)`.
+        x: The decoding of `z`, `(B, *sample_shape)`.
+        error: Root mean square of `x` minus the sample, `(B,)`.
+        errors: The error of each start, `(B, starts)`: similar where the search is reliable.
+        spread: Standard deviation of the decoder's own samples.
+    """
 
     z: Tensor
-    """The best latent of each sample, `(B, *latent_shape)`."""
-
     x: Tensor
-    """What the decoder makes of it, `(B, *sample_shape)`."""
-
     error: Tensor
-    """Root mean square of `x` minus the sample, `(B,)`, in the units of the samples."""
-
     errors: Tensor
-    """The error that each start ended with, `(B, starts)`: alike where the search is reliable."""
-
     spread: float
-    """Standard deviation of the decoder's own samples, in the same units."""
 
     @property
     def failed(self) -> Tensor:
@@ -76,21 +74,20 @@ def invert(
     sigma: float | None = None,
     seed: int = 0,
 ) -> Inversion:
-    """Latents that the decoder turns into `x`, as nearly as it can, found by Adam.
+    """Latents whose decodings approximate `x`, found by Adam.
 
-    The log has the mean error, as a warning where samples are missed by more than half of the
-    spread of the decoder's own.
+    The mean error is logged, as a warning if the inversion of a sample failed.
 
     Arguments:
         decoder: The frozen decoder; it must be differentiable.
         x: Samples, `(B, *sample_shape)`.
         steps: Steps of Adam, each one evaluation of the decoder with its gradient.
         starts: Searches for each sample, from those of 64 samples of the prior whose decodings are
-            nearest to it; the best result is kept.
+            nearest to it.
         learning_rate: Of Adam, in the units of the latents; it falls to zero.
         sigma: Standard deviation of the decoder's error, in the units of the samples; a tenth of
-            the spread by default. A larger one keeps the latents more probable.
-        seed: Of the starts.
+            the spread by default. A larger one gives latents of higher prior density.
+        seed: Seed of the starts.
 
     Raises:
         AdapterError: If no gradient reaches the latents.
@@ -105,12 +102,10 @@ def invert(
         >>> bool(found.error < 0.05), bool(found.failed)
         (True, False)
     """
-    _check_options(decoder, steps, starts)
     decoder.check_sample(x)
-    search = _Search(decoder.decode, decoder.prior, steps, starts, learning_rate, sigma, seed)
-    found = search(x.to(decoder.device).float())
-    _say(decoder.name, found)
-    return found
+    search = _Search(decoder.prior, steps, starts, learning_rate, sigma, seed)
+    search.check(decoder)
+    return search(decoder.name, decoder.decode, x.to(decoder.device).float())
 
 
 def with_inversion(
@@ -122,21 +117,14 @@ def with_inversion(
     sigma: float | None = None,
     seed: int = 0,
 ) -> Decoder:
-    """The same decoder with `encode` by `invert`, so that real inputs can be edited.
+    """The same decoder with `invert` as its encoder, so that real inputs can be edited.
 
-    Its latents, weights and fingerprint stay the same. Each call of `encode` costs
-    `starts * steps` evaluations of each sample, and its error goes to the log.
-
-    Arguments:
-        decoder: The frozen decoder; an encoder that it has is not used any more.
-        steps: As in `invert`, and so are the other arguments.
-        starts: As in `invert`.
-        learning_rate: As in `invert`.
-        sigma: As in `invert`.
-        seed: As in `invert`.
+    Latents, weights and fingerprint stay the same, and an encoder is replaced. The arguments are
+    those of `invert`. Encoding a sample costs `starts * steps` evaluations of the decoder.
 
     Raises:
         AdapterError: If no gradient reaches the latents.
+        InputError: If there is no step or no start.
 
     Example:
         >>> import latentctl
@@ -144,27 +132,20 @@ def with_inversion(
         >>> decoder.can_encode, with_inversion(decoder).can_encode
         (False, True)
     """
-    _check_options(decoder, steps, starts)
+    search = _Search(decoder.prior, steps, starts, learning_rate, sigma, seed)
+    search.check(decoder)
     name, prior, decode = decoder.name, decoder.prior, decoder.decode_fn
 
     def encode(model: Any, x: Tensor) -> Posterior:
-        # the model is the new decoder's, which may have been moved
-        search = _Search(
-            lambda z: decode(model, z.to(x.dtype)).float(),
-            *(prior, steps, starts, learning_rate, sigma, seed),
-        )
-        found = search(x.float())
-        _say(name, found)
-        return Posterior(found.z)
+        # with the model of the new decoder, which may have been moved
+        return Posterior(search(name, lambda z: decode(model, z.to(x.dtype)).float(), x.float()).z)
 
-    return decoder.derived(
-        decoder.model, decode, encode, name=f"{name} with inversion", prior=prior
-    )
+    inverted = f"{name} with inversion"
+    return decoder.derived(decoder.model, decode, encode, name=inverted, prior=prior)
 
 
 @dataclass(frozen=True)
 class _Search:
-    decode: Callable[[Tensor], Tensor]
     prior: Prior
     steps: int
     starts: int
@@ -172,64 +153,64 @@ class _Search:
     sigma: float | None
     seed: int
 
-    def __call__(self, x: Tensor) -> Inversion:
+    def check(self, decoder: Decoder) -> None:
+        if min(self.steps, self.starts) < 1:
+            raise InputError(
+                f"Inversion needs steps and starts >= 1, not {self.steps} and {self.starts}."
+            )
+        if not decoder.differentiable:
+            raise AdapterError(
+                f"No gradient reaches the latents of {decoder.name}, so it cannot be inverted. "
+                f"Pass an encoder: latentctl.wrap(model, encode=...)."
+            )
+
+    def __call__(self, name: str, decode: Callable[[Tensor], Tensor], x: Tensor) -> Inversion:
         pool = self.prior.sample(max(SAMPLES, self.starts), seed=self.seed).to(x.device)
         with torch.no_grad():
-            drawn = self.decode(pool)
+            drawn = decode(pool)
         spread = float(drawn.std(0, unbiased=False).square().mean().sqrt())
         sigma = self.sigma if self.sigma is not None else 0.1 * max(spread, 1e-6)
         near = torch.cdist(x.flatten(1), drawn.flatten(1)).argsort(1)[:, : self.starts]
         size = max(1, CHUNK // self.starts)
         pairs = zip(x.split(size), near.split(size), strict=True)
-        parts = [self._part(part, pool[rows.flatten()], sigma) for part, rows in pairs]
+        parts = [self._part(decode, part, pool[rows.flatten()], sigma) for part, rows in pairs]
         z, back, errors = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Inversion(z, back, errors.amin(1), errors, spread)
+        found = Inversion(z, back, errors.amin(1), errors, spread)
+        if failed := int(found.failed.sum()):
+            logger.warning(
+                "%s: the inversion of %d of %d samples failed: their error is above half of %.3g, "
+                "the std of the decoder's samples (mean error %.3g). The decoder may not contain "
+                "them, or needs more steps= or starts=.",
+                *(name, failed, len(z), spread, float(found.error.mean())),
+            )
+        elif len(z):
+            logger.info(
+                "%s: %d samples were inverted with a mean error of %.3g; the std of the decoder's "
+                "samples is %.3g.",
+                *(name, len(z), float(found.error.mean()), spread),
+            )
+        return found
 
-    def _part(self, x: Tensor, z: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _part(
+        self, decode: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, sigma: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Best latents `(B, ...)`, their samples and the errors `(B, starts)` of one chunk.
 
-        The starts `z` of a sample stand in a row.
+        The starts `z` of a sample are adjacent.
         """
-        home = self.prior.sample(1).device  # a prior may be on another device than the decoder
+        home = self.prior.sample(1).device  # may be another device than the decoder's
         goal = x.repeat_interleave(self.starts, 0)
 
         def cost(z: Tensor) -> Tensor:
-            missed = (self.decode(z) - goal).flatten(1).square().sum(1)
+            missed = (decode(z) - goal).flatten(1).square().sum(1)
             likely = self.prior.log_prob(z.to(home)).to(z.device)
             return (missed / (2 * sigma**2) - likely) / max(1, z[:1].numel())
 
         options: dict[str, Any] = {"adam": True, "anneal": 1.0}
         z = descend(cost, z, steps=self.steps, learning_rate=self.learning_rate, **options)[-1]
         with torch.no_grad():
-            back = self.decode(z)
+            back = decode(z)
         errors = (back - goal).flatten(1).square().mean(1).sqrt().unflatten(0, (-1, self.starts))
         best = torch.arange(len(x), device=x.device) * self.starts
         best = best + errors.nan_to_num(torch.inf).argmin(1)
         return z[best], back[best], errors
-
-
-def _check_options(decoder: Decoder, steps: int, starts: int) -> None:
-    if min(steps, starts) < 1:
-        raise InputError(f"A search needs a step and a start, not {steps} and {starts}.")
-    if not decoder.differentiable:
-        raise AdapterError(
-            f"No gradient reaches the latents of {decoder.name}, so that they cannot be searched. "
-            f"Pass an encoder: latentctl.wrap(model, encode=...)."
-        )
-
-
-def _say(name: str, found: Inversion) -> None:
-    if not len(found.z):
-        return
-    error, failed = float(found.error.mean()), int(found.failed.sum())
-    text = f"{name}: {len(found.z)} samples were inverted with a mean error of {error:.3g}"
-    text += f", where the decoder's own samples have a spread of {found.spread:.3g}"
-    if failed:
-        logger.warning(
-            "%s. %d of them are missed by more than half of that: this decoder may be unable to "
-            "draw them, or needs more steps= or starts=. Their edits start from something else.",
-            text,
-            failed,
-        )
-    else:
-        logger.info("%s.", text)

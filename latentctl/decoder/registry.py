@@ -6,7 +6,7 @@ An adapter is a module, named by an entry point of the group `latentctl.adapters
 - `wrap(model, **options) -> Decoder`;
 - `load(**options) -> Decoder`: build the model by name or path, then wrap it.
 
-Any distribution can bring adapters. One that cannot be imported breaks nothing but itself.
+Any distribution can provide adapters. One that cannot be imported is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .prior import Prior
 
 GROUP = "latentctl.adapters"
-GENERAL = "torch-module"  # accepts any module, so it is asked last
+GENERAL = "torch-module"  # accepts any module, so it is tried last
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Adapter(Protocol):
 
 
 def available() -> dict[str, str]:
-    """Names of all adapters with the distribution that brings each; imports none of them.
+    """Names of all adapters with the distribution of each; imports none of them.
 
     Example:
         >>> available()["conv-vae"]
@@ -53,7 +53,7 @@ def load(name: str, **options: Any) -> Decoder:
 
     Arguments:
         name: One of `available()`.
-        options: What the adapter's `load` takes, such as `pretrained_model_name_or_path`.
+        options: Arguments of the adapter's `load`, such as `pretrained_model_name_or_path`.
 
     Raises:
         UnknownNameError: If there is no such adapter.
@@ -74,24 +74,23 @@ def wrap(
     prior: Prior | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Decoder:
-    """A frozen decoder of the user's model, which itself is not changed.
+    """A frozen decoder of the user's model, which is not changed.
 
-    `torch.compile`, `DataParallel` and the like stand around a model and are left away.
+    Wrappers such as `torch.compile` and `DataParallel` are removed.
 
     Arguments:
         model: Any `nn.Module` with an encoder and a decoder, a pair of callables
             `(encode, decode)`, a single callable `decode`, or an object that an adapter accepts.
         latent_shape: Shape of one latent. Found by a trial run if not given.
-        encode: Name of the method, or a callable `x -> mean`, a `torch.distributions` object or
-            a `Posterior`. Found by its usual names if not given.
+        encode: Name of the method, or a callable from `x` to a mean, a `torch.distributions`
+            object or a `Posterior`. Found by its usual names if not given.
         decode: Name of the method, or a callable `z -> x`.
         prior: Density of the latents; N(0, I) if not given.
         value_range: Lowest and highest value of a sample, `(-inf, inf)` for no bounds. Found by a
             trial run if not given.
 
     Raises:
-        AdapterError: If no adapter accepts the model, or the trial run fails; the message says
-            what was tried.
+        AdapterError: If no adapter accepts the model, or the trial run fails.
 
     Example:
         >>> import torch
@@ -112,7 +111,7 @@ def wrap(
         try:
             adapter = _import(point)
         except AdapterError as error:
-            logger.warning("Adapter %r is passed over. %s", name, error)
+            logger.warning("Adapter %r is skipped. %s", name, error)
             continue
         if adapter.accepts(model):
             return adapter.wrap(model, **given)
@@ -123,7 +122,7 @@ def wrap(
 
 
 def _bare(model: Any) -> Any:
-    """What `torch.compile` and the wrappers for several processes were put around."""
+    """The model inside `torch.compile` and the wrappers for several processes."""
     if isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
         return _bare(model.module)
     for name in ("_orig_mod", "_torchdynamo_orig_callable"):  # of a module, of a function

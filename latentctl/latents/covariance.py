@@ -1,15 +1,15 @@
-r"""How latents vary together: the metric in which a move is near or far.
+r"""The covariance of latents, which defines the length of a move (Mahalanobis distance).
 
-In a VAE every dimension has unit variance and a step costs the same anywhere. The latent of a
-rich autoencoder is nearly a small picture: most directions are noise that no data show, some lead
-from face to face, and a plain gradient prefers the former. In white coordinates :math:`e` about a
-latent,
+The aggregate posterior of a VAE is near N(0, I), so that all directions are alike. The latents of
+an autoencoder with large grids have a few directions of large variance and many of small variance,
+and a plain gradient step moves along the latter, off the data. In whitened coordinates :math:`e`
+about a latent,
 
 .. math:: z = z_0 + A e, \quad A^2 = \Sigma = U (\Lambda - \sigma^2) U^\top + \sigma^2 I
 
-a step along what data vary in is cheap, any other is dear. :math:`\Sigma` is that of probabilistic
-principal components: the leading ones, and the mean variance of the rest. The symmetric root leaves
-the coordinates of a grid where they are.
+a unit step is one standard deviation of the data in every direction. :math:`\Sigma` is the
+covariance of probabilistic PCA: the leading principal components, and the mean variance of the
+rest. :math:`A` is the symmetric root, which keeps the layout of a grid.
 
 References:
     | Probabilistic Principal Component Analysis (Tipping & Bishop, 1999)
@@ -22,31 +22,28 @@ __all__ = ["Covariance", "default_rank"]
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..random import seeded
+from .latents import Latents
 
-if TYPE_CHECKING:
-    from .latents import Latents
-
-RANK = 512  # directions of a grid that are known one by one
-ROWS = 12_000  # latents that are looked at
-ITERATIONS = 4  # of the randomised decomposition
+RANK = 512  # leading directions of a grid
+ROWS = 12_000  # latents that are used
+ITERATIONS = 4  # of the randomised SVD
 
 
 def default_rank(latent_shape: Sequence[int]) -> int:
-    """Directions of a grid to know one by one; 0 of a vector, whose prior is N(0, I)."""
+    """Leading directions of a grid; 0 for a vector, whose prior is N(0, I)."""
     return min(RANK, math.prod(latent_shape) // 2) if len(latent_shape) == 3 else 0
 
 
 class Covariance(nn.Module):
-    """The covariance of latents: leading directions one by one, the rest alike.
+    """A covariance of latents: leading principal components, and one variance for the rest.
 
-    The identity until `learn`. Its size grows with that of a latent, for it is made of latents.
+    The identity until `learn`.
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -81,9 +78,9 @@ class Covariance(nn.Module):
 
     @torch.no_grad()
     def learn(self, latents: Latents, *, seed: int = 0) -> Covariance:
-        """Takes the moments of the means of `latents`, in place.
+        """Estimates the covariance of the means of `latents`, in place.
 
-        Directions that there are too few latents to know count with the rest.
+        With fewer than two latents for each leading direction, fewer directions are estimated.
         """
         rows = torch.linspace(0, len(latents) - 1, min(len(latents), ROWS)).long()
         flat = latents[rows].mean.flatten(1).float()
@@ -96,18 +93,18 @@ class Covariance(nn.Module):
         left = flat.square().sum() / count - variance.sum()
         rest = (left / (size - rank)).clamp_min(1e-6 * variance.max()).sqrt()
         if not bool(rest > 0):
-            raise InputError("All latents are the same, so that they have no covariance.")
+            raise InputError("All latents are equal, so their covariance is zero. Check the data.")
         self.basis.zero_()[:, :rank] = basis.to(self.basis)
         self.std.copy_(torch.cat([variance.sqrt(), rest.expand(len(self.std) - rank)]))
         self.rest.copy_(rest)
         return self
 
     def color(self, e: Tensor) -> Tensor:
-        """The move `A e` of white coordinates, `(B, *latent_shape)`; takes gradients back, too."""
+        """The move `A e` of whitened coordinates, `(B, *latent_shape)`; `A` also maps gradients."""
         return self._scaled(e, self.std, self.rest)
 
     def whiten(self, move: Tensor) -> Tensor:
-        """The white coordinates of a move, `(B, *latent_shape)`."""
+        """The whitened coordinates of a move, `(B, *latent_shape)`."""
         return self._scaled(move, 1 / self.std, 1 / self.rest)
 
     def _scaled(self, values: Tensor, leading: Tensor, rest: Tensor) -> Tensor:

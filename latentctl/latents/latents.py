@@ -1,9 +1,7 @@
-r"""Latents: a data set as its decoder's encoder sees it, computed once and read ever after.
+r"""Latents: the encodings of a data set, computed once and cached.
 
 For each sample the cache holds the posterior :math:`q(z \mid x) = \mathcal{N}(m, s^2)` and the
-labels. Training draws :math:`z = m + s \epsilon` from it, and never meets the decoder. The mean
-posterior width says how much a dimension is used: near 1 under an N(0, I) prior for one that
-carries nothing, small for one that carries much.
+labels. Training draws :math:`z = m + s \epsilon` from it, without the decoder.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -14,6 +12,8 @@ from __future__ import annotations
 
 __all__ = ["Latents"]
 
+import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,11 +24,11 @@ from torch.utils.data import Dataset
 
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
 from .moments import aggregate
-from .shards import Shard, ShardFile, open_shard, verified_manifest, write_manifest, write_shard
+from .shards import Shard, open_shards, verified_manifest, write_cache
 
 
 class Encoder(Protocol):
-    """What `Latents.load` compares a cache with: a `Decoder`, which stands above this room."""
+    """The attributes of a `Decoder` that `Latents.load` compares a cache with."""
 
     name: str
     latent_shape: tuple[int, ...]
@@ -37,12 +37,15 @@ class Encoder(Protocol):
 
 
 class Latents(Dataset["Latents"]):
-    """Posterior means, posterior widths and labels of N samples.
+    """Posterior means, posterior stds and labels of N samples.
 
-    Indexing gives a batch, which is again `Latents`, in memory: an int gives a batch of one. A
-    cache on disk is read memory-mapped, and a batch touches only its own rows. To shuffle with
-    torch: `DataLoader(latents, sampler=BatchSampler(RandomSampler(latents), 64, False),
-    batch_size=None)`.
+    Indexing gives `Latents` in memory, and an int a batch of one. A cache on disk is
+    memory-mapped: a batch reads only its own rows. To shuffle with torch: `DataLoader(latents,
+    sampler=BatchSampler(RandomSampler(latents), 64, False), batch_size=None)`.
+
+    The tensors are the attributes `mean` and `std` `(N, *latent_shape)`, `labels (N, K)`, and
+    `index (N,)`, the number of each row's sample in the data set; `std` and `labels` may be None.
+    Of a cache of several shards, each access makes a new copy.
 
     Arguments:
         mean: Posterior means, `(N, *latent_shape)`, finite.
@@ -51,8 +54,8 @@ class Latents(Dataset["Latents"]):
         names: Names of the K labels.
 
     Raises:
-        InputError: If a value is not finite or out of its range, or the names do not fit.
-        ShapeError: If the shapes do not fit together.
+        InputError: If a value is not finite or out of range, or names are not unique.
+        ShapeError: If the shapes do not agree.
 
     Example:
         >>> latents = Latents(torch.zeros(5, 2), labels=torch.eye(5)[:, :1], names=["Smiling"])
@@ -88,37 +91,28 @@ class Latents(Dataset["Latents"]):
 
     def _build(self, shards: list[Shard], names: Sequence[str], fingerprint: str) -> None:
         self._shards = shards
-        self._starts = [0]
-        for shard in shards:
-            self._starts.append(self._starts[-1] + len(shard["mean"]))
-        self._moments: tuple[Tensor, Tensor, Tensor] | None = None
+        self._starts = [0, *itertools.accumulate(len(shard["mean"]) for shard in shards)]
         self.names = tuple(names)
         self.fingerprint = fingerprint
         self.latent_shape = tuple(shards[0]["mean"].shape[1:])
 
     def _like(self, shards: list[Shard], names: Sequence[str] | None = None) -> Latents:
-        other = object.__new__(Latents)  # rows that were checked once are not checked again
-        other._build(shards, self.names if names is None else names, self.fingerprint)
-        return other
+        return _unchecked(shards, self.names if names is None else names, self.fingerprint)
 
     @property
     def mean(self) -> Tensor:
-        """All means `(N, *latent_shape)`; of several shards, a new copy at every call."""
         return self._whole("mean")
 
     @property
     def std(self) -> Tensor | None:
-        """All standard deviations, or None; of several shards, a new copy at every call."""
         return self._whole("std") if "std" in self._shards[0] else None
 
     @property
     def labels(self) -> Tensor | None:
-        """All labels `(N, K)`, or None; of several shards, a new copy at every call."""
         return self._whole("labels") if "labels" in self._shards[0] else None
 
     @property
     def index(self) -> Tensor:
-        """Which sample of the data set each row is, `(N,)`: not 0 ... N - 1 if some were bad."""
         return self._whole("index")
 
     def _whole(self, key: str) -> Tensor:
@@ -145,18 +139,14 @@ class Latents(Dataset["Latents"]):
     def _gather(self, rows: Tensor) -> Shard:
         if len(self._shards) == 1:
             return {key: value[rows.to(value.device)] for key, value in self._shards[0].items()}
-        # by shard, so that each is read once and in the order of its file
-        order = rows.argsort()
-        ordered = rows[order]
-        bounds = torch.searchsorted(ordered, torch.tensor(self._starts)).tolist()
-        pieces: dict[str, list[Tensor]] = {key: [] for key in self._shards[0]}
+        order = rows.argsort()  # each shard is read once, in the order of its file
+        bounds = torch.searchsorted(rows[order], torch.tensor(self._starts)).tolist()
+        batch = {k: v.new_empty(len(rows), *v.shape[1:]) for k, v in self._shards[0].items()}
         for number, shard in enumerate(self._shards):
-            here = ordered[bounds[number] : bounds[number + 1]] - self._starts[number]
-            if len(here) or number == 0:
-                for key, value in shard.items():
-                    pieces[key].append(value[here])
-        back = order.argsort()
-        return {key: torch.cat(value)[back] for key, value in pieces.items()}
+            here = order[bounds[number] : bounds[number + 1]]
+            for key, value in shard.items():
+                batch[key][here] = value[rows[here] - self._starts[number]]
+        return batch
 
     def __repr__(self) -> str:
         std = "std" if "std" in self._shards[0] else "no std"
@@ -164,46 +154,42 @@ class Latents(Dataset["Latents"]):
         return f"Latents({len(self)} x {self.latent_shape}, {std}, {labels})"
 
     def sample(self, eps: Tensor) -> Tensor:
-        """Draws `mean + std * eps`, with `eps (N, *latent_shape)`; the mean where there is no std.
+        """`mean + std * eps` with `eps (N, *latent_shape)`; the mean if there is no std.
 
         Raises:
             ShapeError: If `eps` has another shape.
         """
         mean, std = self.mean, self.std
         if eps.shape != mean.shape:
-            raise ShapeError(f"Noise must be {tuple(mean.shape)}, it is {tuple(eps.shape)}.")
+            raise ShapeError(f"Noise must be {tuple(mean.shape)}, this is {tuple(eps.shape)}.")
         return mean if std is None else mean + std * eps
 
     def moments(self) -> tuple[Tensor, Tensor]:
         r"""Mean :math:`\mathbb{E}[m]` and std :math:`\sqrt{\mathrm{Var}[m] + \mathbb{E}[s^2]}`.
 
-        Returns:
-            Two tensors `latent_shape`, computed in float64 a thousand rows at a time, once.
+        Two tensors `latent_shape`, computed once, in float64.
 
         Example:
             >>> Latents(torch.tensor([[-3.0], [3.0]]), torch.full((2, 1), 4.0)).moments()
             (tensor([0.]), tensor([5.]))
         """
-        return self._statistics()[:2]
+        return self._statistics[:2]
 
     def posterior_std(self) -> Tensor:
-        r"""How wide the posterior is in each dimension: :math:`\bar\sigma = \mathbb{E}[s]`.
+        r"""The mean posterior std of each dimension, :math:`\mathbb{E}[s]`, `latent_shape`.
 
-        Returns:
-            A tensor `latent_shape`. Without posterior stds nothing is known of the dimensions'
-            use, so all of it is one number, the root mean square over the dimensions of the std
-            of the means: a distance divided by it counts every dimension alike, in units of the
-            data's own spread.
+        Under an N(0, I) prior it is near 1 for a dimension that carries no information about `x`.
+        For a deterministic encoder every entry is the root mean square over the dimensions of the
+        std of the means: a distance divided by it weights all dimensions alike.
         """
-        return self._statistics()[2]
+        return self._statistics[2]
 
+    @functools.cached_property
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._moments is None:
-            self._moments = aggregate((s["mean"], s.get("std")) for s in self._shards)
-        return self._moments
+        return aggregate((shard["mean"], shard.get("std")) for shard in self._shards)
 
-    def with_labels(self, labels: Tensor | None, names: Sequence[str]) -> Latents:
-        """The same latents with other labels `(N, K)`, in [0, 1] or NaN, called `names`.
+    def with_labels(self, labels: Tensor | None, names: str | Sequence[str]) -> Latents:
+        """The same latents with other labels `(N, K)`, in [0, 1] or NaN, and their names.
 
         Raises:
             InputError: If the names are not unique, or a label is out of range.
@@ -238,18 +224,13 @@ class Latents(Dataset["Latents"]):
         """
         return torch.cat([s["labels"][:, self._place(name)] for s in self._shards])
 
-    def select(self, names: Sequence[str]) -> Latents:
-        """The same latents with these labels only, in this order.
-
-        Raises:
-            UnknownNameError: If there is no such label; the message has the nearest names.
-        """
+    def select(self, names: str | Sequence[str]) -> Latents:
+        """The same latents with these labels only, in this order; refuses names like `column`."""
         names = (names,) if isinstance(names, str) else tuple(names)
+        if not names:
+            rest = [{k: v for k, v in s.items() if k != "labels"} for s in self._shards]
+            return self._like(rest, ())
         places = [self._place(name) for name in names]
-        if not places:
-            return self._like(
-                [{k: v for k, v in s.items() if k != "labels"} for s in self._shards], ()
-            )
         return self._like([{**s, "labels": s["labels"][:, places]} for s in self._shards], names)
 
     def _place(self, name: str) -> int:
@@ -262,36 +243,24 @@ class Latents(Dataset["Latents"]):
         return self._like([{k: v.to(device) for k, v in s.items()} for s in self._shards])
 
     def save(self, path: str | Path) -> None:
-        """Write a cache that `load` reads; an older cache there is replaced at the last moment.
+        """Write a cache that `load` reads, in place of an older one.
 
         Raises:
-            CacheError: If the disk is full, or `path` is no folder.
+            CacheError: If it cannot be written, or `path` is a file.
         """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise CacheError(f"{folder} is a file. Choose a folder.")
-        files = [
-            write_shard(
-                folder,
-                number,
-                {key: value.cpu() for key, value in shard.items()},
-                {"start": self._starts[number], "stop": self._starts[number + 1]},
-            )
-            for number, shard in enumerate(self._shards)
-        ]
-        write_manifest(folder, files, {"names": self.names, "fingerprint": self.fingerprint})
+        write_cache(Path(path), self._shards, names=self.names, fingerprint=self.fingerprint)
 
     @classmethod
     def load(cls, path: str | Path, *, decoder: Encoder | None = None) -> Latents:
-        """Read a cache memory-mapped, after every byte of it was verified.
+        """The memory-mapped latents of a cache, after its hashes were verified.
 
         Arguments:
             path: A folder written by `encode_dataset` or `save`.
-            decoder: The decoder that the latents must belong to. Latents made by hand belong to
-                none, and are then only checked for their shape.
+            decoder: The decoder that the latents must belong to. Of latents that were not made by
+                `encode_dataset`, only the shape is compared.
 
         Raises:
-            CacheError: If the cache is unfinished, cut, altered, or of another decoder.
+            CacheError: If it is unfinished, truncated, corrupted, or of another decoder.
         """
         folder = Path(path)
         latents = open_cache(folder, verified_manifest(folder))
@@ -301,26 +270,24 @@ class Latents(Dataset["Latents"]):
         if latents.fingerprint not in ("", found):
             raise CacheError(
                 f"{folder} was encoded by another decoder ({latents.fingerprint[:12]}...) than "
-                f"{decoder.name} ({found[:12]}...). Encode the data again into another folder, or "
-                f"load the decoder that it was made with."
+                f"{decoder.name} ({found[:12]}...). Load that one, or encode into another folder."
             )
         if latents.latent_shape != decoder.latent_shape:
             raise CacheError(
                 f"{folder} holds latents {latents.latent_shape}, {decoder.name} decodes "
-                f"{decoder.latent_shape}."
+                f"{decoder.latent_shape}. Load the decoder that they belong to."
             )
         return latents
 
 
 def open_cache(folder: Path, manifest: dict[str, Any]) -> Latents:
-    """The latents of a manifest whose shards were verified a moment ago."""
-    files = [ShardFile(**shard) for shard in manifest["shards"]]
-    # a shard whose samples were all bad has no latents; one is kept if there is nothing else
-    shards = [open_shard(folder / file.name) for file in files if file.rows] or [
-        open_shard(folder / files[0].name)
-    ]
-    latents = object.__new__(Latents)
-    latents._build(shards, manifest["names"], manifest["fingerprint"])
+    """The latents of a cache whose shards were verified."""
+    return _unchecked(open_shards(folder, manifest), manifest["names"], manifest["fingerprint"])
+
+
+def _unchecked(shards: list[Shard], names: Sequence[str], fingerprint: str) -> Latents:
+    latents = object.__new__(Latents)  # without the validation of __init__
+    latents._build(shards, names, fingerprint)
     return latents
 
 

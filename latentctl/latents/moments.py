@@ -7,8 +7,8 @@ With :math:`q(z \mid x) = \mathcal{N}(m, s^2)` for each sample of a data set,
     \mathrm{std}[z] = \sqrt{\mathrm{Var}[m] + \mathbb{E}[s^2]}, \quad
     \bar\sigma = \mathbb{E}[s]
 
-A thousand rows are read at a time and summed in float64, about the first row, so that a cache
-of any size needs no memory and loses no digits to a large mean.
+Chunks of rows are summed in float64 about the first row: memory does not grow with the cache, and
+a large mean costs no precision.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ def aggregate(
     r"""Mean, std and mean posterior std over all rows.
 
     Arguments:
-        posteriors: Pairs of means and stds `(n, *latent_shape)`; stds are None throughout for a
+        posteriors: Pairs of means and stds `(n, *latent_shape)`; all stds are None for a
             deterministic encoder.
 
     Returns:
-        Three float32 tensors `latent_shape`. Without stds the third is one number everywhere, the
-        root mean square over the dimensions of the std of the means.
+        Three float32 tensors `latent_shape`, the third as in `Latents.posterior_std`.
 
     Raises:
         InputError: If there is no row.
@@ -60,7 +59,7 @@ def aggregate(
                 energy = std.square().sum(0) + energy
                 point = False
     if shift is None:
-        raise InputError("There are no latents, so they have no moments.")
+        raise InputError("There are no latents, so they have no moments. Give at least one.")
     variance = (second / count - (first / count).square()).clamp_min(0)
     mean = shift + first / count
     std = (variance + (energy / count).to(mean.device)).sqrt()

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 __all__ = [
     "FORMAT",
+    "Entry",
     "Shard",
-    "ShardFile",
     "find_shards",
-    "open_shard",
+    "read_entry",
+    "open_shards",
     "read_manifest",
-    "read_notes",
     "verified_manifest",
     "verify_shard",
+    "write_cache",
     "write_manifest",
     "write_shard",
 ]
@@ -27,7 +28,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +41,20 @@ NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
 NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order
 
 Shard = dict[str, Tensor]  # "mean" and "index"; "std" and "labels" if there are any
+Entry = dict[str, Any]  # name, sha256 and rows of a shard, and its samples start ... stop - 1
 
 
-@dataclass(frozen=True)
-class ShardFile:
-    """An entry of the manifest: samples `start ... stop - 1` of the data set."""
-
-    name: str
-    sha256: str
-    start: int
-    stop: int
-    rows: int
-
-
-def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, Any]) -> ShardFile:
+def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, Any]) -> Entry:
     """Write shard `number` (from 0) of a cache atomically.
 
     Arguments:
         folder: The cache.
         number: Position of the shard in the cache.
         tensors: Tensors with the same number of rows, on the CPU.
-        notes: JSON, with the data set's range as `start` and `stop`.
+        notes: JSON, with the range of samples `start ... stop - 1`.
+
+    Returns:
+        Its entry of the manifest.
 
     Raises:
         CacheError: Writing failed; every finished shard is intact.
@@ -93,27 +86,47 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
             f"free some disk space and run the same call again to go on from there."
         ) from error
     rows = len(next(iter(tensors.values())))
-    return ShardFile(path.name, digest, int(notes["start"]), int(notes["stop"]), rows)
+    return {**notes, "name": path.name, "sha256": digest, "rows": rows}
 
 
-def open_shard(path: Path) -> Shard:
-    """The memory-mapped tensors of a shard."""
+def write_cache(folder: Path, shards: Sequence[Shard], **content: Any) -> None:
+    """Write shards that are in memory as a finished cache, in place of an older one.
+
+    Raises:
+        CacheError: Writing failed, or `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"{folder} is a file. Choose a folder.")
+    files, start = [], 0
+    for number, shard in enumerate(shards):
+        notes = {"start": start, "stop": start + len(shard["mean"])}
+        start = notes["stop"]
+        owned = {key: value.cpu() for key, value in shard.items()}
+        files.append(write_shard(folder, number, owned, notes))
+    write_manifest(folder, files, content)
+
+
+def open_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Shard]:
+    """The memory-mapped tensors of all shards that have rows, or of one empty shard."""
     from safetensors.torch import load_file
 
-    return load_file(path)
+    files = manifest["shards"]
+    return [load_file(folder / f["name"]) for f in [f for f in files if f["rows"]] or files[:1]]
 
 
-def read_notes(path: Path) -> dict[str, Any] | None:
-    """The notes of a shard, or None where its header cannot be read."""
+def read_entry(path: Path) -> Entry | None:
+    """The notes and the entry of a shard, or None if it is truncated or corrupted."""
     from safetensors import SafetensorError, safe_open
 
+    digest = verify_shard(path)
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})[NOTES])
-            notes["rows"] = file.get_slice("index").get_shape()[0]
+            rows = file.get_slice("index").get_shape()[0]
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    return notes if isinstance(notes, dict) else None
+    here = {**notes, "name": path.name, "sha256": digest, "rows": rows}
+    return None if digest is None else here
 
 
 def find_shards(folder: Path) -> dict[int, list[Path]]:
@@ -142,13 +155,14 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, shards: Sequence[Entry], content: Mapping[str, Any]) -> None:
     """Commit a cache, and remove every other shard from the folder."""
+    names = ("name", "sha256", "start", "stop", "rows")
     manifest = {
         **content,
         "format": FORMAT,
-        "rows": sum(shard.rows for shard in shards),
-        "shards": [asdict(shard) for shard in shards],
+        "rows": sum(shard["rows"] for shard in shards),
+        "shards": [{name: shard[name] for name in names} for shard in shards],
     }
     try:
         write_atomic(folder / MANIFEST, sealed(manifest))
@@ -156,7 +170,7 @@ def write_manifest(folder: Path, shards: Sequence[ShardFile], content: Mapping[s
         raise CacheError(
             f"{folder / MANIFEST} was not written: {error}. Free some disk space and run again."
         ) from error
-    listed = {shard.name for shard in shards}
+    listed = {shard["name"] for shard in shards}
     stale = [path for paths in find_shards(folder).values() for path in paths]
     for path in [*stale, *folder.glob(".shard-*.partial")]:
         if path.name not in listed:

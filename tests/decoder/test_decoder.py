@@ -221,11 +221,11 @@ def test_the_laws_of_critics_hold_and_find_one_that_breaks_them():
 
     class Sum(Critic):
         def forward(self, z):
-            return z.sum(1)
+            return z.sum(1, keepdim=True)
 
     class Flat(Critic):
         def forward(self, z):
-            return z.detach().sum(1)
+            return z.detach().sum(1, keepdim=True)
 
     class Wide(Critic):
         def forward(self, z):

@@ -465,7 +465,7 @@ def test_a_stream_that_breaks_off_is_never_taken_for_its_end(
         yield from torch.rand(20, *SHAPE)
         raise OSError("connection lost")
 
-    with pytest.raises(InputError, match=r"broke off at sample 20.*connection lost"):
+    with pytest.raises(InputError, match=r"failed at sample 20.*connection lost"):
         encode(decoder, stream(), tmp_path, on_bad_sample="skip")
 
 
@@ -534,7 +534,7 @@ def test_only_what_is_damaged_is_encoded_again(
         found = encode(decoder, faces(20), path, attributes=["Male"], shard_size=8)
     assert decoder.model.seen == (0 if "manifest" in damage else 8)
     assert all(map(torch.equal, tensors(found), wanted))
-    assert "shards are finished" in caplog.text
+    assert "finished shards" in caplog.text
     assert len(shard_files(path)) == 3
     Latents.load(path, decoder=decoder)
 
@@ -735,7 +735,7 @@ def test_no_more_than_two_shards_are_in_memory(
 ) -> None:
     import weakref
 
-    import latentctl.decoder.encode as module
+    import latentctl.decoder.encode_job as module
 
     alive: list[weakref.ref] = []
     most = []
@@ -759,8 +759,8 @@ def test_reading_is_memory_mapped(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-import latentctl.latents.cache as module
-from latentctl.latents.shards import open_shard, read_manifest
+import latentctl.latents.latents as module
+from latentctl.latents.shards import read_manifest
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

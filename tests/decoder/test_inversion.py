@@ -65,7 +65,7 @@ def test_what_cannot_be_drawn_is_a_warning(gan, caplog):
         found = invert(gan, x, **QUICK)
     assert found.failed.tolist() == [True, False]
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING and "1 of them are missed" in record.getMessage()
+    assert record.levelno == logging.WARNING and "1 of 2 samples failed" in record.getMessage()
     assert "starts=" in record.getMessage()
 
 
@@ -143,7 +143,7 @@ def test_it_goes_through_a_flow(gan):
 def test_what_cannot_be_searched_is_refused(gan):
     with pytest.raises(AdapterError, match="No gradient"):
         with_inversion(latentctl.wrap(lambda z: (z > 0).float(), latent_shape=(3,)))
-    with pytest.raises(InputError, match="a step and a start"):
+    with pytest.raises(InputError, match="steps and starts >= 1"):
         invert(gan, torch.zeros(1, 3, 4, 4), starts=0)
     with pytest.raises(ShapeError):
         invert(gan, torch.zeros(1, 3, 4, 5))

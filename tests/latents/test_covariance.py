@@ -67,7 +67,7 @@ def test_directions_that_few_latents_cannot_know_count_with_the_rest():
 def test_its_limits_are_said():
     with pytest.raises(InputError, match="1 to 31"):
         Covariance(SHAPE, 32)
-    with pytest.raises(InputError, match="are the same"):
+    with pytest.raises(InputError, match="are equal"):
         Covariance(SHAPE, 3).learn(Latents(torch.ones(10, *SHAPE)))
     assert default_rank((256,)) == 0
     assert default_rank(SHAPE) == 16 and default_rank((32, 16, 16)) == 512
