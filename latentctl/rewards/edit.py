@@ -1,16 +1,15 @@
-r"""Edits by a rule that is a Python function: a small change after which the function is content.
+r"""Edits by a rule that is a Python function: the first small change that keeps the rule.
 
-From the encoding :math:`z_0` of an input, steps of one length :math:`\delta` go down the gradient
-of what a `RewardCritic` says of the rules asked for,
+From the encoding :math:`z_0` of an input, steps of one length :math:`\delta` descend the gradient
+of the loss of a `RewardCritic` on the requested rules,
 
 .. math::
     z_{t+1} = z_t - \delta \, \nabla \ell / |\nabla \ell|, \qquad
     \ell = -\sum_k \log p_k(z_t) + \log r_k(z_t)
 
-and after each the decoded sample is scored by the rules themselves. A sample leaves at the first
-step at which they are kept. So it is never the critic that says when an edit is done: it only says
-where to go. An input that keeps the rules comes back as it is, and steps that decode to what was
-scored before cost no call.
+and after each step the decoded sample is scored by the rules themselves. A sample is done at the
+first step at which they are kept: the critic only gives the direction. An input that keeps the
+rules is returned unchanged, and samples that were scored before cost no call.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -43,16 +42,16 @@ class RuleEdit:
     """The samples, `(B, *sample_shape)`; of an edit that failed, the best that was found."""
 
     z: Tensor
-    """Their latents, `(B, *latent_shape)`; of an input that came back as it is, its encoding."""
+    """Their latents, `(B, *latent_shape)`; the encoding where the input is returned unchanged."""
 
     start: Tensor
     """The encodings of the inputs, `(B, *latent_shape)`."""
 
     rewards: Tensor
-    """What the rules say of `x`, `(B, K)` in [0, 1]; NaN where one raised."""
+    """Rewards of `x`, `(B, K)` in [0, 1]; NaN where one raised."""
 
     satisfied: Tensor
-    """Whether each reward that was asked for is 1, `(B,)` booleans."""
+    """Whether each requested reward is 1, `(B,)` booleans."""
 
     steps: Tensor
     """Steps of each, `(B,)` integers; 0 if the reconstruction already keeps the rules."""
@@ -61,7 +60,7 @@ class RuleEdit:
     """The rules, in the order of the columns."""
 
     calls: int
-    """Samples that the rewards were asked of."""
+    """Samples that were scored."""
 
 
 @torch.no_grad()
@@ -79,19 +78,18 @@ def edit_by_rule(
 
     Arguments:
         decoder: The decoder, with an encoder; nothing has to be differentiable.
-        critic: What the rewards will say of a latent; it knows all of them. It should have learned
-            at encodings (`encoding_rewards`), which is where edits are.
-        rewards: The rules: one, several by name, or `CountedRewards`, which go on counting.
+        critic: Predicts the rewards; best fitted on encodings (`encoding_rewards`).
+        rewards: The rules: one, several by name, or `CountedRewards`.
         x: Inputs, `(B, *sample_shape)`.
-        rules: Names of those that are asked for; all by default.
+        rules: Names of the requested ones; all by default.
         steps: Most steps of a sample.
         step_length: Length of a step in latent units.
 
     Raises:
-        InputError: If there is nothing to ask for, or no step to make.
-        UnknownNameError: If a rule is not known to the critic or to the rewards.
+        InputError: If no rule is requested, or no step may be made.
+        UnknownNameError: If the critic or the rewards lack a rule.
 
-    Where the calls of the rewards end, the edits that are not done end with them.
+    Edits that are not done when the reward calls end are returned as they are.
 
     Example:
         >>> import latentctl
@@ -103,15 +101,15 @@ def edit_by_rule(
     """
     if not isinstance(rewards, CountedRewards):
         rewards = CountedRewards(rewards)
-    asked = list(rewards.names if rules is None else rules)
-    if not asked or steps < 1 or not step_length > 0:
-        raise InputError("An edit needs a rule to ask for, and a step of some length to make.")
-    for name in asked:
+    requested = list(rewards.names if rules is None else rules)
+    if not requested or steps < 1 or not step_length > 0:
+        raise InputError("An edit needs at least one rule, one step, and a positive step length.")
+    for name in requested:
         for known in (rewards.names, critic.names):
             if name not in known:
                 raise UnknownNameError("rule", name, known)
-    columns = [rewards.names.index(name) for name in asked]
-    heads = [critic.names.index(name) for name in asked]
+    columns = [rewards.names.index(name) for name in requested]
+    heads = [critic.names.index(name) for name in requested]
     before = rewards.calls
     start = decoder.encode(x).mean
     best, best_z = x.clone(), start.clone()
@@ -126,7 +124,7 @@ def edit_by_rule(
             active = active[: len(scores)]
         if not len(active):
             break
-        # a sum that is no number, since a reward raised, is worse than any
+        # where a reward raised the sum is NaN, which counts as worse than any
         total, old = (part[:, columns].sum(1).nan_to_num(-1) for part in (scores, found[active]))
         better = total > old
         rows = active[better]

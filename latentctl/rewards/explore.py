@@ -1,14 +1,11 @@
-r"""Zero-shot control: from a Python function to an actor that obeys it, in rounds.
+r"""Zero-shot control: an actor for rules that are Python functions, trained in rounds.
 
-First the prior is sampled, decoded and scored (`prior_rewards`), and a `RewardCritic` learns from
-it. Then rounds follow. In each the critic, a realism critic and the actor play
-(`latentctl.controllers.rule_game`), the actor's moves from fresh starts are decoded and scored, and
-what was found is what the critic learns from next. The actor goes where the critic is wrong in its
-favour, the reward says so, and the critic is put right there: exploration, then contraction, until
-both agree.
+First the prior is sampled, decoded and scored (`prior_rewards`), and a `RewardCritic` is fitted.
+Then rounds follow. In each the critic, a realism critic and the actor are trained
+(`latentctl.rewards.game`), and the actor's moves from fresh starts are decoded, scored and added to
+the critic's data. Where the actor exploits an error of the critic, the rewards correct it.
 
-What the actor found is never reported by the critic: every `Round` has the true rewards of fresh
-moves, and beside them what the critic expected.
+Every `Round` reports the true rewards of fresh moves, and beside them the critic's predictions.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -38,13 +35,13 @@ from ..random import generator, seeded
 from ..training import Step, fit
 from .game import RuleGame
 from .labels import decoded_rewards, prior_rewards
-from .progress import Round, all_kept, known_labels, means, prior_round, warn_of_parting
+from .progress import Round, all_kept, known_labels, means, prior_round, warn_of_mismatch
 from .reward_calls import CountedRewards, Reward
 
 logger = logging.getLogger(__name__)
 
-GATE_BIAS = -3.0  # of an untrained actor
-RECENT = 4  # rounds that are half of what the critic learns from
+GATE_BIAS = -3.0  # of the untrained actor
+RECENT = 4  # the last rounds, which are half of the critic's data
 
 
 @dataclass(frozen=True)
@@ -52,19 +49,19 @@ class Exploration:
     """What `explore` found."""
 
     critic: RewardCritic
-    """What the rewards will say of a latent."""
+    """Predicts the rewards of a latent."""
 
     actor: Actor
-    """Moves latents to what is asked; its `realism` is the realism critic."""
+    """Moves latents to requests; its `realism` is the realism critic."""
 
     latents: Latents
-    """All that was scored, in order, the samples of the prior first."""
+    """All scored latents in order, the samples of the prior first."""
 
     rounds: list[Round]
-    """The record, the prior first."""
+    """The rounds, the prior first."""
 
     rewards: CountedRewards
-    """The rewards, with their calls."""
+    """The rewards, with their number of calls."""
 
 
 def explore(
@@ -91,34 +88,34 @@ def explore(
     seed: int = 0,
     **options: Any,
 ) -> Exploration:
-    """An actor that obeys rules, alone and together, and the critic that it learned from.
+    """An actor for rules, alone and together, and the critic that it was trained on.
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: One reward, several by name, or `CountedRewards`, which go on counting.
+        rewards: One reward, several by name, or `CountedRewards`.
         rounds: Rounds after the prior.
         prior_samples: Samples of the prior that are scored first; at most a third of the calls.
         moves: Moves that are scored in a round.
-        max_reward_calls: Most samples that may be scored; then the rounds end.
+        max_reward_calls: Most samples to score; then the rounds end.
         prior: Where moves start, the decoder's prior by default.
-        encodings: Encodings of data. Half of the moves start there, for edits, and realism is then
-            their likeness; without them it is that of the prior.
+        encodings: Encodings of data. Half of the moves then start there, for edits, and the realism
+            critic is trained on them instead of samples of the prior.
         width: Units of each layer of all networks.
         depth: Number of layers.
         first_steps: Steps of the critic on the prior.
         train_steps: Steps in a round, over the three players.
         batch_size: Latents in a step.
         realism_weight: Weight of realism in the actor's loss.
-        hold_weight: Weight of holding the rules that are not asked for.
-        distance_weight: Weight of the distance that moves go.
-        prior_density_weight: Weight of keeping a latent as likely as it was.
-        smoothing: Noise through which the critic sees latents, in latent units.
+        hold_weight: Weight of holding the rewards of free rules.
+        distance_weight: Weight of the distance of a move.
+        prior_density_weight: Weight of keeping the prior density of a latent.
+        smoothing: Standard deviation of noise on the critic's inputs, in latent units.
         learning_rate: Of actor and realism critic; the actor's falls to zero over the rounds.
         seed: Decides every random number.
         options: Further arguments of `latentctl.training.fit`.
 
     Raises:
-        InputError: If a reward gives what is no reward, or not one sample could be scored.
+        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
 
     Example:
         >>> import latentctl
@@ -134,7 +131,7 @@ def explore(
     if not isinstance(rewards, CountedRewards):
         rewards = CountedRewards(rewards, max_calls=max_reward_calls)
     elif max_reward_calls is not None:
-        raise InputError("CountedRewards have a limit of their own: give them max_calls.")
+        raise InputError("CountedRewards have their own limit: pass max_calls to them.")
     prior = decoder.prior if prior is None else prior
     count = int(min(prior_samples, max(rewards.left // 3, 1)))
     before = rewards.calls
@@ -147,7 +144,7 @@ def explore(
     with seeded(seed, "explore"):
         actor = Actor(decoder.latent_shape, seen.names, width=width, depth=depth)
         realism = RealismCritic(decoder.latent_shape, width=width, depth=depth)
-    # a move starts at nothing: the usual gate would first shrink every latent by an eighth
+    # untrained moves are near zero: the usual gate would shrink every latent by an eighth
     nn.init.constant_(actor.net.head.get_parameter("bias")[decoder.latent_shape[0] :], GATE_BIAS)
     real = Latents(seen.mean) if encodings is None else encodings
     for net in (actor.net, realism.net):
@@ -185,7 +182,7 @@ def explore(
             logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
             break
     actor.load_state_dict(averaged)
-    warn_of_parting(record[-1])
+    warn_of_mismatch(record[-1])
     actor.realism = realism.eval()
     return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
 
@@ -201,7 +198,7 @@ def _half_recent(latents: Latents, recent: int) -> Latents:
 def _score(
     decoder: Decoder, rewards: CountedRewards, game: RuleGame, step: Step
 ) -> tuple[Latents, Round]:
-    """Moves from fresh starts, their rewards, and what is to be told of them."""
+    """Moves from fresh starts with their rewards, and their record."""
     home = next(game.actor.parameters()).device
     start, y = game.starts(step).to(home), game.requests(step).to(home)
     moved = game.actor(start, y)

@@ -1,21 +1,21 @@
-r"""The zero-shot game: an actor, what it is told of rewards, and what holds it to the prior.
+r"""Training of an actor for rules: reward critic, realism critic and actor in turns.
 
-Three players take turns. The `RewardCritic` learns :math:`p_k(z)`, the probability that rule `k` is
-kept, and :math:`r_k(z)`, the mean reward, from all that was ever scored, half of it of late. The
-realism critic :math:`D` tells latents of data (or of the prior) from the actor's. The actor moves
-latents to what a request :math:`y \in \{0, 1, \mathrm{free}\}^K` asks for, and holds the rest,
+The `RewardCritic` predicts :math:`p_k(z)`, the probability that rule `k` is kept, and
+:math:`r_k(z)`, the mean reward, from everything scored so far, half of it from recent rounds. The
+realism critic :math:`D` discriminates latents of data (or of the prior) from the actor's. The actor
+moves latents to a request :math:`y \in \{0, 1, \mathrm{free}\}^K`, and holds free rules,
 
 .. math::
     L_G = \mathbb{E}_{p(z)} \Big[
-        \sum_{k\,\mathrm{asked}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
+        \sum_{k\,\mathrm{requested}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
         + h \sum_{k\,\mathrm{free}} \mathrm{KL}(r_k(z) \| r_k(z'))
         - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
         + \frac{t}{d} (\log p(z') - \log p(z))^2 \Big]
 
-with :math:`H` the cross-entropy, to 0.99 and not to 1 in its first place, so that a move ends where
-the rule is kept. The last term keeps a latent as likely as it was: without it what a rule leaves
-open drifts to the middle of the prior, where all is alike. Requests are drawn at random, so one
-actor serves a rule alone and all rules at once.
+with the cross-entropy :math:`H`; its targets in the first term are 0.99, not 1, so that the
+gradient vanishes where the rule is kept. The last term keeps the prior density of a latent: without
+it everything that a rule leaves open drifts to the mode of the prior, and samples lose diversity.
+Requests are drawn at random, so that one actor serves single rules and all rules at once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -42,20 +42,20 @@ from ..decoder import Prior
 from ..latents import Latents
 from ..training import Player, Step
 
-ASKED, FREE = 0.5, 0.9  # of a rule that is not asked with all others: 1, free, else 0
-SURE = 0.99  # of what is asked; beyond that nothing pulls
-WHOLE = 1 / 3  # share of the requests that ask for all rules
+REQUESTED, FREE = 0.5, 0.9  # cumulative shares of targets 1 and free; the rest are 0
+TARGET = 0.99  # probability of a requested rule beyond which there is no gradient
+WHOLE = 1 / 3  # share of the requests for all rules
 
 
 @dataclass
 class RuleGame:
-    """The players of the zero-shot game, and where their moves start.
+    """The three players, and where moves start.
 
     Arguments:
-        actor: Is trained to make the moves.
-        critic: Is trained on what was scored.
-        realism: Is trained to tell `real` from moves; not conditional.
-        real: Latents that are to be told from moves: encodings of data, or samples of the prior.
+        actor: Makes the moves.
+        critic: Predicts rewards.
+        realism: Discriminates `real` from moves; unconditional.
+        real: Encodings of data, or samples of the prior.
         prior: Where moves start.
         encodings: Where half of the moves start, for edits; None for the prior alone.
         realism_weight: `w`.
@@ -64,8 +64,8 @@ class RuleGame:
         learning_rate: Of the actor and of the realism critic.
         critic_learning_rate: Of the reward critic.
         prior_density_weight: `t`.
-        smoothing: Standard deviation of the noise through which the reward critic sees latents, in
-            latent units, so that the actor finds no needle's eye in it.
+        smoothing: Standard deviation of noise on the reward critic's inputs, in latent units, so
+            that the actor cannot exploit narrow adversarial maxima.
         ema: Decay of the actor's average.
     """
 
@@ -92,7 +92,7 @@ class RuleGame:
         mover = torch.optim.Adam(
             self.actor.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.99)
         )
-        # made once: the moments of the optimizers outlive a round
+        # made once: the moments of the optimizers are kept over the rounds
         self.players = [
             Player("rewards", self.critic, self.reward_loss, learner, turns=3),
             Player("realism", self.realism, self.realism_loss, judge),
@@ -100,7 +100,7 @@ class RuleGame:
         ]
 
     def slow_down(self, share: float) -> None:
-        """Lowers the actor's learning rate to a share of what it was at first."""
+        """Sets the actor's learning rate to a share of the first one."""
         self.players[-1].optimizer.param_groups[0]["lr"] = share * self.learning_rate
 
     def starts(self, step: Step) -> Tensor:
@@ -113,25 +113,25 @@ class RuleGame:
         return torch.where(chosen.view(-1, *[1] * (z.ndim - 1)), data, z)
 
     def requests(self, step: Step) -> Tensor:
-        """What is asked, `(count, K)` of 0, 1 and NaN."""
+        """Targets, `(count, K)` of 0, 1 and NaN."""
         draw = step.uniform(len(self.actor.names), purpose="asked")
-        some = torch.where(draw < ASKED, 1.0, torch.where(draw < FREE, torch.nan, 0.0))
+        some = torch.where(draw < REQUESTED, 1.0, torch.where(draw < FREE, torch.nan, 0.0))
         return torch.where(step.uniform(1, purpose="whole") < WHOLE, 1.0, some)
 
     def reward_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward critic's side."""
+        """The reward critic's loss."""
         std = torch.full_like(batch.mean, self.smoothing)
         return self.critic.loss(Latents(batch.mean, std, batch.labels, batch.names), step)
 
     def realism_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The realism critic's side."""
+        """The realism critic's loss."""
         with torch.no_grad():
             fake = self.actor(self.starts(step), self.requests(step))
         real = _draw(self.real, step, "real")
         return self.realism.loss(real, fake, step.uniform(*real.shape[1:], purpose="alpha"))
 
     def actor_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The actor's side."""
+        """The actor's loss."""
         z, y = self.starts(step), self.requests(step)
         moved = self.actor(z, y)
         blur = self.smoothing * step.normal(*self.actor.latent_shape, purpose="blur")
@@ -139,7 +139,7 @@ class RuleGame:
         with torch.no_grad():
             before = self.critic.heads(z)[1]
         missed = (torch.sigmoid(kept) - y).abs().nan_to_num().detach()
-        goal = cross_entropy(kept, y.clamp(1 - SURE, SURE))
+        goal = cross_entropy(kept, y.clamp(1 - TARGET, TARGET))
         asked = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
         held = (torch.isnan(y) * _divergence(before, mean)).sum(1).mean()
         real = F.softplus(-self.realism(moved)).mean()
@@ -151,7 +151,7 @@ class RuleGame:
         return loss, logs | {"typical": typical}
 
     def _density(self, z: Tensor) -> Tensor:
-        """Log-density of the prior, which may live on another device, in nats, `(B,)`."""
+        """Log-density of the prior, which may be on another device, in nats, `(B,)`."""
         tensors = self.prior.buffers() if isinstance(self.prior, nn.Module) else iter(())
         home = next((tensor.device for tensor in tensors), z.device)
         return self.prior.log_prob(z.to(home)).to(z.device)

@@ -1,12 +1,12 @@
 r"""Labels without data: latents of the prior, decoded, and scored by any Python function.
 
-A reward :math:`c_k(x) \in [0, 1]` needs no gradient, no batch and no speed. What it says of decoded
-samples of the prior are the soft labels that a `RewardCritic` learns,
+A reward :math:`c_k(x) \in [0, 1]` needs neither gradients nor batches. The rewards of decoded
+samples of the prior are the soft labels of a `RewardCritic`,
 
 .. math:: z_i \sim p(z), \quad y_{ik} = c_k(g(z_i))
 
-A call is one sample that the rewards are asked of. Calls are what zero-shot control costs, so they
-are counted, limited, and never made twice for the same content.
+A call scores one sample. Calls are the cost of zero-shot control, so they are counted and limited,
+and the same content is scored once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -49,10 +49,10 @@ def prior_rewards(
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: One reward, several by name, or `CountedRewards`, which go on counting.
-        n: Number of latents; fewer come back, with a warning, where the calls do not suffice.
+        rewards: One reward, several by name, or `CountedRewards`.
+        n: Number of latents; fewer are returned, with a warning, where the calls do not suffice.
         prior: Where latents come from, the decoder's prior by default.
-        max_reward_calls: Most samples that may be scored. `CountedRewards` bring their own limit.
+        max_reward_calls: Most samples to score; `CountedRewards` have their own limit.
         batch_size: Latents that are decoded together.
         seed: Of the prior's noise.
 
@@ -60,7 +60,7 @@ def prior_rewards(
         Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
 
     Raises:
-        InputError: If a reward gives what is no reward, or not one sample could be scored.
+        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
 
     Example:
         >>> import latentctl
@@ -73,7 +73,7 @@ def prior_rewards(
     if not isinstance(rewards, CountedRewards):
         rewards = CountedRewards(rewards, max_calls=max_reward_calls)
     elif max_reward_calls is not None:
-        raise InputError("CountedRewards have a limit of their own: give them max_calls.")
+        raise InputError("CountedRewards have their own limit: pass max_calls to them.")
     prior = decoder.prior if prior is None else prior
     z = torch.empty(0, *decoder.latent_shape)
     labels = torch.empty(0, len(rewards.names))
@@ -97,23 +97,23 @@ def encoding_rewards(
     *,
     seed: int = 0,
 ) -> Latents:
-    """Encodings of data with the rewards of what they decode to: what an edit's critic learns from.
+    """Encodings of data with the rewards of what they decode to, for the critic of edits.
 
-    Half of them are means, where edits start, and half samples of posteriors, which lie about them.
+    Half of them are posterior means, where edits start, and half samples of posteriors.
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: The rewards, which go on counting.
+        rewards: The rewards.
         encodings: Encodings of data. Without a std all are means.
-        n: Number of latents, at most twice as many as there are encodings; fewer come back, with a
-            warning, where the calls do not suffice.
+        n: Number of latents, at most twice as many as there are encodings; fewer are returned, with
+            a warning, where the calls do not suffice.
         seed: Of the choice and of the noise.
 
     Returns:
         Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
 
     Raises:
-        InputError: If a reward gives what is no reward, or not one sample could be scored.
+        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
     """
     if not 1 <= n <= 2 * len(encodings):
         raise InputError(
@@ -124,7 +124,7 @@ def encoding_rewards(
     drawn = encodings[order[: n // 2]]
     draw = noise(0, n // 2, decoder.latent_shape, seed=seed, purpose="encoding rewards")
     z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
-    # samples and means in turn, so that both are there where the calls end
+    # shuffled, so that both kinds are scored where the calls end early
     z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
     labels, more = decoded_rewards(decoder, rewards, z)
     if not more:

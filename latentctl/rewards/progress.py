@@ -1,8 +1,8 @@
-"""The record of an exploration: what moves came to by the true rewards, and what is told aloud."""
+"""The record of an exploration: true rewards of moves, and warnings."""
 
 from __future__ import annotations
 
-__all__ = ["Round", "all_kept", "known_labels", "means", "prior_round", "warn_of_parting"]
+__all__ = ["Round", "all_kept", "known_labels", "means", "prior_round", "warn_of_mismatch"]
 
 import logging
 import math
@@ -18,53 +18,53 @@ from .reward_calls import CountedRewards
 
 logger = logging.getLogger(__name__)
 
-PARTING = 0.1  # of the critic's expectation from the truth, worth a warning
+MISMATCH = 0.1  # difference of predicted and true share that is warned of
 
 
 @dataclass(frozen=True)
 class Round:
-    """What the moves of one round from fresh starts came to."""
+    """Rewards of the moves of one round, from fresh starts."""
 
     number: int
     """0 for the prior itself."""
 
     calls: int
-    """Calls of the rewards until now."""
+    """Reward calls so far."""
 
     reward: dict[str, float]
-    """Mean reward by each rule where it was asked for; of the prior, of all."""
+    """Mean reward of each rule over the moves that requested it; over all samples for the prior."""
 
     satisfied: dict[str, float]
-    """Share with a reward of exactly 1 there."""
+    """Share of these with a reward of exactly 1."""
 
     expected: dict[str, float]
-    """The critic's mean probability of that, before it learned from them; NaN of the prior."""
+    """The critic's mean probability of that, before it was trained on them; NaN for the prior."""
 
     all_satisfied: float
-    """Share that keep all rules where all were asked for."""
+    """Share that keeps all rules, over the moves that requested all."""
 
     realism: float
-    """Mean probability by the realism critic; NaN of the prior."""
+    """Mean probability by the realism critic; NaN for the prior."""
 
     distinct: float
-    """Share of samples whose content was not seen before, in this round or an earlier one."""
+    """Share of samples that were not scored before, in this round or an earlier one."""
 
     shift: float
     """Root mean square move of a latent dimension."""
 
 
 def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round:
-    """What the prior came to; a warning of each rule that it never keeps."""
+    """Rewards of the prior; warns of each rule that no sample keeps."""
     found = known_labels(latents)
     everything = torch.ones_like(found, dtype=torch.bool)
     for name, column in zip(latents.names, found.unbind(1), strict=True):
         known = column[~torch.isnan(column)]
         if bool((known < 1).all()):
             reason = (
-                "All get the same reward, so there is nothing to climb: let it rise on the way"
+                "All have the same reward, so it has no gradient: let it rise on the way to 1"
                 if bool((known == known[0]).all())
-                else "Such a rule is climbed by its mean reward alone. If no round keeps it, let "
-                "the reward rise more evenly, ask for less, or score more samples of the prior"
+                else "Only its mean reward guides the search. If no round keeps the rule, let the "
+                "reward rise more evenly, request less, or score more samples of the prior"
             )
             logger.warning(
                 "No sample of the prior keeps %r: of %d the best has %.3g, the mean is %.3g. %s.",
@@ -88,15 +88,15 @@ def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round
     )
 
 
-def warn_of_parting(line: Round) -> None:
-    """Says where the critic expects what the rewards do not confirm."""
+def warn_of_mismatch(line: Round) -> None:
+    """Warns where the critic predicts what the rewards do not confirm."""
     for name, expected in line.expected.items():
         true = line.satisfied[name]
-        if abs(expected - true) > PARTING:
+        if abs(expected - true) > MISMATCH:
             logger.warning(
-                "In round %d the critic expects %.3f of the moves to keep %r, the reward says %.3f "
-                "(mean reward %.3f). Do not trust its probabilities there; more rounds bring them "
-                "together, or more moves in a round.",
+                "In round %d the critic predicts that %.3f of the moves keep %r, and %.3f do (mean "
+                "reward %.3f). Its probabilities are unreliable there. Use more rounds, or more "
+                "moves in a round.",
                 line.number,
                 expected,
                 name,
@@ -110,7 +110,7 @@ def known_labels(latents: Latents) -> Tensor:
 
 
 def means(names: Sequence[str], values: Tensor, where: Tensor) -> dict[str, float]:
-    """Mean of what is known in each column, by name; NaN where there is nothing."""
+    """Mean of the known values of each column, by name; NaN where there are none."""
     values = torch.where(where, values, torch.nan)
     return dict(zip(names, values.nanmean(0).tolist(), strict=True))
 

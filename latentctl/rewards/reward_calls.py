@@ -1,7 +1,4 @@
-r"""Rewards of samples by Python functions: counted, limited, and never asked twice for the same.
-
-A call is one sample that the rewards are asked of. Calls are what zero-shot control costs.
-"""
+"""Rewards of samples by Python functions: counted, limited, and cached by content."""
 
 from __future__ import annotations
 
@@ -19,25 +16,25 @@ from ..errors import BudgetError, InputError
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-6  # by which a reward may leave [0, 1]
-REPORTED = 8  # errors of rewards that are kept in words
+ROUNDING = 1e-6  # tolerance of [0, 1]
+REPORTED = 8  # error messages of rewards that are kept
 
 Reward: TypeAlias = Callable[[Any], Any]
-"""Of samples `(B, *sample_shape)`, the reward of each `(B,)`; or of one sample, its reward."""
+"""From samples `(B, *sample_shape)` to rewards `(B,)`, or from one sample to its reward."""
 
 
 class CountedRewards:
-    """Rewards of samples, each sample scored once: counted, limited, remembered by its content.
+    """Rewards of samples; a sample is scored once, and cached by its content.
 
-    A reward takes a batch `(B, *sample_shape)` and gives B numbers, or takes one sample and gives
-    one number. A trial on the first two samples finds out which, if `vectorised` does not say it;
-    the trial is not counted. Of a reward that raises, the sample has no reward (NaN): it is
-    counted in `failed`, told in `errors` and by a warning, and the others go on.
+    A reward takes a batch `(B, *sample_shape)` and returns B numbers, or takes one sample and
+    returns one number. Without `vectorised` a trial on the first two samples decides which; the
+    trial is not counted. A sample for which a reward raises has no reward (NaN), is counted in
+    `failed` and reported in `errors` and by a warning.
 
     Arguments:
-        rewards: One reward, called by its `__name__`, or several by name.
-        max_calls: Most samples that may be scored; None for no limit.
-        vectorised: Whether the rewards take a batch; None to find out, for each by itself.
+        rewards: One reward, named by its `__name__`, or several by name.
+        max_calls: Most samples to score; None for no limit.
+        vectorised: Whether the rewards take a batch; None decides it for each by a trial.
 
     Example:
         >>> even = CountedRewards({"even": lambda x: (x % 2 == 0).float().mean(1)})
@@ -61,17 +58,17 @@ class CountedRewards:
                 f"Rewards are a function, or several by name in a mapping; found {rewards!r}."
             )
         if wrong := [name for name, reward in rewards.items() if not callable(reward)]:
-            raise InputError(f"A reward is a function; {', '.join(map(repr, wrong))} is none.")
+            raise InputError(f"A reward is a function; {', '.join(map(repr, wrong))} is not.")
         if max_calls is not None and max_calls < 1:
             raise InputError(f"max_calls must be at least 1, it was given as {max_calls}.")
         self.rewards, self.names = dict(rewards), tuple(rewards)
         self.max_calls = max_calls
         self.calls = 0
-        """Samples that the rewards were asked of."""
+        """Samples that were scored."""
         self.hits = 0
-        """Samples that were known already."""
+        """Samples that were found in the cache."""
         self.failed = 0
-        """Samples of which a reward raised an error."""
+        """Samples for which a reward raised."""
         self.errors: list[str] = []
         """The first of these errors."""
         self._batched = dict.fromkeys(self.names, vectorised)
@@ -88,7 +85,7 @@ class CountedRewards:
         Raises:
             BudgetError: If `max_calls` does not suffice. What comes before the end of the budget
                 is scored, and the error has it as `found (n, K)`, n < B.
-            InputError: If a reward gives a NaN, a number out of [0, 1] or not one for each
+            InputError: If a reward returns a NaN, a number out of [0, 1] or not one for each
                 sample, or raises for every sample of the first batch.
         """
         x = x.detach().cpu().contiguous()
@@ -110,7 +107,7 @@ class CountedRewards:
         found = torch.stack(rows) if rows else torch.empty(0, len(self.names))
         if stop < len(x):
             raise BudgetError(
-                f"The rewards were asked {self.calls} times and max_calls is {self.max_calls}, so "
+                f"{self.calls} samples were scored and max_calls is {self.max_calls}, so "
                 f"{len(x) - stop} samples are not scored. Raise max_calls, or use what was found.",
                 found,
             )
@@ -126,19 +123,19 @@ class CountedRewards:
             scores[known, column] = values[known].float()
         if errors:
             self.failed += len(errors)
-            told = list(errors.values())[: REPORTED - len(self.errors)]
-            self.errors += told
+            new = list(errors.values())[: REPORTED - len(self.errors)]
+            self.errors += new
             logger.warning(
                 "%d of %d samples have no reward and are left out, %d so far. %s",
                 len(errors),
                 len(x),
                 self.failed,
-                " | ".join(told),
+                " | ".join(new),
             )
         return scores
 
     def _column(self, name: str, x: Tensor, errors: dict[int, str]) -> Tensor:
-        """What one reward says, `(B,)`; NaN and an entry in `errors` where it raises."""
+        """One reward of each sample, `(B,)`; NaN and an entry in `errors` where it raises."""
         reward = self.rewards[name]
         if self._batched[name] is None:
             self._batched[name] = _takes_batch(name, reward, x)
@@ -146,7 +143,7 @@ class CountedRewards:
             try:
                 answer = reward(x)
             except Exception:
-                logger.debug("%r raised for a batch: its samples are asked one by one", name)
+                logger.debug("%r raised for a batch: its samples are scored one by one", name)
             else:
                 return _checked(name, answer, len(x))
         values = []
@@ -178,14 +175,14 @@ def _takes_batch(name: str, reward: Reward, x: Tensor) -> bool:
             shape = _shape(answer)
             if shape == ((len(pair),) if batched else ()):
                 return batched
-    found = f"it gave {_shape(answer)}" if failure == "" else f"it raised {failure}"
+    found = f"it returned {_shape(answer)}" if failure == "" else f"it raised {failure}"
     raise InputError(
-        f"The reward {name!r} gives no number for a sample, nor one for each of a batch: {found}."
+        f"The reward {name!r} returns no number for a sample, nor one for each of a batch: {found}."
     )
 
 
 def _shape(answer: Any) -> tuple[int, ...] | str:
-    """Shape of what a reward gave; its type where that is no array of numbers."""
+    """Shape of what a reward returned; its type where that is no array of numbers."""
     try:
         return tuple(torch.as_tensor(answer).shape)
     except (TypeError, ValueError, RuntimeError):
@@ -196,12 +193,15 @@ def _checked(name: str, answer: Any, count: int) -> Tensor:
     """Rewards `(count,)` in float64, checked."""
     shape = _shape(answer)
     if shape != (count,) and not (count == 1 and shape == ()):
-        raise InputError(f"The reward {name!r} gave {shape} for {count} samples, not ({count},).")
+        raise InputError(
+            f"The reward {name!r} returned {shape} for {count} samples, not ({count},)."
+        )
     values = torch.as_tensor(answer).detach().cpu().double().reshape(count)
     wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # a NaN is wrong, too
     if bool(wrong.any()):
         raise InputError(
-            f"A reward is in [0, 1], and {name!r} gave {values[wrong][0]:g} for {int(wrong.sum())} "
-            f"of {count} samples. Scale it; for a sample that it cannot judge let it raise."
+            f"A reward is in [0, 1], and {name!r} returned {values[wrong][0]:g} for "
+            f"{int(wrong.sum())} of {count} samples. Scale it; for a sample that it cannot score "
+            f"let it raise."
         )
     return values.clamp(0, 1)

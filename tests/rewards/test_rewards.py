@@ -172,15 +172,15 @@ def test_a_sample_on_which_a_reward_raises_is_told_counted_and_left_out(reward, 
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (lambda x: evens(x) + 1, r"in \[0, 1\].* gave 1.5"),
-        (lambda x: evens(x) - 0.6, r"gave -0.1"),
-        (lambda x: evens(x) * torch.nan, "gave nan"),
-        (lambda row: float("nan"), "gave nan"),
-        (lambda x: evens(x)[:2] if len(x) > 2 else evens(x), r"gave \(2,\) for 6"),
+        (lambda x: evens(x) + 1, r"in \[0, 1\].* returned 1.5"),
+        (lambda x: evens(x) - 0.6, r"returned -0.1"),
+        (lambda x: evens(x) * torch.nan, "returned nan"),
+        (lambda row: float("nan"), "returned nan"),
+        (lambda x: evens(x)[:2] if len(x) > 2 else evens(x), r"returned \(2,\) for 6"),
         (lambda x: "good", "no number.* a str"),
         (lambda x: None, "no number.* a NoneType"),
         (lambda x: x.no_such_thing, "raised AttributeError"),
-        (lambda x: torch.ones(len(x), 1), r"gave \("),
+        (lambda x: torch.ones(len(x), 1), r"returned \("),
     ],
 )
 def test_what_is_no_reward_is_an_error(reward, message):
@@ -253,7 +253,7 @@ def test_a_budget_gives_fewer_latents_and_says_so(caplog):
 def test_prior_rewards_refuses_what_it_cannot_do():
     with pytest.raises(InputError, match="n is"):
         prior_rewards(tokens_decoder(), evens, 0)
-    with pytest.raises(InputError, match="limit of their own"):
+    with pytest.raises(InputError, match="own limit"):
         prior_rewards(tokens_decoder(), CountedRewards(evens), 5, max_reward_calls=3)
     with pytest.raises(InputError, match="raised"):
         prior_rewards(tokens_decoder(), lambda x: 1 / 0, 5)
