@@ -1,12 +1,13 @@
-r"""Any number of knowledge types over one frozen flow, together and apart.
+r"""Any number of knowledge types over one frozen flow, alone and combined.
 
-What several of them say at once, or say is absent, is a product in which the prior counts once,
+The density of latents for several of them, present or absent, is a product in which the prior
+counts once,
 
 .. math:: p(z \mid \kappa) \propto p(z) \prod_i p(\kappa_i \mid z)
 
-Samples of it are made by importance resampling: each takes one of many candidates, drawn from the
-prior and from the densities of what is present, with the weight :math:`p(z) \prod_i p(\kappa_i
-\mid z) / q(z)` for the mixture :math:`q` that they were drawn from. The decoder is not called.
+It is sampled by importance resampling: each sample is one of many candidates from the prior and
+from the densities of what is present, chosen with the weight :math:`p(z) \prod_i p(\kappa_i
+\mid z) / q(z)` for the mixture :math:`q` of the candidates. The decoder is not evaluated.
 
 References:
     | TzK Flow - Conditional Generative Model (Livne & Fleet, 2018)
@@ -18,7 +19,7 @@ from __future__ import annotations
 __all__ = ["KnowledgeBase"]
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,19 @@ from torch import Tensor, nn
 
 from ..critics import Critic
 from ..decoder.prior import Flow
-from ..errors import CheckpointError, FingerprintError, InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError
 from ..latents import Latents
 from ..random import noise
-from ..storage.folder import load_folder, save_folder
-from ..storage.weights import fingerprint, load_strict
+from ..storage import pack_modules, save_folder
 from .knowledge import Knowledge
 
-CANDIDATES = 64  # from which a sample is taken
+CANDIDATES = 64  # for each sample
 BOUND_SAMPLES = 8  # of C, for the density of a candidate
 BATCH = 2048
 
 
-class KnowledgeBase(Critic):
-    """Knowledge types by name, over one frozen prior. Adding one changes no older answer.
+class KnowledgeBase(Critic, kind="knowledge-base"):
+    """Knowledge types by name, over one frozen prior. Adding one changes no older output.
 
     Arguments:
         prior: A `LatentFlow`, or the `Gaussian` prior of a decoder. It is not trained.
@@ -61,17 +61,20 @@ class KnowledgeBase(Critic):
         torch.Size([5, 4])
     """
 
+    latent_shape: tuple[int, ...]
+    posterior_std: Tensor
+
     def __init__(self, prior: Flow, latent_shape: Sequence[int]) -> None:
         super().__init__()
         if not all(hasattr(prior, name) for name in ("to_base", "from_base", "log_prob")):
             raise InputError(
-                f"Knowledge stands on a flow, which has to_base, from_base and log_prob; a "
+                f"A KnowledgeBase needs a flow, which has to_base, from_base and log_prob; a "
                 f"{type(prior).__name__} has not. Use LatentFlow.fit(latents), or a Gaussian."
             )
         self.prior: Any = prior
         self.latent_shape = tuple(latent_shape)
+        self.config = {"latent_shape": list(latent_shape)}
         self.known = nn.ModuleList()
-        self.names = ()
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     def __iter__(self) -> Iterator[Knowledge]:
@@ -79,6 +82,9 @@ class KnowledgeBase(Critic):
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def __bool__(self) -> bool:
+        return True  # an empty one is a critic, too
 
     def __getitem__(self, name: str) -> Knowledge:
         """One knowledge; `UnknownNameError` with the nearest names otherwise."""
@@ -88,7 +94,7 @@ class KnowledgeBase(Critic):
         raise UnknownNameError("knowledge", name, self.names)
 
     def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
-        """Learns a new knowledge from the label `name` of `latents`, and touches no other.
+        """Fits a new knowledge to the label `name` of `latents`, and changes no other.
 
         Arguments:
             name: The label.
@@ -104,21 +110,34 @@ class KnowledgeBase(Critic):
                 f"take the old one out with `remove`."
             )
         new = Knowledge.fit(name, self.prior, latents, **options)
-        self._append(new)
+        if not self.known:
+            self.posterior_std.copy_(new.presence.posterior_std)
+        self._hold([*self, new])
         return new
 
     def remove(self, name: str) -> Knowledge:
         """Takes a knowledge out, and returns it."""
         gone = self[name]
-        self.known = nn.ModuleList(k for k in self if k is not gone)
-        self.names = tuple(k.name for k in self)
+        self._hold([knowledge for knowledge in self if knowledge is not gone])
         return gone
 
-    def _append(self, new: Knowledge) -> None:
-        if not self.names:
-            self.posterior_std.copy_(new.presence.posterior_std)
-        self.known.append(new)
-        self.names = (*self.names, new.name)
+    def _hold(self, known: Iterable[Knowledge]) -> None:
+        self.known = nn.ModuleList(known)
+        self.names = tuple(knowledge.name for knowledge in self)
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"prior": self.prior} | {f"known.{n}": part for n, part in enumerate(self)}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> KnowledgeBase:
+        prior, *known = parts.values()
+        base = cls(prior, **config)
+        base._hold(known)
+        return base
+
+    def save(self, path: str | Path) -> Path:
+        """Writes all but the prior; `KnowledgeBase.load(path, prior=...)` takes the same again."""
+        return save_folder(path, *pack_modules({self.saved_as: self}, {"prior": self.prior}))
 
     def forward(self, z: Tensor) -> Tensor:
         """Calibrated log-odds `(B, K)` of each knowledge in `z (B, *latent_shape)`."""
@@ -129,12 +148,11 @@ class KnowledgeBase(Critic):
     def log_weight(
         self, z: Tensor, present: Iterable[str] = (), absent: Iterable[str] = ()
     ) -> Tensor:
-        r""":math:`\sum_i \log p(\kappa_i \mid z)`, `(B,)`: how well `z` fits the request."""
+        r""":math:`\sum_i \log p(\kappa_i \mid z)`, `(B,)`."""
         total = z.new_zeros(len(z))
-        for name in present:
-            total = total + nn.functional.logsigmoid(self[name](z)[:, 0])
-        for name in absent:
-            total = total + nn.functional.logsigmoid(-self[name](z)[:, 0])
+        for names, sign in ((present, 1), (absent, -1)):
+            for name in names:
+                total = total + nn.functional.logsigmoid(sign * self[name](z)[:, 0])
         return total
 
     @torch.no_grad()
@@ -151,11 +169,11 @@ class KnowledgeBase(Critic):
         """Latents with some knowledge present and some absent, `(count, *latent_shape)`.
 
         Sample `i` depends on `(seed, start + i)` alone. Where a request is rarer than one in
-        `candidates`, samples fulfil it only in part: `log_weight` tells.
+        `candidates`, not all samples satisfy it; see `log_weight`.
 
         Raises:
-            UnknownNameError: If a name is not known.
-            InputError: If a name is asked both present and absent.
+            UnknownNameError: If there is no knowledge of a name.
+            InputError: If a name is both present and absent.
         """
         present, absent = list(present), list(absent)
         if both := sorted({self[n].name for n in present} & {self[n].name for n in absent}):
@@ -167,10 +185,9 @@ class KnowledgeBase(Critic):
         each = math.ceil(candidates / len(sources))
         drawn = [s.sample(count * each, seed=seed, start=start * each) for s in sources]
         z = torch.stack([d.view(count, each, *self.latent_shape) for d in drawn], 1).flatten(1, 2)
-        flat = z.flatten(0, 1)
-        weight = torch.cat(
-            [self._log_importance(part, present, absent) for part in flat.split(BATCH)]
-        ).view(count, -1)
+        parts = z.flatten(0, 1).split(BATCH)
+        weight = torch.cat([self._log_importance(part, present, absent) for part in parts])
+        weight = weight.view(count, -1)
         uniform = noise(
             start, count, (weight.shape[1],), seed=seed, purpose="resampling", uniform=True
         ).to(weight.device)
@@ -180,54 +197,7 @@ class KnowledgeBase(Critic):
     def _log_importance(self, z: Tensor, present: list[str], absent: list[str]) -> Tensor:
         weight = self.log_weight(z, present, absent)
         if not present:
-            return weight  # candidates of the prior itself
-        drawn_from = torch.stack(
-            [self[name].log_prob(z, samples=BOUND_SAMPLES) for name in present]
-        ).logsumexp(0)
+            return weight  # the candidates are samples of the prior
+        proposal = [self[name].log_prob(z, samples=BOUND_SAMPLES) for name in present]
         density: Tensor = self.prior.log_prob(z)
-        return weight + density - drawn_from
-
-    def save(self, path: str | Path) -> Path:
-        """Writes all knowledge as a folder; the prior is not in it, its fingerprint is."""
-        tensors = {
-            f"knowledge-{number}": {
-                key: value
-                for key, value in knowledge.state_dict().items()
-                if not key.startswith("prior.")
-            }
-            for number, knowledge in enumerate(self)
-        }
-        state = {
-            "prior": fingerprint(self.prior),
-            "latent_shape": list(self.latent_shape),
-            "knowledge": [knowledge.config for knowledge in self],
-        }
-        return save_folder(path, tensors, state)
-
-    @classmethod
-    def load(cls, path: str | Path, prior: Any) -> KnowledgeBase:
-        """The folder that `save` wrote, on the prior that it was learned over.
-
-        Raises:
-            CheckpointError: If the folder is missing, cut, altered, or no knowledge base.
-            FingerprintError: If it was learned over another prior.
-        """
-        tensors, state = load_folder(path)
-        if "knowledge" not in state:
-            raise CheckpointError(f"{path} is no knowledge base. Write one by KnowledgeBase.save.")
-        if state["prior"] != fingerprint(prior):
-            raise FingerprintError(
-                f"The knowledge base at {path} was learned over a prior with fingerprint "
-                f"{state['prior'][:12]}, this one has {fingerprint(prior)[:12]}. Load the prior "
-                f"it was learned over, or add the knowledge again on this one."
-            )
-        base = cls(prior, state["latent_shape"])
-        for number, config in enumerate(state["knowledge"]):
-            options = {key: value for key, value in config.items() if key != "name"}
-            shape = options.pop("latent_shape")
-            knowledge = Knowledge(config["name"], prior, shape, **options)
-            own = {key: value for key, value in knowledge.state_dict().items() if "prior." in key}
-            saved = tensors.get(f"knowledge-{number}", {})
-            load_strict(knowledge, {**own, **saved}, f"knowledge {config['name']!r}")
-            base._append(knowledge.eval())
-        return base
+        return weight + density - torch.stack(proposal).logsumexp(0)

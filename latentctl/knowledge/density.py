@@ -1,4 +1,4 @@
-r"""The density of one knowledge: a low-dimensional characteristic, and what latents it stands for.
+r"""The conditional density of one knowledge, with a low-dimensional code `C`.
 
 .. math::
     p(C) = \mathcal{N}(0, I), \quad
@@ -6,8 +6,8 @@ r"""The density of one knowledge: a low-dimensional characteristic, and what lat
         \, |\det \partial h / \partial e|, \quad
     p(C \mid e) = \mathcal{N}(C \mid m(e), \mathrm{diag}\,s(e)^2)
 
-over base noise :math:`e`, with a few coupling layers :math:`h`. It starts as the base itself,
-:math:`p(e \mid C) = \mathcal{N}(0, I)`.
+over base noise :math:`e`, with a few coupling layers :math:`h`. Untrained it is the base
+density, :math:`p(e \mid C) = \mathcal{N}(0, I)`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..nn.trunk import ScoreNet
+from ..nn import ScoreNet
+from ..priors.couplings import Couplings
 
 LOG_2PI = math.log(2 * math.pi)
-SHARPEST = -3.0  # log of the smallest std of p(C | e), where the objective alone has no bound
+SHARPEST = -3.0  # log of the smallest std of p(C | e), which the objective does not bound
 NARROWEST, WIDEST = -7.0, 3.0  # log of the std of p(e | C)
 
 
@@ -48,8 +49,6 @@ class ConditionalDensity(nn.Module):
         blocks: int = 2,
     ) -> None:
         super().__init__()
-        from ..priors.couplings import Couplings  # zuko takes its time to import
-
         self.latent_shape, self.size = tuple(latent_shape), size
         layers: list[nn.Module] = []
         for features in (size, hidden, hidden):
@@ -66,11 +65,10 @@ class ConditionalDensity(nn.Module):
         mean, raw = self.inference(e).chunk(2, dim=1)
         return mean, SHARPEST + nn.functional.softplus(raw - SHARPEST)
 
-    def inferred(self, e: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """A sample of `p(C | e)` for noise `eps (B, size)`, and its log-density `(B,)`."""
+    def sample_code(self, e: Tensor, eps: Tensor) -> Tensor:
+        """A sample of `p(C | e)` for noise `eps (B, size)`."""
         mean, log_std = self.infer(e)
-        c = mean + log_std.exp() * eps
-        return c, normal(eps) - log_std.sum(1)
+        return mean + log_std.exp() * eps
 
     def inference_log_prob(self, c: Tensor, e: Tensor) -> Tensor:
         """`log p(C | e)`, `(B,)`."""
@@ -79,12 +77,17 @@ class ConditionalDensity(nn.Module):
 
     def log_prob(self, e: Tensor, c: Tensor) -> Tensor:
         """`log p(e | C)` in nats, `(B,)`; exact."""
+        return self.transformed_log_prob(*self.transform(e), c)
+
+    def transform(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """`h(e) (B, *latent_shape)` and its log-determinant `(B,)`."""
+        return (e, e.new_zeros(len(e))) if self.flow is None else self.flow.to_base(e)
+
+    def transformed_log_prob(self, h: Tensor, log_det: Tensor, c: Tensor) -> Tensor:
+        """`log p(e | C)` in nats, `(B,)`, from what `transform` returned."""
         mean, log_std = self._moments(c)
-        log_det = e.new_zeros(len(e))
-        if self.flow is not None:
-            e, log_det = self.flow.to_base(e)
-        white = (e - mean) / log_std.exp()
-        return normal(white.flatten(1)) - log_std.flatten(1).sum(1) + log_det
+        white = ((h - mean) / log_std.exp()).flatten(1)
+        return normal(white) - log_std.flatten(1).sum(1) + log_det
 
     def decode(self, c: Tensor, eps: Tensor) -> Tensor:
         """A sample of `p(e | C)` for noise `eps (B, *latent_shape)`."""
@@ -116,12 +119,10 @@ def bound(density: ConditionalDensity, e: Tensor, eps: Tensor) -> Tensor:
         eps: Noise `(S, B, size)`, for S samples of C.
     """
     mean, log_std = density.infer(e)
+    h, log_det = density.transform(e)
     each = []
-    flow_e, log_det = (e, e.new_zeros(len(e))) if density.flow is None else density.flow.to_base(e)
     for row in eps:
         c = mean + log_std.exp() * row
-        centre, log_width = density._moments(c)
-        white = ((flow_e - centre) / log_width.exp()).flatten(1)
-        given = normal(white) - log_width.flatten(1).sum(1) + log_det
+        given = density.transformed_log_prob(h, log_det, c)
         each.append(normal(c) + given - normal(row) + log_std.sum(1))
     return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(eps))

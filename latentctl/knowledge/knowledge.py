@@ -1,7 +1,7 @@
-r"""TzK: conditional flow priors, one knowledge at a time, added to a model that stays as it is.
+r"""TzK: conditional flow priors for one knowledge at a time, over a frozen flow.
 
 Knowledge `i` of a latent is its presence :math:`\kappa_i \in \{0, 1\}` and, where it is present, a
-characteristic :math:`C_i` of few dimensions. It is read by an encoder, written by a decoder,
+code :math:`C_i` of few dimensions. An encoder and a decoder model them jointly with the latent,
 
 .. math::
     p_\mathrm{enc} = p(z) \, p(\kappa \mid z) \, p(C \mid z), \quad
@@ -14,16 +14,15 @@ and both are trained as one model, :math:`\log M = \frac12 (\log p_\mathrm{enc} 
     \Big[ \log \frac{p_\mathrm{enc}}{p_\mathrm{dec}} \Big]_+
 
 The expectation over :math:`\kappa` is exact: a label where there is one, else the discriminator's
-own :math:`p(\kappa \mid z)`, which is frozen there. A missing :math:`C` is drawn from
+:math:`p(\kappa \mid z)`, which is frozen there. A missing :math:`C` is sampled from
 :math:`p(C \mid z)`, a missing :math:`z` from :math:`p(z \mid C)`. Knowledge types are independent
-given the latent, so one is added without touching another.
+given the latent, so that adding one changes no other.
 
-Three things follow from the base :math:`p(z)` being frozen here, where the paper trains it along.
-The discriminator has no weight in common with the rest, so it is trained first, by itself, and
-calibrated. Absence has no density of its own: :math:`p(z \mid \kappa = 0) \propto p(z) \,
-p(\kappa = 0 \mid z)`. And the disagreement counts on one side only, for where the decoder claims
-more than the encoder, what shows is that the frozen prior is a worse density of these latents than
-the knowledge; taking that as a fault would make the knowledge worse.
+In the paper the base :math:`p(z)` is trained too; here it is frozen, with three consequences. The
+discriminator shares no weight with the densities, so it is trained first and calibrated. Absence
+needs no density: :math:`p(z \mid \kappa = 0) \propto p(z) \, p(\kappa = 0 \mid z)`. And the
+disagreement counts on one side only: where the decoder's density exceeds the encoder's, the frozen
+prior is the worse density of these latents, which training cannot change.
 
 References:
     | TzK Flow - Conditional Generative Model (Livne & Fleet, 2018)
@@ -35,33 +34,40 @@ from __future__ import annotations
 __all__ = ["Knowledge"]
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..critics.attributes import AttributeCritic, check_classes
-from ..critics.base import Critic
+from ..critics import AttributeCritic, Critic
+from ..critics.attributes import check_classes
+from ..critics.calibration import platt_scaling
 from ..decoder.prior import Flow
 from ..errors import InputError
 from ..latents import Latents
-from ..random import noise, permutation, seeded
+from ..random import generator, noise, permutation, seeded
+from ..storage import pack_modules, save_folder
 from .density import ConditionalDensity, bound, normal
-from .training import calibrate, fit_density, standardise
+from .training import BATCH, PRESENT, fit_density, standardise
 
 SAMPLES = 32  # of C, in a likelihood
+SIZES = ("hidden", "width", "blocks")  # of the density
 HELD_OUT = 0.1  # share of the latents for calibration and for the choice of the step
 
 
-class Knowledge(Critic):
-    """One thing that is known of latents: a `Critic` of its presence and a `Prior` of its latents.
+class Knowledge(Critic, kind="knowledge"):
+    """One attribute of latents: a `Critic` of its presence and a `Prior` of latents with it.
 
     Arguments:
-        name: What it is called.
-        prior: The frozen flow that it stands on.
+        name: The attribute.
+        prior: The frozen flow.
         latent_shape: Shape of one latent.
         code_size: Dimensions of C.
-        sizes: `hidden`, `width` and `blocks` of the density, `critic_width` of the discriminator.
+        hidden: Units of each layer from C to mean and std.
+        width: Units of each layer of couplings and inference.
+        blocks: Blocks of two couplings.
+        critic_width: Units of each layer of the discriminator.
 
     Example:
         >>> from latentctl import Gaussian
@@ -71,6 +77,7 @@ class Knowledge(Critic):
         (torch.Size([3, 1]), torch.Size([3]))
     """
 
+    latent_shape: tuple[int, ...]
     calibration: Tensor
     unit: Tensor
 
@@ -88,30 +95,30 @@ class Knowledge(Critic):
     ) -> None:
         super().__init__()
         if code_size < 1:
-            raise InputError(f"A characteristic has at least one dimension, not {code_size}.")
+            raise InputError(f"A code has at least one dimension, not {code_size}.")
         self.name, self.names, self.prior = name, (name,), prior
         self.latent_shape = tuple(latent_shape)
-        self.config = {
-            "name": name,
-            "latent_shape": list(latent_shape),
-            "code_size": code_size,
-            "hidden": hidden,
-            "width": width,
-            "blocks": blocks,
-            "critic_width": critic_width,
-        }
+        sizes = {"hidden": hidden, "width": width, "blocks": blocks}
+        self.config = {"name": name, "latent_shape": list(latent_shape), "code_size": code_size}
+        self.config |= {**sizes, "critic_width": critic_width}
         self.presence = AttributeCritic(latent_shape, [name], width=critic_width, dropout=0.3)
-        self.density = ConditionalDensity(
-            latent_shape, code_size, hidden=hidden, width=width, blocks=blocks
-        )
+        self.density = ConditionalDensity(latent_shape, code_size, **sizes)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
-        # a characteristic that is given has units of its own; inside, it is N(0, I)
+        # mean and std of a code given by labels; inside, it is N(0, I)
         self.register_buffer("unit", torch.tensor([[0.0], [1.0]]).repeat(1, code_size))
         self.eval()
 
+    def parts(self) -> dict[str, nn.Module | None]:
+        return {"prior": cast(nn.Module, self.prior)}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes all but the prior; `Knowledge.load(path, prior=...)` takes the same one again."""
+        given = {"prior": cast(nn.Module, self.prior)}
+        return save_folder(path, *pack_modules({self.saved_as: self}, given))
+
     def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
-        replaced = instead_of in (None, self) and self.name in critic.names
-        return critic[self.name] if replaced else self
+        replaced = instead_of is None or any(part is self for part in instead_of.modules())
+        return critic[self.name] if replaced and self.name in critic.names else self
 
     def forward(self, z: Tensor) -> Tensor:
         """Calibrated log-odds `(B, 1)` of presence in `z (B, *latent_shape)`."""
@@ -127,10 +134,10 @@ class Knowledge(Critic):
 
         Arguments:
             count: Number of samples.
-            seed: Names the sequence.
-            start: Its first sample.
-            c: Characteristics `(count, C)` or `(1, C)`, in the units of the labels that gave them;
-                drawn from N(0, I) if not given.
+            seed: Seed of the sequence of samples.
+            start: Index of the first sample.
+            c: Codes `(count, C)` or `(1, C)`, in the units of the labels that gave them; sampled
+                from N(0, I) by default.
         """
         home = self.calibration.device
         if c is None:
@@ -169,9 +176,6 @@ class Knowledge(Critic):
         held_out: Latents | None = None,
         code: Sequence[str] = (),
         code_size: int = 2,
-        hidden: int = 70,
-        width: int = 128,
-        blocks: int = 2,
         critic_width: int = 256,
         critic_steps: int = 400,
         max_train_steps: int = 200,
@@ -185,28 +189,26 @@ class Knowledge(Critic):
         """A new knowledge over a frozen prior, from the label `name` of latents.
 
         Arguments:
-            name: The label: 1 present, 0 absent, NaN unknown; a fraction counts as it stands.
+            name: The label: 1 present, 0 absent, NaN unknown; a fraction is a probability.
             prior: The frozen flow.
             latents: Encodings of data with that label.
             held_out: Other latents with that label, for the calibration and for the choice of the
-                step; a tenth of `latents` if not given. Give them where `latents` hold several
-                views of one sample, such as mirror images: a tenth of these is not held out.
-            characteristic: Labels that give C itself; then C has one dimension for each, and NaN
-                is drawn from `p(C | z)`. None for a C that is found.
-            code_size: Dimensions of a C that is found.
-            hidden: Units of each layer from C to mean and std.
-            width: Units of each layer of couplings and inference.
-            blocks: Blocks of two couplings.
+                step; a tenth of `latents` by default. Required where `latents` have several views
+                of one sample, such as mirror images.
+            code: Labels that give C, one for each dimension; where they are NaN it is sampled from
+                `p(C | z)`. By default C is latent.
+            code_size: Dimensions of a latent C.
             critic_width: Units of each layer of the discriminator.
-            critic_steps: Steps of the discriminator.
-            max_train_steps: Steps of the density. The best of these on held-out latents is kept.
+            critic_steps: Training steps of the discriminator.
+            max_train_steps: Training steps of the density. The step that is best on held-out
+                latents is kept.
             batch_size: Latents in a step.
             learning_rate: Of both.
-            consistency: The multiplier of the disagreement. Much below 10, a C that says more than
-                the data support is not held back, and the density suffers.
-            sleep_weight: Weight of the missing `z`: how well C is found again in samples made from it.
+            consistency: The multiplier of the disagreement. Much below 10 the density overfits C.
+            sleep_weight: Weight of the wake-sleep term: `log p(C | z)` of samples `z` of C.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.training.fit`.
+            options: `hidden`, `width` and `blocks` as of `Knowledge`, and further arguments of
+                `latentctl.training.fit`.
 
         Raises:
             InputError: If the label has one class only, or `latents` are too few.
@@ -218,53 +220,67 @@ class Knowledge(Critic):
                 f"A knowledge is learned from at least 50 latents, these are {len(latents)}: some "
                 f"are held out for its calibration. Encode more data."
             )
-        sizes = {"hidden": hidden, "width": width, "blocks": blocks, "critic_width": critic_width}
+        sizes: Any = {key: options.pop(key) for key in SIZES if key in options}
+        sizes |= {"critic_width": critic_width, "code_size": len(code) or code_size}
         with seeded(seed, f"knowledge {name}"):
-            new = cls(
-                name,
-                prior,
-                latents.latent_shape,
-                code_size=len(code) or code_size,
-                **sizes,
-            )
+            new = cls(name, prior, latents.latent_shape, **sizes)
         if held_out is None:
             order = permutation(len(latents), seed=seed, epoch=0, purpose="held out")
             some, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
             latents, held_out = latents[train], latents[some]
         learn, check = latents.select([name]), held_out.select([name])
         known = check[~torch.isnan(check.column(name))]
-        if not bool((known.column(name) > 0.5).any()):
+        labels = known.column(name)[:, None]
+        if not bool((labels > 0.5).any()):
             raise InputError(
                 f"{name} is calibrated on {len(check)} latents that are held out: {len(known)} of "
                 f"these are labelled, and none has it. Label more, or give `held_out`."
             )
-        options = {"progress": False, **options}
+        options |= {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
         new.presence = AttributeCritic.fit(
             learn[~torch.isnan(learn.column(name))],
             width=critic_width,
             max_train_steps=critic_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
             rank=0,
-            seed=seed,
             **options,
         )
-        calibrate(new, known, seed)
+        if bool((labels <= 0.5).any()):
+            logits = new.presence.score(_sampled(known, seed))
+            new.calibration.copy_(torch.cat(platt_scaling(logits, labels)))
         if max_train_steps:
-            given = latents.select(list(code)).labels if code else None
-            if given is not None:
-                given = standardise(new, given, code)
+            codes = latents.select(list(code)).labels if code else None
+            if codes is not None:
+                codes, moments = standardise(codes, code)
+                new.unit.copy_(moments)
+            e, share, odds = new._read(learn, seed)
+            seen, present, _ = new._read(check, seed)
             fit_density(
-                new,
-                learn,
-                check,
-                given,
+                new.density,
+                *(e, share, odds, codes, seen[present > PRESENT]),
                 consistency=consistency,
                 sleep_weight=sleep_weight,
                 max_train_steps=max_train_steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                seed=seed,
                 **options,
             )
         return new.eval()
+
+    @torch.no_grad()
+    def _read(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Base noise `(N, ...)`, share of presence `(N,)` and its log-odds `(N,)`.
+
+        The noise is 0 where the knowledge is absent, which is not trained on.
+        """
+        z = latents.mean if latents.std is None else _sampled(latents, seed)
+        odds, label = self.score(z, batch_size=BATCH)[:, 0], latents.column(self.name)
+        share = torch.where(torch.isnan(label), odds.sigmoid(), label)
+        e = torch.zeros_like(z)
+        for rows in (share > PRESENT).nonzero()[:, 0].split(BATCH):
+            e[rows] = self.prior.to_base(z[rows])
+        return e, share, odds
+
+
+def _sampled(latents: Latents, seed: int) -> Tensor:
+    """One sample of each posterior, `(N, *latent_shape)`."""
+    shape = (len(latents), *latents.latent_shape)
+    eps = torch.randn(shape, generator=generator(seed, purpose="knowledge"))
+    return latents.sample(eps.to(latents.mean.device))

@@ -1,168 +1,130 @@
-"""How a `Knowledge` is learned: its calibration and its density. The prior stays as it is."""
+"""Training of the density of a `Knowledge`; the prior and the discriminator are frozen."""
 
 from __future__ import annotations
 
-__all__ = ["calibrate", "fit_density", "standardise"]
+__all__ = ["PRESENT", "fit_density", "standardise"]
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from ..errors import InputError
-from ..random import generator, noise
-from ..training import Player, Step, fit
-from .density import bound, normal
+from ..random import noise
+from ..training import Step, train
+from .density import ConditionalDensity, bound, normal
 
-if TYPE_CHECKING:
-    from ..latents import Latents
-    from .knowledge import Knowledge
-
-CHECK = 25  # steps between two looks at the held-out latents
+CHECK = 25  # steps between two evaluations on held-out latents
 BATCH = 1024
-PRESENT = 0.01  # rows of a smaller share are left out of the density
+PRESENT = 0.01  # rows with a smaller share of presence are not trained on
 
 
-def calibrate(knowledge: Knowledge, held_out: Latents, seed: int) -> None:
-    """Slope and offset of the log-odds, by cross-entropy on held-out latents (Platt)."""
-    labels = held_out.labels
-    if labels is None or not 0 < float(labels.round().sum()) < len(labels):
-        return  # one class only: nothing to calibrate by
-    z = held_out.sample(_noise(held_out, seed))
-    with torch.no_grad():
-        odds = knowledge.presence(z)[:, 0]
-    scale = knowledge.calibration.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([scale], max_iter=50, line_search_fn="strong_wolfe")
+def standardise(values: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Codes `(N, C)`, NaN = unknown, with zero mean and unit std, and these moments `(2, C)`.
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = (
-            torch.nn.functional.binary_cross_entropy_with_logits(
-                odds * scale[0] + scale[1], labels[:, 0]
-            )
-            + 1e-3 * (scale[0] - 1).square()
-        )
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    if bool(torch.isfinite(scale).all()) and float(scale.detach()[0]) > 0:
-        knowledge.calibration.copy_(scale.detach())
-
-
-def standardise(knowledge: Knowledge, given: Tensor, names: Sequence[str]) -> Tensor:
-    """Characteristics in units of their own spread, which the knowledge remembers."""
-    known = ~torch.isnan(given)
-    mean = given.nan_to_num().sum(0) / known.sum(0)
-    std = ((given - mean).nan_to_num().square().sum(0) / known.sum(0)).sqrt()
+    Raises:
+        InputError: If one of them is constant, or unknown everywhere.
+    """
+    known = ~torch.isnan(values)
+    mean = values.nan_to_num().sum(0) / known.sum(0)
+    std = ((values - mean).nan_to_num().square().sum(0) / known.sum(0)).sqrt()
     if not bool((std > 0).all()):
         flat = [name for name, value in zip(names, std.tolist(), strict=True) if not value > 0]
         raise InputError(
-            f"The characteristic {', '.join(flat)} is the same in all samples, or unknown in "
-            f"all. Leave it out."
+            f"The code {', '.join(flat)} is the same in all samples, or unknown in all. Leave it "
+            f"out."
         )
-    knowledge.unit.copy_(torch.stack([mean, std]))
-    return (given - mean) / std
+    return (values - mean) / std, torch.stack([mean, std])
 
 
 def fit_density(
-    knowledge: Knowledge,
-    learn: Latents,
-    check: Latents,
-    given: Tensor | None,
+    density: ConditionalDensity,
+    e: Tensor,
+    share: Tensor,
+    odds: Tensor,
+    codes: Tensor | None,
+    held_out: Tensor,
     *,
     consistency: float,
     sleep_weight: float,
     seed: int,
-    learning_rate: float,
     **options: Any,
 ) -> None:
-    """Trains `p(z | C)` and `p(C | z)`; the discriminator is frozen."""
-    density, size = knowledge.density, math.prod(knowledge.latent_shape)
-    e, odds, share = _prepare(knowledge, learn, seed)
-    prior_odds = math.log(max(float(share.mean()), 1e-6))
-    if given is None:
-        given = torch.full((len(learn), density.size), torch.nan)
-    rows = torch.cat([share[:, None], odds[:, None], given.to(share)], dim=1)
+    """Trains `p(e | C)` and `p(C | e)`, and keeps the step that is best on held-out latents.
+
+    Arguments:
+        density: The density, trained in place.
+        e: Base noise, `(N, *latent_shape)`.
+        share: Label of presence, or its probability, `(N,)`.
+        odds: Log-odds of presence, `(N,)`.
+        codes: Codes, `(N, C)`, NaN = unknown; None if all are.
+        held_out: Base noise of held-out latents with the knowledge.
+        consistency: Multiplier of the disagreement.
+        sleep_weight: Weight of the wake-sleep term.
+        seed: Decides every random number.
+        options: Further arguments of `latentctl.training.train`.
+    """
+    size, prior_odds = math.prod(density.latent_shape), math.log(max(float(share.mean()), 1e-6))
+    if codes is None:
+        codes = torch.full((len(e), density.size), torch.nan)
+    rows = torch.cat([share[:, None], odds[:, None], codes.to(share)], dim=1)
     present = share > PRESENT
-    data = torch.utils.data.TensorDataset(e[present], rows[present])
-    seen, _, share = _prepare(knowledge, check, seed)
-    seen = seen[share > PRESENT]
 
     def terms(e: Tensor, row: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight, odds, c = row[:, 0], row[:, 1], row[:, 2:]
-        drawn, _ = density.inferred(e, eps)
         missing = torch.isnan(c)
-        c = torch.where(missing, drawn, c)
+        c = torch.where(missing, density.sample_code(e, eps), c)
         inferred = density.inference_log_prob(c, e)
-        made = normal(c) + density.log_prob(e, c)
-        # a C that is given is the truth: to infer it well is no disagreement
+        decoded = normal(c) + density.log_prob(e, c)
+        # the inference of a given code is not a disagreement
         claimed = torch.where(missing.any(1), inferred, inferred.detach())
         apart = normal(e.flatten(1)) + torch.nn.functional.logsigmoid(odds) + claimed
-        apart = apart - prior_odds - made
-        return weight, inferred + made, apart
+        return weight, inferred + decoded, apart - prior_odds - decoded
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        noise, row = batch
-        weight, both, apart = terms(noise, row, step.normal(density.size, purpose="C"))
+        e, row = batch
+        weight, both, apart = terms(e, row, step.normal(density.size, purpose="C"))
         value = (weight * (-0.5 * both + consistency * apart.relu())).mean()
         if sleep_weight:
             c = step.normal(density.size, purpose="dreamed C")
             with torch.no_grad():
-                dreamed = density.decode(c, step.normal(*knowledge.latent_shape, purpose="dream"))
-            value = value - sleep_weight * density.inference_log_prob(c, dreamed).mean()
+                sampled = density.decode(c, step.normal(*density.latent_shape, purpose="dream"))
+            value = value - sleep_weight * density.inference_log_prob(c, sampled).mean()
         return value / size, {"disagreement": apart.mean()}
 
-    best = (math.inf, {k: v.clone() for k, v in density.state_dict().items()})
+    best = (math.inf, copy.deepcopy(density.state_dict()))
 
-    def look(step: int) -> None:
+    def keep_best(step: int) -> None:
         nonlocal best
-        if step % CHECK or not len(seen):
-            return
-        score = -float(_bound(knowledge, seen, seed).mean())
-        if score < best[0]:
-            best = score, {k: v.clone() for k, v in density.state_dict().items()}
+        if step % CHECK == 0 and len(held_out):
+            score = -float(_held_out_bound(density, held_out, seed).mean())
+            if score < best[0]:
+                best = score, copy.deepcopy(density.state_dict())
 
-    look(0)
-    optimizer = torch.optim.AdamW(density.parameters(), lr=learning_rate, weight_decay=1e-2)
-    fit(
-        Player("density", density, loss, optimizer),
-        data,
-        seed=seed,
+    keep_best(0)
+    train(
+        density,
+        loss,
+        TensorDataset(e[present], rows[present]),
+        name="density",
+        weight_decay=1e-2,
         lr_scheduler="cosine",
         max_grad_norm=10.0 * math.sqrt(size),
-        on_step=look,
+        seed=seed,
+        on_step=keep_best,
         **options,
     )
-    if len(seen):
+    if len(held_out):
         density.load_state_dict(best[1])
 
 
 @torch.no_grad()
-def _prepare(knowledge: Knowledge, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Base noise, log-odds and share of presence of each row."""
-    z = latents.mean if latents.std is None else latents.sample(_noise(latents, seed))
-    odds = torch.cat([knowledge(part)[:, 0] for part in z.split(BATCH)])
-    label = latents.column(knowledge.name)
-    share = torch.where(torch.isnan(label), odds.sigmoid(), label)
-    e = torch.zeros_like(z)  # and stays so where the knowledge is absent, which is not learned
-    for rows in (share > PRESENT).nonzero()[:, 0].split(BATCH):
-        e[rows] = knowledge.prior.to_base(z[rows])
-    return e, odds, share
-
-
-@torch.no_grad()
-def _bound(knowledge: Knowledge, e: Tensor, seed: int) -> Tensor:
-    eps = noise(0, 8, (knowledge.density.size,), seed=seed, purpose="held-out bound")
-    eps = eps[:, None].to(e.device)
+def _held_out_bound(density: ConditionalDensity, e: Tensor, seed: int) -> Tensor:
+    eps = noise(0, 8, (density.size,), seed=seed, purpose="held-out bound")[:, None].to(e.device)
     return torch.cat(
-        [bound(knowledge.density, part, eps.expand(-1, len(part), -1)) for part in e.split(BATCH)]
+        [bound(density, part, eps.expand(-1, len(part), -1)) for part in e.split(BATCH)]
     )
-
-
-def _noise(latents: Latents, seed: int) -> Tensor:
-    shape = (len(latents), *latents.latent_shape)
-    eps = torch.randn(shape, generator=generator(seed, purpose="knowledge"))
-    return eps.to(latents.mean.device)

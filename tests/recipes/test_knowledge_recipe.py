@@ -85,7 +85,7 @@ def test_older_answers_are_the_same_bits(ran):
 
 def test_what_it_saved_answers_as_it_did(ran):
     model = PixelFlow.from_pretrained(ran[0] / "prior")
-    base = KnowledgeBase.load(ran[0] / "knowledge", model.flow)
+    base = KnowledgeBase.load(ran[0] / "knowledge", prior=model.flow)
     assert base.names == ("mnist", *(f"digit_{d}" for d in range(10)), "omniglot")
     x, _ = digits(120, 1)
     x = torch.nn.functional.pad(x[:, None].float() / 255, (2, 2, 2, 2))
