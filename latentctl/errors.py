@@ -14,11 +14,12 @@ __all__ = [
     "NonFiniteError",
     "ShapeError",
     "UnknownNameError",
+    "check_rows",
     "nearest",
 ]
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -27,7 +28,7 @@ class LatentctlError(Exception):
 
 
 class InputError(LatentctlError, ValueError):
-    """A value that cannot be used: out of range, not finite, contradictory, one class only."""
+    """A value that cannot be used: out of range, not finite, contradictory, a single class."""
 
 
 class ShapeError(InputError):
@@ -45,7 +46,7 @@ class UnknownNameError(InputError):
 
 
 class NonFiniteError(LatentctlError, ArithmeticError):
-    """A NaN or an infinity appeared where a finite number is promised."""
+    """A NaN or an infinity where a finite number is required."""
 
 
 class AdapterError(LatentctlError, RuntimeError):
@@ -53,15 +54,15 @@ class AdapterError(LatentctlError, RuntimeError):
 
 
 class FingerprintError(LatentctlError, RuntimeError):
-    """Something saved for one decoder meets another decoder."""
+    """Something that was saved for one decoder is used with another."""
 
 
 class CheckpointError(LatentctlError, RuntimeError):
-    """A checkpoint or pack that is missing, cut, altered or from a later format."""
+    """A checkpoint or pack that is missing, truncated, corrupted or of a later format."""
 
 
 class BudgetError(LatentctlError, RuntimeError):
-    """A limit on calls of a reward is reached; `found` is what was scored before."""
+    """The limit of reward calls is reached; `found` holds the scores so far."""
 
     def __init__(self, message: str, found: Any) -> None:
         super().__init__(message)
@@ -69,15 +70,30 @@ class BudgetError(LatentctlError, RuntimeError):
 
 
 class CacheError(LatentctlError, RuntimeError):
-    """A cache of latents that is incomplete, altered or made by another decoder."""
+    """A cache of latents that is incomplete, corrupted or made by another decoder."""
 
 
 class LawError(LatentctlError, AssertionError):
-    """A decoder, critic or controller breaks one of the laws of `latentctl.evaluation.laws`."""
+    """A decoder, critic or controller violates a law of `latentctl.evaluation.laws`."""
+
+
+def check_rows(x: Any, shape: Sequence[int], subject: str, advice: str) -> None:
+    """Raises a `ShapeError` unless the tensor `x` is `(B, *shape)`.
+
+    Arguments:
+        x: The tensor.
+        shape: The shape of one row.
+        subject: The beginning of the message, such as "This critic takes latents".
+        advice: Its end: what to do.
+    """
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise ShapeError(
+            f"{subject} (B, {', '.join(map(str, shape))}), these are {tuple(x.shape)}. {advice}"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the known names that look most like `name`.
+    """A sentence with the known names that are most similar to `name`.
 
     Example:
         >>> nearest("smilng", ["Smiling", "Male"])

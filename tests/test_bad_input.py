@@ -105,9 +105,9 @@ def test_an_attribute_that_is_like_none_lists_all(faces):
 
 def test_named_and_in_where(faces, photos):
     where = ~faces.critic["Smiling"] | faces.critic["Hat"]
-    with refused(InputError, "Smiling is asked by name and in `where`", "Say it once"):
+    with refused(InputError, "Smiling is requested by name and in `where`", "one of both"):
         faces.sample(2, where=where, Smiling=True)
-    with refused(InputError, "Hat, Smiling is asked by name and in `where`"):
+    with refused(InputError, "Hat, Smiling is requested by name and in `where`"):
         faces.edit(photos, where=where, y=torch.tensor([[1.0, NAN, 0.0]]))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AdapterError, InputError, ShapeError
+from ..errors import AdapterError, InputError, ShapeError, check_rows
 from ..storage.weights import fingerprint
 from .frozen import floating_dtype, frozen_view
 from .prior import Flow, Gaussian, Prior
@@ -245,19 +245,15 @@ class Decoder(nn.Module):
 
     def check_latent(self, z: Tensor) -> None:
         """Raises a `ShapeError` unless `z` is `(B, *latent_shape)`."""
-        if z.shape[1:] != self.latent_shape:
-            raise ShapeError(
-                f"{self.name} decodes latents (B, {', '.join(map(str, self.latent_shape))}), "
-                f"these are {tuple(z.shape)}."
-            )
+        check_rows(
+            z, self.latent_shape, f"{self.name} decodes latents", "Use latents of this decoder."
+        )
 
     def check_sample(self, x: Tensor) -> None:
         """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
-        if x.shape[1:] != self.sample_shape:
-            raise ShapeError(
-                f"{self.name} takes samples (B, {', '.join(map(str, self.sample_shape))}), "
-                f"these are {tuple(x.shape)}. Resize, crop or convert them first."
-            )
+        check_rows(
+            x, self.sample_shape, f"{self.name} takes samples", "Resize, crop or convert them."
+        )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
             raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")

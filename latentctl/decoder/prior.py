@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ShapeError
+from ..errors import InputError, check_rows
 from ..latents import Latents
 from ..random import noise
 from ..storage import Saved
@@ -104,10 +104,6 @@ class Gaussian(Saved, kind="gaussian"):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of `z (B, *latent_shape)` in nats, `(B,)`."""
-        if z.shape[1:] != self.latent_shape:
-            raise ShapeError(
-                f"This prior is over latents (B, {', '.join(map(str, self.latent_shape))}), "
-                f"these are {tuple(z.shape)}."
-            )
+        check_rows(z, self.latent_shape, "This prior is over latents", "Use their own prior.")
         normal = -0.5 * ((z - self.mean) / self.std) ** 2 - self.std.log()
         return normal.flatten(1).sum(1) - 0.5 * math.log(2 * math.pi) * math.prod(self.latent_shape)

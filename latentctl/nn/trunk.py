@@ -1,17 +1,16 @@
-r"""Networks over latents, vector `(B, D)` and spatial `(B, C, h, w)` alike.
+r"""Networks over latents, vectors `(B, D)` and grids `(B, C, h, w)` alike.
 
 On a vector latent they are the multilayer perceptrons of Engel et al. (2017): the context is
 embedded by one linear layer without a nonlinearity and concatenated to the latent, then come
-`depth` layers of `width` rectified units. On a spatial latent the same layers are convolutions
-over the grid, with the context and the coordinates of each cell as further channels, so that the
-number of parameters does not grow with `h * w`. What says something of the whole grid halves it on
-the way, and what moves it doubles it again (`unet.py`): so a network came to know 0.86 of the
-variance of ten log-odds in faces of 8 x 8 cells, where convolutions of one size had 0.63.
+`depth` layers of `width` rectified units. On a grid the layers are convolutions, with the context
+and the coordinates of each cell as further channels, so that the number of parameters does not
+grow with `h * w`. Scores of a grid come from a pyramid, and moves of a grid from a U-Net: of ten
+log-odds of faces with 8 x 8 cells a pyramid explained 0.86 of the variance (R2), and convolutions
+of constant resolution 0.63.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from __future__ import annotations
 __all__ = ["GatedResidual", "ScoreNet", "Trunk", "check_shape", "encode_targets"]
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, ShapeError
+from ..errors import InputError, check_rows
 from .unet import COORDINATES, UNet, coordinates
 
 NARROWEST = 32  # layer of a pyramid
@@ -40,10 +39,10 @@ class Trunk(nn.Module):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped after each layer while training.
-        smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
-        grid: How layers go over a grid. `flat` keeps it as it is; `pyramid` halves it after each
-            layer but the first and doubles the channels, up to `width`, so that the last ones see
-            all of it; `unet` sees all of it and keeps its size, with `width // 4` features.
+        smooth: Use SiLU, whose derivative is continuous, instead of ReLU.
+        grid: Layers over a grid. `flat` keeps the resolution; `pyramid` halves it after each layer
+            but the first and doubles the channels up to `width`; `unet` is a U-Net with
+            `width // 4` features.
     """
 
     shift: Tensor
@@ -53,6 +52,7 @@ class Trunk(nn.Module):
         self,
         latent_shape: Sequence[int],
         context: int = 0,
+        *,
         width: int = 512,
         depth: int = 4,
         dropout: float = 0.0,
@@ -61,31 +61,29 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         check_shape(latent_shape)
-        self.latent_shape = tuple(latent_shape)
+        self.latent_shape, self.context = tuple(latent_shape), context
         self.spatial = len(latent_shape) == 3
         self.unet: UNet | None = None
         if self.spatial and grid == "unet":
-            self.unet = UNet(
-                latent_shape[0], told=context, width=width, depth=depth, dropout=dropout
-            )
-            self.context, self.features = context, self.unet.outputs
+            sizes: dict[str, Any] = {"context": context, "width": width, "depth": depth}
+            self.unet = UNet(latent_shape[0], dropout=dropout, **sizes)
+            self.features = self.unet.outputs
         else:
             widths, strides = [width] * depth, [1] * depth
             if self.spatial and grid == "pyramid":
                 widths = [max(min(width, NARROWEST), width >> k) for k in reversed(range(depth))]
                 strides = [1] + [2] * (depth - 1)
-            self.context, self.features = context, width
+            self.features = width
             self.embed = nn.Linear(context, widths[0]) if context else None
             features = latent_shape[0] + (widths[0] if context else 0)
             features += COORDINATES if self.spatial else 0
             layers: list[nn.Module] = []
             for units, stride in zip(widths, strides, strict=True):
-                layers += [
-                    nn.Conv2d(features, units, 3, stride=stride, padding=1)
-                    if self.spatial
-                    else nn.Linear(features, units),
-                    nn.SiLU() if smooth else nn.ReLU(),
-                ]
+                if self.spatial:
+                    layers.append(nn.Conv2d(features, units, 3, stride=stride, padding=1))
+                else:
+                    layers.append(nn.Linear(features, units))
+                layers.append(nn.SiLU() if smooth else nn.ReLU())
                 if dropout:
                     layers.append(nn.Dropout(dropout))
                 features = units
@@ -94,16 +92,14 @@ class Trunk(nn.Module):
         self.register_buffer("scale", torch.ones(self.latent_shape))
 
     def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """Makes the network see `(z - mean) / std`; constant dimensions are only shifted."""
+        """Makes `(z - mean) / std` the input; constant dimensions are only shifted."""
         self.shift.copy_(mean)
         self.scale.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        if z.shape[1:] != self.latent_shape:
-            raise ShapeError(
-                f"This network takes latents (B, {', '.join(map(str, self.latent_shape))}), it was "
-                f"given {tuple(z.shape)}. It was made for another decoder."
-            )
+        check_rows(
+            z, self.latent_shape, "This network takes latents", "It was made for another decoder."
+        )
         if self.context and context is None:
             raise InputError("This network is conditional: pass the target `y`.")
         standard = (z - self.shift) / self.scale
@@ -123,13 +119,15 @@ class Trunk(nn.Module):
 
 
 class ScoreNet(nn.Module):
-    """Numbers about a latent: `(z, context) -> (B, outputs)`.
+    """Scores of a latent: `(z, context) -> (B, outputs)`.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`; a grid is seen by a pyramid, whose features are
-            averaged over its cells, beside the largest of each.
-        outputs: Numbers per latent.
-        options: `context`, `width`, `depth`, `dropout` and `smooth` of the trunk.
+        latent_shape: `(D,)` or `(C, h, w)`. The features of a grid are their mean and their
+            maximum over the cells of a pyramid.
+        outputs: Scores per latent.
+        width: Units of each layer.
+        smooth: Use SiLU instead of ReLU.
+        options: `context`, `depth` and `dropout` of the trunk.
 
     Example:
         >>> ScoreNet((4, 8, 8), 3, width=16, depth=2)(torch.zeros(5, 4, 8, 8)).shape
@@ -141,14 +139,12 @@ class ScoreNet(nn.Module):
         latent_shape: Sequence[int],
         outputs: int,
         *,
-        context: int = 0,
         width: int = 512,
-        depth: int = 4,
-        dropout: float = 0.0,
         smooth: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(latent_shape, context, width, depth, dropout, smooth, grid="pyramid")
+        self.trunk = Trunk(latent_shape, width=width, smooth=smooth, grid="pyramid", **options)
         self.head: nn.Module = nn.Linear(width, outputs)
         if self.trunk.spatial:
             unit = nn.SiLU() if smooth else nn.ReLU()
@@ -168,7 +164,7 @@ class GatedResidual(nn.Module):
 
     .. math:: z' = (1 - g) \odot z + g \odot d, \quad g = \mathrm{sigmoid}(\tilde g)
 
-    where the network gives the destination :math:`d` and the gate :math:`\tilde g`.
+    with the destination :math:`d` and the gate :math:`\tilde g` as outputs of the network.
 
     Arguments:
         latent_shape: `(D,)` or `(C, h, w)`.
@@ -179,22 +175,14 @@ class GatedResidual(nn.Module):
         torch.Size([5, 8])
     """
 
-    def __init__(
-        self,
-        latent_shape: Sequence[int],
-        *,
-        context: int = 0,
-        width: int = 512,
-        depth: int = 4,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, latent_shape: Sequence[int], **options: Any) -> None:
         super().__init__()
-        self.trunk = Trunk(latent_shape, context, width, depth, dropout, grid="unet")
+        self.trunk = Trunk(latent_shape, grid="unet", **options)
         features, outputs = self.trunk.features, 2 * latent_shape[0]
         self.head = (
             nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
         )
-        # an untrained move is small, where a gate of one half would pull every latent to the mean
+        # the first moves are small: a gate of one half would shrink every latent to the mean
         nn.init.constant_(self.head.get_parameter("bias")[latent_shape[0] :], GATE_BIAS)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A small U-Net for grids: as large as what it sees, and told a vector at every level.
+"""A small U-Net for grids, with additive conditioning on a vector at every level.
 
 References:
     | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
@@ -15,14 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COORDINATES = 2  # channels that tell a convolution where it is
+COORDINATES = 2  # channels with the position of a cell
 
 
 class Block(nn.Module):
-    """A residual layer on features `(B, width, h, w)`, told what is `shown`.
-
-    It starts as the identity.
-    """
+    """A residual layer on features `(B, width, h, w)` plus an embedding; initially the identity."""
 
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -32,8 +29,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         start_at_zero(self.outer)
 
-    def forward(self, features: Tensor, shown: Tensor) -> Tensor:
-        inner = self.dropout(F.silu(self.inner(self.norm(features) + shown)))
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.dropout(F.silu(self.inner(self.norm(features) + embedding)))
         out: Tensor = features + self.outer(inner)
         return out
 
@@ -41,30 +38,30 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Features `(B, outputs, h, w)` of a grid `(B, channels, h, w)`, `outputs = width // 4`.
 
-    The grid is halved twice on the way in, with twice the channels each time up to `width`, and
-    doubled on the way out: local layers alone would not see that two eyes belong together.
+    The resolution is halved twice while the channels double up to `width`, and then restored, so
+    that each output depends on the whole grid.
 
     Arguments:
         channels: Channels of the grid.
-        told: Numbers that it is told beside it, 0 for none.
-        width: Channels of the coarsest level.
-        depth: Residual blocks of the coarsest level; the others have two.
+        context: Number of context features, 0 for none.
+        width: Channels at the lowest resolution.
+        depth: Residual blocks at the lowest resolution; the other levels have two.
         dropout: Share of units dropped in each block while training.
 
     Example:
-        >>> net = UNet(4, told=3, width=16, depth=2)
+        >>> net = UNet(4, context=3, width=16, depth=2)
         >>> net(torch.zeros(5, 4, 7, 8), torch.zeros(5, 3)).shape, net.outputs
         (torch.Size([5, 4, 7, 8]), 4)
     """
 
     def __init__(
-        self, channels: int, *, told: int, width: int, depth: int, dropout: float = 0.0
+        self, channels: int, *, context: int, width: int, depth: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
         fine = [max(1, width // 4), max(1, width // 2)]
         widths = [*fine, width]
         self.outputs = widths[0]
-        self.embeds = nn.ModuleList(nn.Linear(max(1, told), units) for units in widths)
+        self.embeds = nn.ModuleList(nn.Linear(max(1, context), units) for units in widths)
         self.enter = nn.Conv2d(channels + COORDINATES, widths[0], 3, padding=1)
         pairs = list(itertools.pairwise(widths))
         self.before = nn.ModuleList(Block(units, dropout) for units in fine)
@@ -73,24 +70,24 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)
         self.after = nn.ModuleList(Block(units, dropout) for units in fine)
 
-    def forward(self, z: Tensor, told: Tensor | None = None) -> Tensor:
-        told = z.new_zeros(len(z), 1) if told is None else told
-        shown = [F.silu(embed(told))[:, :, None, None] for embed in self.embeds]
-        features: Tensor = self.enter(torch.cat([z, coordinates(z)], dim=1)) + shown[0]
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        context = z.new_zeros(len(z), 1) if context is None else context
+        embeddings = [F.silu(embed(context))[:, :, None, None] for embed in self.embeds]
+        features: Tensor = self.enter(torch.cat([z, coordinates(z)], dim=1)) + embeddings[0]
         kept = []
         for level, (block, shrink) in enumerate(zip(self.before, self.shrink, strict=True)):
-            kept.append(block(features, shown[level]))
+            kept.append(block(features, embeddings[level]))
             features = shrink(kept[-1])
         for block in self.blocks:
-            features = block(features, shown[-1])
+            features = block(features, embeddings[-1])
         for level in reversed(range(len(kept))):
             wide = F.interpolate(features, size=kept[level].shape[2:])
-            features = self.after[level](kept[level] + self.grow[level](wide), shown[level])
+            features = self.after[level](kept[level] + self.grow[level](wide), embeddings[level])
         return features
 
 
 def start_at_zero(layer: nn.Module) -> None:
-    """Makes a linear layer or a convolution give zeros until it is trained."""
+    """Initialises a linear layer or a convolution with zeros."""
     nn.init.zeros_(layer.get_parameter("weight"))
     nn.init.zeros_(layer.get_parameter("bias"))
 
