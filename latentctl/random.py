@@ -1,9 +1,8 @@
-r"""Stateless randomness: every draw is a function of where it is used, never of what ran before.
+"""Stateless random numbers: generators seeded by a hash of `(seed, step, rank, purpose)`.
 
-A generator is seeded by a hash of `(seed, step, rank, purpose)`. Nothing has to be stored to
-resume a run, a draw elsewhere in the process changes nothing, and two purposes never share a
-stream. `noise` goes one step further and gives *sample* `i` the same numbers whatever the batch
-size, the order or the number of processes.
+Resuming a run needs no generator state, draws elsewhere in the process have no influence, and
+different purposes have different streams. `noise` gives sample `i` the same numbers for any batch
+size, order and number of processes.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ def generator(
     purpose: str = "",
     device: torch.device | str = "cpu",
 ) -> torch.Generator:
-    """A fresh generator for one purpose at one step.
+    """A new generator for one purpose at one step.
 
     Arguments:
         seed: The user's seed, any integer.
-        step: The step, epoch or block that the draw belongs to.
-        rank: The process, where processes must differ.
-        purpose: A word that separates streams of the same step.
-        device: Where the generator lives.
+        step: The step, epoch or block of the draw.
+        rank: The process, if processes must differ.
+        purpose: Separates the streams of one step.
+        device: Device of the generator.
 
     Example:
         >>> a = torch.randn(3, generator=generator(0, 5, purpose="latent"))
@@ -58,15 +57,15 @@ def noise(
     purpose: str = "latent",
     uniform: bool = False,
 ) -> Tensor:
-    """Noise of the samples `start ... start + count - 1` of one endless sequence.
+    """Noise of the samples `start ... start + count - 1` of an infinite sequence.
 
     Arguments:
         start: Index of the first sample.
         count: Number of samples.
         shape: Shape of one sample.
         seed: The user's seed.
-        step: The step that the draw belongs to.
-        purpose: A word that separates streams.
+        step: The step of the draw.
+        purpose: Separates the streams of one step.
         uniform: Draw from U(0, 1) instead of N(0, 1).
 
     Returns:
@@ -87,13 +86,13 @@ def noise(
 
 
 def permutation(n: int, *, seed: int, epoch: int, purpose: str = "order") -> Tensor:
-    """The order in which epoch `epoch` visits `n` samples, `(n,)` integers."""
+    """The order of `n` samples in epoch `epoch`, `(n,)` integers."""
     return torch.randperm(n, generator=generator(seed, epoch, purpose=purpose))
 
 
 @contextmanager
 def seeded(seed: int, purpose: str = "init") -> Iterator[None]:
-    """Seeds torch's own CPU generator inside the block, and puts it back as it was.
+    """Seeds torch's global CPU generator in a block, and restores its state after it.
 
     For code that takes no generator, such as the initialisation of layers.
 

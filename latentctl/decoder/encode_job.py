@@ -20,17 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import CacheError, InputError
-from ..latents.shards import (
-    FORMAT,
-    Entry,
-    Shard,
-    find_shards,
-    read_entry,
-    read_manifest,
-    verified_manifest,
-    write_manifest,
-    write_shard,
-)
+from ..latents import shards
 from ..storage.files import MANIFEST
 from .dataset import BadSample, Sample, SampleReader
 
@@ -54,7 +44,7 @@ def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
         digest.update(sample.x.contiguous().numpy().tobytes() + sample.labels.numpy().tobytes())
         hashes[str(index)] = digest.hexdigest()[:16]
     return {
-        "format": FORMAT,
+        "format": shards.FORMAT,
         "fingerprint": reader.decoder.fingerprint(),
         "names": list(reader.names),
         "length": length,
@@ -98,10 +88,10 @@ class EncodeJob:
         if not (self.folder / MANIFEST).exists():
             return None
         try:
-            manifest = read_manifest(self.folder)
+            manifest = shards.read_manifest(self.folder)
             # the shard size matters only for a cache that is to be completed
             self._check({**manifest, "shard_size": self.identity["shard_size"]})
-            manifest = verified_manifest(self.folder)
+            manifest = shards.verified_manifest(self.folder)
         except _OtherJobError:
             raise
         except CacheError as error:
@@ -114,9 +104,9 @@ class EncodeJob:
     def done(self) -> set[int]:
         """The intact shards of this process, which are not encoded again."""
         done: set[int] = set()
-        for number, paths in find_shards(self.folder).items():
+        for number, paths in shards.find_shards(self.folder).items():
             for path in paths if self._mine(number) else ():
-                if (notes := read_entry(path)) is None:
+                if (notes := shards.read_entry(path)) is None:
                     logger.warning("%s is truncated or corrupted: it is encoded again.", path)
                     continue
                 self._check(notes.get("job", {}))
@@ -151,7 +141,7 @@ class EncodeJob:
 
     def _run_shard(self, number: int, indices: range, bar: Any) -> None:
         rows, skipped = 0, list[dict[str, Any]]()
-        shard: Shard = {
+        shard: shards.Shard = {
             "mean": torch.empty(0, *self.reader.decoder.latent_shape),
             "index": torch.empty(0, dtype=torch.long),
         }
@@ -165,7 +155,7 @@ class EncodeJob:
             rows += len(encoded["index"])
         stop = min(indices.stop, self.reader.source.length or indices.stop)
         notes = {"job": self.identity, "start": indices.start, "stop": stop, "skipped": skipped}
-        write_shard(self.folder, number, {k: v[:rows] for k, v in shard.items()}, notes)
+        shards.write_shard(self.folder, number, {k: v[:rows] for k, v in shard.items()}, notes)
 
     def _samples(self, indices: range, skipped: list[Any], bar: Any) -> Iterator[Sample]:
         for index in indices:
@@ -177,7 +167,7 @@ class EncodeJob:
                 self._bad(error, skipped)
             bar.update()
 
-    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> Shard:
+    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> shards.Shard:
         posterior = self.reader.decoder.encode(torch.stack([sample.x for sample in batch]))
         encoded = {
             "mean": posterior.mean.cpu(),
@@ -203,9 +193,9 @@ class EncodeJob:
     def commit(self) -> None:
         """Write the manifest, after the hash and the range of every shard were verified."""
         size, total = int(self.identity["shard_size"]), int(self.reader.source.length or 0)
-        found, entries = find_shards(self.folder), list[Entry]()
+        found, entries = shards.find_shards(self.folder), list[shards.Entry]()
         for number, start in enumerate(range(0, total, size)):
-            entry = next(filter(None, map(read_entry, found.get(number, ()))), None)
+            entry = next(filter(None, map(shards.read_entry, found.get(number, ()))), None)
             if entry is None:
                 raise CacheError(
                     f"Shard {number} of {self.folder} is missing or corrupted. Run the same call "
@@ -228,4 +218,5 @@ class EncodeJob:
         if skipped:
             message = "%d of %d samples were skipped; %s lists them."
             logger.warning(message, len(skipped), total, self.folder / MANIFEST)
-        write_manifest(self.folder, entries, {**self.identity, "length": total, "skipped": skipped})
+        content = {**self.identity, "length": total, "skipped": skipped}
+        shards.write_manifest(self.folder, entries, content)

@@ -7,16 +7,8 @@ and never loaded.
 
 from __future__ import annotations
 
-__all__ = [
-    "checkpoints",
-    "flatten_optimizer",
-    "latest_checkpoint",
-    "resolve_checkpoint",
-    "restore_optimizer",
-    "save_checkpoint",
-]
+__all__ = ["checkpoints", "latest_checkpoint", "resolve_checkpoint", "save_checkpoint"]
 
-import json
 import logging
 import os
 import re
@@ -24,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
@@ -44,18 +35,10 @@ def save_checkpoint(
     *,
     total_limit: int | None = None,
 ) -> Path:
-    """Save `output_dir/step-000123`, then remove the oldest over the limit.
+    """Save `output_dir/step-000123` by `save_folder`, and return it.
 
-    Arguments:
-        output_dir: The folder of the run.
-        step: Number of finished optimizer steps, >= 0.
-        tensors: As in `save_folder`.
-        state: As in `save_folder`.
-        total_limit: How many intact checkpoints are kept, this one included; None keeps all.
-            Corrupted ones are neither counted nor removed.
-
-    Returns:
-        The new checkpoint.
+    Then the oldest intact checkpoints over `total_limit` are removed; None keeps all. Corrupted
+    ones are neither counted nor removed.
 
     Raises:
         CheckpointError: It could not be saved; every older checkpoint is intact.
@@ -144,55 +127,6 @@ def resolve_checkpoint(
         f"Cannot resume from {resume_from_checkpoint}: {problem} "
         f"Usable checkpoints: {', '.join(usable) or f'none in {output_dir}'}."
     )
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of the tensors of an optimizer by number, and the rest of its state as JSON."""
-    tensors: dict[str, Tensor] = {}
-
-    def name(value: Any) -> dict[str, str]:
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"An optimizer that holds a {type(value)} cannot be saved.")
-        tensors[str(len(tensors))] = value.detach().clone()
-        return {"tensor": str(len(tensors) - 1)}
-
-    state = optimizer.state_dict()
-    tree = [list(state["state"].items()), state["param_groups"]]
-    rest = {"shapes": _shapes(optimizer), "tree": json.loads(json.dumps(tree, default=name))}
-    return tensors, rest
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
-) -> None:
-    """Load what `flatten_optimizer` gave into an optimizer over parameters of the same shapes.
-
-    Raises:
-        CheckpointError: The parameters have other shapes, or tensors are missing or unexpected.
-    """
-    if rest["shapes"] != _shapes(optimizer):
-        raise CheckpointError(
-            f"The saved optimizer state is for parameters of shapes {rest['shapes']}, this "
-            f"optimizer has {_shapes(optimizer)}. Build the networks as in the saved run."
-        )
-    left = {name: value.clone() for name, value in tensors.items()}
-    try:
-        state, groups = json.loads(
-            json.dumps(rest["tree"]),
-            object_hook=lambda node: left.pop(node["tensor"]) if "tensor" in node else node,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"The optimizer state lacks the tensor {error}.") from error
-    if left:
-        raise CheckpointError(f"Unexpected tensors in the optimizer state: {sorted(left)}.")
-    for group, own in zip(groups, optimizer.param_groups, strict=True):
-        pairs = {key for key in group if isinstance(own.get(key), tuple)}  # JSON has lists only
-        group.update({key: tuple(group[key]) for key in pairs})
-    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
-
-
-def _shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]:
-    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
 
 
 def _problem(path: Path) -> str | None:

@@ -182,17 +182,9 @@ def fit(
     for module in modules:
         same_everywhere(accelerator, module.to(device))
     settings = {"seed": seed, "batch_size": batch_size, "samples": len(data)}
-    state = RunState(game, settings, output_dir, writes=accelerator.is_main_process)
-    resumed_from = state.resume(resume_from_checkpoint)
-    accelerator.wait_for_everyone()  # every process has read before the main one writes
+    state = RunState(game, settings, output_dir, accelerator)
+    resumed_from = state.resume(resume_from_checkpoint) if output_dir is not None else None
     state.rewrite_log()
-
-    def record(line: dict[str, Any]) -> None:
-        state.record(line)
-        if accelerator.trackers:
-            values = {f"{line['player']}/{k}": v for k, v in line.items() if isinstance(v, float)}
-            accelerator.log(values, step=line["step"])
-
     order = SampleOrder(len(data), batch_size, seed=seed)
     steps = range(state.step, max_train_steps)
     turns = [player.turns for player in game]
@@ -250,7 +242,7 @@ def fit(
                 if moves == 0 or (moves + 1) % log_every == 0:
                     rate = factor * float(player.optimizer.param_groups[0]["lr"])
                     line |= {"grad_norm": grad_norm, "lr": rate}
-                    record(line | _logged(accelerator, values) | line)
+                    state.record(line | _logged(accelerator, values) | line)
                     bar.set_postfix(player=player.name, loss=f"{loss:.4g}", refresh=False)
             else:
                 for buffer, old in zip(buffers, before, strict=True):
@@ -259,7 +251,7 @@ def fit(
                 line |= {"not_finite": culprit, "samples": order(step).tolist()}
                 state.bad_steps.append(state.step)
                 state.bad_in_a_row[player.name] += 1
-                record(line)
+                state.record(line)
             bar.update()
             if on_step is not None:
                 on_step(state.step)
@@ -269,7 +261,6 @@ def fit(
             due = checkpointing_steps is not None and (last or state.step % steps_per_save == 0)
             if due or stopping or lost:
                 state.save(checkpoints_total_limit)
-                accelerator.wait_for_everyone()
             if lost:
                 raise NonFiniteError(
                     f"{player.name!r} had {max_bad_steps + 1} steps in a row that were not finite, "

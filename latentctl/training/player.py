@@ -1,14 +1,23 @@
-r"""A player: a network, its loss and its optimizer, and the two halves of its step.
+"""A player: a network, its loss and its optimizer, with its gradient, its update and its state.
 
-The gradient is taken with respect to the player's own weights only, so that a loss may call the
-networks of other players without touching them, and nothing is left behind in anybody's `.grad`.
+The gradient is taken with respect to the player's own weights only: a loss may call the networks
+of other players without changing them, and no `.grad` is left.
 """
 
 from __future__ import annotations
 
-__all__ = ["Player", "gradient", "train_mode", "trained_weights", "update"]
+__all__ = [
+    "Player",
+    "flatten_optimizer",
+    "gradient",
+    "restore_optimizer",
+    "train_mode",
+    "trained_weights",
+    "update",
+]
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,20 +26,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from .schedule import Step
 
 
 @dataclass
 class Player:
-    """One side of a game, or the only one.
+    """A network that is trained by a loss, alone or in turns with others.
 
     Arguments:
-        name: An identifier; names files and log lines.
-        module: What is trained and saved.
-        loss: `(batch, step)` to the mean loss over the rows of `batch`, and what to log.
+        name: An identifier, used in files and log lines.
+        module: The network that is trained and saved.
+        loss: `(batch, step)` to the mean loss over the rows of `batch`, and values to log.
         optimizer: Over parameters of `module`. Its learning rates are the peak of the schedule.
-        turns: Steps in a row in each round: critic 10, actor 1.
+        turns: Consecutive steps in each round, such as 10 of a critic and 1 of an actor.
         ema: Decay of an exponential moving average of the weights, in [0, 1), or None.
 
     Raises:
@@ -56,13 +65,13 @@ class Player:
 
 
 def trained_weights(player: Player) -> dict[str, nn.Parameter]:
-    """The weights that the player's optimizer changes, by their names in its module."""
+    """The weights of the player's optimizer by their names in its module."""
     names = {id(weight): name for name, weight in player.module.named_parameters()}
     weights = [w for group in player.optimizer.param_groups for w in group["params"]]
-    strangers = [tuple(weight.shape) for weight in weights if id(weight) not in names]
-    if strangers:
+    foreign = [tuple(weight.shape) for weight in weights if id(weight) not in names]
+    if foreign:
         raise InputError(
-            f"The optimizer of {player.name!r} holds weights of shapes {strangers} that are not in "
+            f"The optimizer of {player.name!r} holds weights of shapes {foreign} that are not in "
             "its module. Build it as Adam(module.parameters(), ...)."
         )
     return {names[id(weight)]: weight for weight in weights if weight.requires_grad}
@@ -71,25 +80,21 @@ def trained_weights(player: Player) -> dict[str, nn.Parameter]:
 def gradient(
     player: Player,
     weights: Sequence[Tensor],
-    turns: Iterable[tuple[Any, Step]],
+    micro_batches: Iterable[tuple[Any, Step]],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
-    """The mean over micro-batches of the gradient, the loss and the logged values.
+    """Means over micro-batches: the gradients, the loss `()` and the logged values `()`.
 
     Arguments:
-        player: Whose loss it is.
-        weights: With respect to what.
-        turns: The micro-batches, all of one size, each with its `Step`.
+        player: The player.
+        weights: Its weights. The gradient is zero where the loss does not depend on one.
+        micro_batches: Micro-batches of equal size, each with its `Step`.
         autocast: Makes the context of mixed precision.
-
-    Returns:
-        One gradient a weight (zero where the loss does not depend on it), the loss `()`, and the
-        means `()` of what the loss logged.
     """
     total: list[Tensor] = []
     losses: list[Tensor] = []
     logged: dict[str, list[Tensor]] = {}
-    for batch, step in turns:
+    for batch, step in micro_batches:
         with autocast():
             loss, values = player.loss(batch, step)
         if loss.dim() or not loss.requires_grad:
@@ -133,9 +138,58 @@ def update(
             weight.grad = None
 
 
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of the tensors of an optimizer by number, and the rest of its state as JSON."""
+    tensors: dict[str, Tensor] = {}
+
+    def name(value: Any) -> dict[str, str]:
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"An optimizer that holds a {type(value)} cannot be saved.")
+        tensors[str(len(tensors))] = value.detach().clone()
+        return {"tensor": str(len(tensors) - 1)}
+
+    state = optimizer.state_dict()
+    tree = [list(state["state"].items()), state["param_groups"]]
+    rest = {"shapes": _shapes(optimizer), "tree": json.loads(json.dumps(tree, default=name))}
+    return tensors, rest
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> None:
+    """Load what `flatten_optimizer` gave into an optimizer over parameters of the same shapes.
+
+    Raises:
+        CheckpointError: The parameters have other shapes, or tensors are missing or unexpected.
+    """
+    if rest["shapes"] != _shapes(optimizer):
+        raise CheckpointError(
+            f"The saved optimizer state is for parameters of shapes {rest['shapes']}, this "
+            f"optimizer has {_shapes(optimizer)}. Build the networks as in the saved run."
+        )
+    left = {name: value.clone() for name, value in tensors.items()}
+    try:
+        state, groups = json.loads(
+            json.dumps(rest["tree"]),
+            object_hook=lambda node: left.pop(node["tensor"]) if "tensor" in node else node,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"The optimizer state lacks the tensor {error}.") from error
+    if left:
+        raise CheckpointError(f"Unexpected tensors in the optimizer state: {sorted(left)}.")
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        pairs = {key for key in group if isinstance(own.get(key), tuple)}  # JSON has lists only
+        group.update({key: tuple(group[key]) for key in pairs})
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+
+
+def _shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]:
+    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+
+
 @contextlib.contextmanager
 def train_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put networks in training mode, and every part of them back to its own mode at the end."""
+    """Training mode for networks; each submodule's own mode is restored at the end."""
     found = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.train()

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -22,14 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..errors import CheckpointError
 from ..storage import load_folder, load_strict
 from ..storage.files import write_atomic
-from .checkpoints import (
-    checkpoints,
-    flatten_optimizer,
-    resolve_checkpoint,
-    restore_optimizer,
-    save_checkpoint,
-)
-from .player import Player
+from .checkpoints import checkpoints, resolve_checkpoint, save_checkpoint
+from .player import Player, flatten_optimizer, restore_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 METRICS = "metrics.jsonl"
 
@@ -40,8 +37,8 @@ class RunState:
     Arguments:
         players: Whose weights, moments and averages belong to it.
         settings: What a resumed run must have in common with the saved one, as JSON.
-        folder: Where it is kept; None for a run that leaves nothing on disk.
-        writes: Whether this process writes there: the main process does.
+        folder: Where the main process writes; None for a run that leaves nothing on disk.
+        accelerator: The processes and trackers of the run.
 
     Attributes:
         step: Finished steps.
@@ -57,13 +54,12 @@ class RunState:
         players: Sequence[Player],
         settings: Mapping[str, Any],
         folder: str | Path | None,
-        *,
-        writes: bool,
+        accelerator: Accelerator,
     ) -> None:
         self.players = list(players)
         self.settings = {**settings, "players": [[p.name, p.turns, p.ema] for p in players]}
-        self.folder = None if folder is None else Path(folder)
-        self.written = self.folder if writes else None
+        self.folder, self.accelerator = Path(folder or "."), accelerator
+        self.writes = folder is not None and accelerator.is_main_process
         self.step = 0
         self.seconds = 0.0
         self.bad_steps: list[int] = []
@@ -76,14 +72,12 @@ class RunState:
         self.log: list[dict[str, Any]] = []
 
     def resume(self, resume_from_checkpoint: str | Path | None) -> Path | None:
-        """Load the state and the log of a checkpoint, and return it; writes nothing.
+        """Load the state and the log of a checkpoint, and return it.
 
         Raises:
             CheckpointError: It is missing, corrupted or of another run; or a new run was asked for
                 in the folder of another one.
         """
-        if self.folder is None:
-            return None
         if resume_from_checkpoint is None and (there := checkpoints(self.folder)):
             raise CheckpointError(
                 f"A new run was asked for, but {self.folder} holds a run up to {there[-1].name}. "
@@ -117,9 +111,12 @@ class RunState:
         return found
 
     def save(self, total_limit: int | None) -> None:
-        """Write the checkpoint of the present step atomically."""
-        if self.written is None:
-            return
+        """Write the checkpoint of the present step atomically; all processes wait for it."""
+        if self.writes:
+            self._save(total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, total_limit: int | None) -> None:
         tensors: dict[str, Mapping[str, Tensor]] = {}
         optimizers = {}
         for player in self.players:
@@ -128,26 +125,30 @@ class RunState:
                 tensors[f"{player.name}.ema"] = self.averages[player.name].state_dict()
             moments, optimizers[player.name] = flatten_optimizer(player.optimizer)
             tensors[f"{player.name}.optimizer"] = moments
-        with open(self.written / METRICS, "rb") as file:  # the log must reach up to the checkpoint
+        with open(self.folder / METRICS, "rb") as file:  # the log must reach up to the checkpoint
             os.fsync(file.fileno())
         names = ("step", "seconds", "bad_steps", "bad_in_a_row", "settings")
         state = {name: getattr(self, name) for name in names}
         state["optimizers"] = optimizers
-        save_checkpoint(self.written, self.step, tensors, state, total_limit=total_limit)
+        save_checkpoint(self.folder, self.step, tensors, state, total_limit=total_limit)
 
     def rewrite_log(self) -> None:
-        """Remove from `metrics.jsonl` the lines after the present step."""
-        if self.written is not None:
-            self.written.mkdir(parents=True, exist_ok=True)
+        """Remove from `metrics.jsonl` the lines after the present step, once all have read it."""
+        self.accelerator.wait_for_everyone()
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self.log)
-            write_atomic(self.written / METRICS, lines.encode())
+            write_atomic(self.folder / METRICS, lines.encode())
 
     def record(self, line: dict[str, Any]) -> None:
-        """Append a line to the log and to `metrics.jsonl`."""
+        """Append a line to the log, to `metrics.jsonl` and to the trackers."""
         self.log.append(line)
-        if self.written is not None:
-            with open(self.written / METRICS, "a") as file:
+        if self.writes:
+            with open(self.folder / METRICS, "a") as file:
                 file.write(json.dumps(line) + "\n")
+        if self.accelerator.trackers:
+            values = {f"{line['player']}/{k}": v for k, v in line.items() if isinstance(v, float)}
+            self.accelerator.log(values, step=line["step"])
 
 
 def _decay(ema: float) -> Callable[..., None]:

@@ -1,8 +1,7 @@
-r"""What the number of a step decides: whose turn it is, the learning rate, the random numbers.
+"""Turn, learning rate and random numbers as functions of the step.
 
-All of it is a function of the step alone, and so are the samples (`training.batches`). There is
-nothing to store and nothing to restore: a run that resumes at step `k` does what the uninterrupted
-run did at step `k`, on any number of processes.
+So are the samples (`training.batches`): a run that resumes at step `k` does what an uninterrupted
+run does at step `k`, on any number of processes.
 
 References:
     | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2023), whose
@@ -30,11 +29,11 @@ LR_SCHEDULERS = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class Step:
-    """Where a loss is: it hands out all the randomness of that place.
+    """The step of a loss, from which it draws its random numbers.
 
-    Row `i` of a draw depends on `(seed, index, purpose, start + i)` alone, so a step sees the same
-    numbers on any number of processes and micro-batches. Two draws with one `purpose` are the same
-    numbers: give each its own word.
+    Row `i` of a draw depends on `(seed, index, purpose, start + i)` alone, so that a step has the
+    same numbers on any number of processes and micro-batches. Two draws of one `purpose` are equal:
+    give each its own.
 
     Arguments:
         seed: The seed of the run.
@@ -42,7 +41,7 @@ class Step:
         start: First row of this micro-batch within the global batch.
         count: Rows of this micro-batch.
         total: Rows of the global batch.
-        device: Where draws are put.
+        device: Device of the draws.
 
     Example:
         >>> whole = Step(seed=0, index=7, start=0, count=8, total=8)
@@ -68,7 +67,7 @@ class Step:
 
     def integers(self, high: int, purpose: str = "integers") -> Tensor:
         """Uniform integers in `0 ... high - 1`, `(count,)`."""
-        # a float32 has 24 random bits, too few for a large `high`: two make 48
+        # a float32 has 24 random bits, too few for a large `high`: two have 48
         coarse, fine = self.uniform(2, purpose=purpose).cpu().double().unbind(1)
         return ((coarse + fine * 2**-24) * high).long().to(self.device)
 
@@ -78,7 +77,7 @@ class Step:
 
 
 def whose_turn(turns: Sequence[int], step: int) -> tuple[int, int]:
-    """Which player moves at `step`, and how many steps that player has made before.
+    """The number of the player whose turn `step` is, and how many steps it has made before.
 
     Example:
         >>> [whose_turn([2, 1], step) for step in range(6)]
@@ -91,17 +90,17 @@ def whose_turn(turns: Sequence[int], step: int) -> tuple[int, int]:
 
 
 def lr_factor(kind: str, step: int, total: int, *, warmup: int = 0, elapsed: float = 0.0) -> float:
-    """What the learning rate is multiplied by at `step`.
+    """The factor of the learning rate at `step`.
 
     It rises linearly over the first `warmup` steps, and then stays (`constant`) or falls to zero at
     the end of the run (`linear`, `cosine`).
 
     Arguments:
         kind: One of `LR_SCHEDULERS`.
-        step: Finished steps, of all players together.
+        step: Finished steps of all players.
         total: Steps of the whole run.
         warmup: Steps of the rise.
-        elapsed: Share of the time budget that is used up, in [0, 1]; counts where it is ahead of
+        elapsed: Share of the time budget that is used, in [0, 1]; it counts if it exceeds
             `step / total`.
 
     Example:

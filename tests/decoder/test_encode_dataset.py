@@ -735,7 +735,7 @@ def test_no_more_than_two_shards_are_in_memory(
 ) -> None:
     import weakref
 
-    import latentctl.decoder.encode_job as module
+    from latentctl.latents import shards as module
 
     alive: list[weakref.ref] = []
     most = []

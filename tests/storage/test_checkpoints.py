@@ -30,14 +30,14 @@ from latentctl.storage import files, folder
 from latentctl.storage.folder import FORMAT, load_folder, save_folder, verify_folder
 from latentctl.storage.weights import load_strict
 from latentctl.training import checkpoints as checkpoint
+from latentctl.training import player
 from latentctl.training.checkpoints import (
     checkpoints,
-    flatten_optimizer,
     latest_checkpoint,
     resolve_checkpoint,
-    restore_optimizer,
     save_checkpoint,
 )
+from latentctl.training.player import flatten_optimizer, restore_optimizer
 
 FILES = ("manifest.json", "state.json", "actor.safetensors", "critic.safetensors")
 
@@ -613,7 +613,7 @@ def test_an_optimizer_of_another_network_is_refused():
 
 
 def test_no_pickle_in_the_source():
-    for module in (checkpoint, files, folder):
+    for module in (checkpoint, files, folder, player):
         source = Path(module.__file__).read_text()
         assert not re.search(r"import pickle|torch\.(load|save)\(", source)
 
