@@ -130,7 +130,8 @@ class Decoder(nn.Module):
         Raises:
             ShapeError: If `z` has another shape.
         """
-        self.check_latent(z)
+        subject = f"{self.name} decodes latents"
+        check_rows(z, self.latent_shape, subject, "Use latents of this decoder.")
         parts = [
             self.decode_fn(self.model, part.to(self.device, self.dtype))
             for part in _chunks(z, batch_size)
@@ -243,17 +244,10 @@ class Decoder(nn.Module):
             name=name,
         )
 
-    def check_latent(self, z: Tensor) -> None:
-        """Raises a `ShapeError` unless `z` is `(B, *latent_shape)`."""
-        check_rows(
-            z, self.latent_shape, f"{self.name} decodes latents", "Use latents of this decoder."
-        )
-
     def check_sample(self, x: Tensor) -> None:
         """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
-        check_rows(
-            x, self.sample_shape, f"{self.name} takes samples", "Resize, crop or convert them."
-        )
+        subject = f"{self.name} takes samples"
+        check_rows(x, self.sample_shape, subject, "Resize, crop or convert them.")
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
             raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")

@@ -108,19 +108,15 @@ def invert(
     return search(decoder.name, decoder.decode, x.to(decoder.device).float())
 
 
-def with_inversion(
-    decoder: Decoder,
-    *,
-    steps: int = 300,
-    starts: int = 4,
-    learning_rate: float = 0.1,
-    sigma: float | None = None,
-    seed: int = 0,
-) -> Decoder:
+def with_inversion(decoder: Decoder, **options: Any) -> Decoder:
     """The same decoder with `invert` as its encoder, so that real inputs can be edited.
 
-    Latents, weights and fingerprint stay the same, and an encoder is replaced. The arguments are
-    those of `invert`. Encoding a sample costs `starts * steps` evaluations of the decoder.
+    Latents, weights and fingerprint stay the same, and an encoder is replaced. Encoding a sample
+    costs `starts * steps` evaluations of the decoder.
+
+    Arguments:
+        decoder: The frozen decoder; it must be differentiable.
+        options: `steps`, `starts`, `learning_rate`, `sigma` and `seed` of `invert`.
 
     Raises:
         AdapterError: If no gradient reaches the latents.
@@ -132,7 +128,7 @@ def with_inversion(
         >>> decoder.can_encode, with_inversion(decoder).can_encode
         (False, True)
     """
-    search = _Search(decoder.prior, steps, starts, learning_rate, sigma, seed)
+    search = _Search(decoder.prior, **options)
     search.check(decoder)
     name, prior, decode = decoder.name, decoder.prior, decoder.decode_fn
 
@@ -147,11 +143,11 @@ def with_inversion(
 @dataclass(frozen=True)
 class _Search:
     prior: Prior
-    steps: int
-    starts: int
-    learning_rate: float
-    sigma: float | None
-    seed: int
+    steps: int = 300
+    starts: int = 4
+    learning_rate: float = 0.1
+    sigma: float | None = None
+    seed: int = 0
 
     def check(self, decoder: Decoder) -> None:
         if min(self.steps, self.starts) < 1:

@@ -28,14 +28,11 @@ CHUNK = 1024  # rows at a time
 def aggregate(
     posteriors: Iterable[tuple[Tensor, Tensor | None]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Mean, std and mean posterior std over all rows.
+    """Mean, std and mean posterior std over all rows, three float32 tensors `latent_shape`.
 
     Arguments:
         posteriors: Pairs of means and stds `(n, *latent_shape)`; all stds are None for a
-            deterministic encoder.
-
-    Returns:
-        Three float32 tensors `latent_shape`, the third as in `Latents.posterior_std`.
+            deterministic encoder, and the third result is as in `Latents.posterior_std`.
 
     Raises:
         InputError: If there is no row.

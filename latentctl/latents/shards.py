@@ -45,16 +45,13 @@ Entry = dict[str, Any]  # name, sha256 and rows of a shard, and its samples star
 
 
 def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, Any]) -> Entry:
-    """Write shard `number` (from 0) of a cache atomically.
+    """Write shard `number` (from 0) of a cache atomically, and return its entry.
 
     Arguments:
         folder: The cache.
         number: Position of the shard in the cache.
         tensors: Tensors with the same number of rows, on the CPU.
         notes: JSON, with the range of samples `start ... stop - 1`.
-
-    Returns:
-        Its entry of the manifest.
 
     Raises:
         CacheError: Writing failed; every finished shard is intact.

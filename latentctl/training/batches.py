@@ -24,16 +24,11 @@ if TYPE_CHECKING:
 
 
 class SampleOrder:
-    """The order in which all processes together visit the data.
+    """The samples of each step, over all processes.
 
     Every epoch is shuffled anew, and epochs follow each other without a gap: step `k` takes the
     positions `k * batch_size ... (k + 1) * batch_size - 1`. No sample is dropped at the end of an
     epoch, and a data set smaller than a batch is repeated within it.
-
-    Arguments:
-        samples: Size of the data set.
-        batch_size: Samples a step, over all processes.
-        seed: The user's seed.
 
     Example:
         >>> order = SampleOrder(3, 2, seed=0)
@@ -76,18 +71,10 @@ def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator
 def micro_batches(
     data: Any, order: SampleOrder, *, seed: int, steps: range, starts: range, num_workers: int = 0
 ) -> Iterator[Any]:
-    """The micro-batches of this process, in order.
+    """The micro-batches of this process, with `starts` as `rows_of_process` gives them.
 
     What `data` draws from torch's global generator is seeded by step and first row, so that
     augmentation depends neither on the number of workers nor on where a run was resumed.
-
-    Arguments:
-        data: Has `__getitem__(indices)`.
-        order: The order of all samples.
-        seed: The user's seed.
-        steps: The steps of this run.
-        starts: As `rows_of_process` gives them.
-        num_workers: Processes that read `data`.
     """
     size = starts.step
     places = ((k, start, order(k)[start : start + size]) for k in steps for start in starts)

@@ -33,6 +33,7 @@ __all__ = ["History", "Player", "Step", "fit"]
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def fit(
         forked = [] if device.type in ("cpu", "mps") else [device.index or 0]
         stack.enter_context(torch.random.fork_rng(forked, device_type=device.type))
         stack.enter_context(train_mode(modules))
-        stop = stack.enter_context(stop_on_signals())
+        received = stack.enter_context(stop_on_signals())
         quiet = not (progress and accelerator.is_main_process)
         bar = tqdm(total=max_train_steps, initial=state.step, unit="step", disable=quiet)
         stack.enter_context(bar)
@@ -218,7 +219,7 @@ def fit(
             gradients, loss_here, values = gradient(
                 player, list(own.values()), places(step), accelerator.autocast
             )
-            facts = [stop.signum is not None, time.perf_counter() - began]
+            facts = [bool(received), time.perf_counter() - began]
             flat = [loss_here.reshape(1), torch.tensor(facts, device=device)]
             means = mean_over_processes(accelerator, [*gradients, *shared, *flat])
             gradients = means[: len(own)]
@@ -269,7 +270,7 @@ def fit(
                     "max_grad_norm, or check these samples."
                 )
             if stopping:
-                raise SystemExit(stop.exit_code)
+                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
             if last:
                 break
 

@@ -6,60 +6,47 @@ one ends the process at once, which loses no checkpoint because they are written
 
 from __future__ import annotations
 
-__all__ = ["StopRequest", "stop_on_signals"]
+__all__ = ["stop_on_signals"]
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType
 
 
-@dataclass
-class StopRequest:
-    """The signal that asked the job to stop: `signum` is None until one arrives."""
-
-    signum: int | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """130 after SIGINT; 143 after SIGTERM, or if another process was stopped."""
-        return 128 + (self.signum or signal.SIGTERM)
-
-
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Record the first SIGTERM or SIGINT and exit at the second; restore the handlers at the end.
+def stop_on_signals() -> Iterator[list[int]]:
+    """A list that gets the first SIGTERM or SIGINT; the second one exits.
 
-    Outside the main thread Python allows no handlers: signals then act as before. A signal that
-    was recorded but not acted on is raised again at the end.
+    The old handlers are restored at the end, and a signal that was not acted on is raised again.
+    Outside the main thread Python allows no handlers: signals then act as before.
 
     Example:
-        >>> with stop_on_signals() as stop:
-        ...     stop.signum is None
-        True
+        >>> with stop_on_signals() as received:
+        ...     received
+        []
     """
-    request = StopRequest()
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield received
         return
 
     def record(signum: int, frame: FrameType | None) -> None:
-        if request.signum is not None:
+        if received:
             os._exit(128 + signum)
-        request.signum = signum
+        received.append(signum)
         # os.write, because this handler may interrupt a print
         os.write(2, b"\nStopping after this step. A second signal exits at once.\n")
 
     old = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
     finished = False
     try:
-        yield request
+        yield received
         finished = True
     finally:
         for number, handler in old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        if finished and request.signum is not None:
-            signal.raise_signal(request.signum)
+        if finished and received:
+            signal.raise_signal(received[0])

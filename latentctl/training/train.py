@@ -22,9 +22,6 @@ def train(
     *,
     name: str,
     learning_rate: float,
-    max_train_steps: int,
-    batch_size: int,
-    seed: int = 0,
     weight_decay: float | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     parameters: Iterable[Any] | None = None,
@@ -39,15 +36,13 @@ def train(
         data: As for `fit`.
         name: An identifier, the name of the player in log lines and checkpoints.
         learning_rate: Peak learning rate.
-        max_train_steps: Optimizer steps.
-        batch_size: Samples a step, over all processes and micro-batches.
-        seed: Decides the order of the data and every random number.
         weight_decay: Decoupled weight decay (AdamW). None trains with plain Adam.
         betas: Decay rates of the two moments.
         parameters: The weights to train, or parameter groups; all of `module` by default.
         ema: Decay of an exponential moving average of the weights. The module ends with the
             average. None keeps the last weights.
-        options: Further arguments of `fit`; `progress` is False by default.
+        options: `max_train_steps`, `batch_size` and other arguments of `fit`, with `progress` False
+            by default.
 
     Returns:
         The `History`.
@@ -71,14 +66,8 @@ def train(
         if weight_decay is None
         else torch.optim.AdamW(weights, weight_decay=weight_decay, **settings)
     )
-    history = fit(
-        Player(name, module, loss, optimizer, ema=ema),
-        data,
-        max_train_steps=max_train_steps,
-        batch_size=batch_size,
-        seed=seed,
-        **{"progress": False, **options},
-    )
+    player = Player(name, module, loss, optimizer, ema=ema)
+    history = fit(player, data, **{"progress": False, **options})
     if ema is not None:
         module.load_state_dict(history.averaged[name].state_dict())
     module.eval()
