@@ -96,10 +96,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
     def add(self, name: str, latents: Latents, **options: Any) -> Knowledge:
         """Fits a new knowledge to the label `name` of `latents`, and changes no other.
 
-        Arguments:
-            name: The label.
-            latents: Encodings of data with that label, NaN where it is unknown.
-            options: As in `Knowledge.fit`.
+        The `options` are those of `Knowledge.fit`.
 
         Raises:
             InputError: If there is one of that name, or the label has one class only.

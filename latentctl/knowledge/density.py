@@ -113,10 +113,7 @@ def bound(density: ConditionalDensity, e: Tensor, eps: Tensor) -> Tensor:
     .. math:: \log \frac{1}{S} \sum_s \frac{p(C_s)\, p(e \mid C_s)}{p(C_s \mid e)}, \quad
         C_s \sim p(C \mid e)
 
-    Arguments:
-        density: The density.
-        e: Base noise, `(B, *latent_shape)`.
-        eps: Noise `(S, B, size)`, for S samples of C.
+    The samples of C are made of the noise `eps (S, B, size)`.
     """
     mean, log_std = density.infer(e)
     h, log_det = density.transform(e)

@@ -52,7 +52,7 @@ from .density import ConditionalDensity, bound, normal
 from .training import BATCH, PRESENT, fit_density, standardise
 
 SAMPLES = 32  # of C, in a likelihood
-SIZES = ("hidden", "width", "blocks")  # of the density
+SIZES = ("code_size", "hidden", "width", "blocks", "critic_width")
 HELD_OUT = 0.1  # share of the latents for calibration and for the choice of the step
 
 
@@ -130,14 +130,10 @@ class Knowledge(Critic, kind="knowledge"):
     def sample(
         self, count: int, *, seed: int = 0, start: int = 0, c: Tensor | None = None
     ) -> Tensor:
-        """Latents with the knowledge, `(count, *latent_shape)`.
+        """Latents with the knowledge `start ... start + count - 1`, `(count, *latent_shape)`.
 
-        Arguments:
-            count: Number of samples.
-            seed: Seed of the sequence of samples.
-            start: Index of the first sample.
-            c: Codes `(count, C)` or `(1, C)`, in the units of the labels that gave them; sampled
-                from N(0, I) by default.
+        Codes `c` are `(count, C)` or `(1, C)`, in the units of the labels that gave them; by
+        default they are sampled from N(0, I).
         """
         home = self.calibration.device
         if c is None:
@@ -175,12 +171,8 @@ class Knowledge(Critic, kind="knowledge"):
         *,
         held_out: Latents | None = None,
         code: Sequence[str] = (),
-        code_size: int = 2,
-        critic_width: int = 256,
         critic_steps: int = 400,
         max_train_steps: int = 200,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
         consistency: float = 10.0,
         sleep_weight: float = 0.1,
         seed: int = 0,
@@ -197,18 +189,14 @@ class Knowledge(Critic, kind="knowledge"):
                 of one sample, such as mirror images.
             code: Labels that give C, one for each dimension; where they are NaN it is sampled from
                 `p(C | z)`. By default C is latent.
-            code_size: Dimensions of a latent C.
-            critic_width: Units of each layer of the discriminator.
             critic_steps: Training steps of the discriminator.
             max_train_steps: Training steps of the density. The step that is best on held-out
                 latents is kept.
-            batch_size: Latents in a step.
-            learning_rate: Of both.
             consistency: The multiplier of the disagreement. Much below 10 the density overfits C.
             sleep_weight: Weight of the wake-sleep term: `log p(C | z)` of samples `z` of C.
             seed: Decides every random number.
-            options: `hidden`, `width` and `blocks` as of `Knowledge`, and further arguments of
-                `latentctl.training.fit`.
+            options: Sizes as of `Knowledge`, and further arguments of `latentctl.training.train`,
+                by default 256 latents in a step and a learning rate of 1e-3.
 
         Raises:
             InputError: If the label has one class only, or `latents` are too few.
@@ -220,8 +208,9 @@ class Knowledge(Critic, kind="knowledge"):
                 f"A knowledge is learned from at least 50 latents, these are {len(latents)}: some "
                 f"are held out for its calibration. Encode more data."
             )
-        sizes: Any = {key: options.pop(key) for key in SIZES if key in options}
-        sizes |= {"critic_width": critic_width, "code_size": len(code) or code_size}
+        sizes = {key: options.pop(key) for key in SIZES if key in options}
+        if code:
+            sizes["code_size"] = len(code)
         with seeded(seed, f"knowledge {name}"):
             new = cls(name, prior, latents.latent_shape, **sizes)
         if held_out is None:
@@ -236,10 +225,10 @@ class Knowledge(Critic, kind="knowledge"):
                 f"{name} is calibrated on {len(check)} latents that are held out: {len(known)} of "
                 f"these are labelled, and none has it. Label more, or give `held_out`."
             )
-        options |= {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        options = {"batch_size": 256, "learning_rate": 1e-3, "seed": seed, **options}
         new.presence = AttributeCritic.fit(
             learn[~torch.isnan(learn.column(name))],
-            width=critic_width,
+            width=new.config["critic_width"],
             max_train_steps=critic_steps,
             rank=0,
             **options,

@@ -54,19 +54,10 @@ def fit_density(
     seed: int,
     **options: Any,
 ) -> None:
-    """Trains `p(e | C)` and `p(C | e)`, and keeps the step that is best on held-out latents.
+    """Trains `p(e | C)` and `p(C | e)` in place, and keeps the best step on held-out noise.
 
-    Arguments:
-        density: The density, trained in place.
-        e: Base noise, `(N, *latent_shape)`.
-        share: Label of presence, or its probability, `(N,)`.
-        odds: Log-odds of presence, `(N,)`.
-        codes: Codes, `(N, C)`, NaN = unknown; None if all are.
-        held_out: Base noise of held-out latents with the knowledge.
-        consistency: Multiplier of the disagreement.
-        sleep_weight: Weight of the wake-sleep term.
-        seed: Decides every random number.
-        options: Further arguments of `latentctl.training.train`.
+    For base noise `e (N, *latent_shape)` there are the label of presence or its probability as
+    `share (N,)`, its log-odds `(N,)`, and the codes `(N, C)` with NaN where they are unknown.
     """
     size, prior_odds = math.prod(density.latent_shape), math.log(max(float(share.mean()), 1e-6))
     if codes is None:

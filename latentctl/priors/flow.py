@@ -42,6 +42,7 @@ from .whitening import Whitening
 logger = logging.getLogger(__name__)
 
 KINDS = ("coupling", "spline", "matching")
+SIZES = ("width", "depth", "blocks", "steps", "guidance", "dropout")
 BATCH = 512
 TOLERANCE = 1e-3  # of a round trip, in standard deviations
 
@@ -171,15 +172,7 @@ class LatentFlow(Saved, kind="latent-flow"):
         latents: Latents,
         kind: str = "coupling",
         *,
-        width: int = 512,
-        depth: int | None = None,
-        blocks: int = 4,
-        steps: int = 8,
-        guidance: float = 1.0,
-        dropout: float = 0.1,
         max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
         seed: int = 0,
         **options: Any,
     ) -> LatentFlow:
@@ -188,17 +181,11 @@ class LatentFlow(Saved, kind="latent-flow"):
         Arguments:
             latents: Encodings of data; each posterior is sampled if it has a std.
             kind: `coupling`, `spline` or `matching`.
-            width: Units of each layer.
-            depth: Layers or residual blocks; 2 of a coupling, 4 of `matching` by default.
-            blocks: Blocks of two couplings.
-            steps: Steps of Heun's method.
-            guidance: The factor for `matching`; it does not affect training.
-            dropout: Dropout of couplings, which overfit on few latents.
             max_train_steps: Steps of training.
-            batch_size: Latents in a step.
-            learning_rate: Peak of Adam's learning rate; it falls to zero.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.training.fit`.
+            options: Sizes as of `LatentFlow`, with a `depth` of 4 for `matching` and a `dropout` of
+                0.1 by default; and further arguments of `latentctl.training.train`, by default
+                256 latents in a step, and a learning rate of 1e-3 that falls to zero.
 
         Raises:
             InputError: If there are no more latents than dimensions, or constant dimensions.
@@ -207,29 +194,23 @@ class LatentFlow(Saved, kind="latent-flow"):
         """
         if max_train_steps < 1:
             raise InputError(f"A flow needs at least one step of training, not {max_train_steps}.")
-        depth = depth or (4 if kind == "matching" else 2)
-        sizes = {"width": width, "depth": depth, "blocks": blocks, "steps": steps}
+        sizes: dict[str, Any] = {"depth": 4 if kind == "matching" else 2, "dropout": 0.1}
+        sizes |= {key: options.pop(key) for key in SIZES if key in options}
         with seeded(seed, "latent flow"):
-            flow = cls(latents.latent_shape, kind, guidance=guidance, dropout=dropout, **sizes)
+            flow = cls(latents.latent_shape, kind, **sizes)
         flow.map.white = Whitening.fit(latents)
         settings = {
+            "batch_size": 256,
+            "learning_rate": 1e-3,
             "lr_scheduler": "linear",
             "lr_warmup_steps": min(50, max_train_steps // 10),
             "max_grad_norm": None if kind == "matching" else 5.0,
+            "ema": 0.99,
+            "max_train_steps": max_train_steps,
+            "seed": seed,
             **options,
         }
-        train(
-            flow,
-            flow.loss,
-            latents,
-            name="flow",
-            ema=0.99,
-            learning_rate=learning_rate,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            seed=seed,
-            **settings,
-        )
+        train(flow, flow.loss, latents, name="flow", **settings)
         try:
             flow.check_invertible(latents[: min(len(latents), 64)].mean)
         except NonFiniteError as error:

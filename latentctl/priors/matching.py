@@ -117,15 +117,11 @@ class Matching(nn.Module):
         free: Tensor | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Latents of noise, both `(B, *latent_shape)`.
+        """Latents of noise, both `(B, *latent_shape)`, for a context `(B, context)`.
 
-        Arguments:
-            e: Noise, `(B, *latent_shape)`.
-            context: Context features, `(B, context)`.
-            free: Context features of the unconditional model, for `guidance`.
-            guidance: Scale of classifier-free guidance, if `free` is given.
+        With `free`, the context of the unconditional model, `guidance` is classifier-free.
         """
-        field: Callable[..., Tensor] = self._guided
+        field: Callable[..., Tensor] = self._scaled
         if free is not None and guidance != 1:
 
             def field(u: Tensor, time: Tensor, given: Tensor) -> Tensor:
@@ -160,7 +156,7 @@ class Matching(nn.Module):
         result: Tensor = total
         return result
 
-    def _guided(self, u: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+    def _scaled(self, u: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
         added: Tensor = self.net(u, time, context)
         return added if self.guidance == 1 else self.guidance * added
 
@@ -177,7 +173,7 @@ class Matching(nn.Module):
         context: Tensor | None = None,
         field: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        field = self._guided if field is None else field
+        field = field or self._scaled
         start, end = (u.new_full((len(u), 1), k / self.steps) for k in (step, step + 1))
         std = self._relative_std()
         turn: Tensor = torch.atan2(end[0] * std, 1 - end[0]) - torch.atan2(

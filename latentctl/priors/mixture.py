@@ -59,9 +59,8 @@ class GaussianMixture(Saved, kind="gaussian-mixture"):
                 f"{(count, size, size)}; found {tuple(means.shape)} and {tuple(roots.shape)}."
             )
         self.config = {"latent_shape": list(latent_shape), "components": count}
-        self.register_buffer("weights", weights.float())
-        self.register_buffer("means", means.float())
-        self.register_buffer("roots", roots.float().contiguous())
+        for name, value in (("weights", weights), ("means", means), ("roots", roots)):
+            self.register_buffer(name, value.float().contiguous())
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> GaussianMixture:
@@ -91,9 +90,8 @@ class GaussianMixture(Saved, kind="gaussian-mixture"):
             raise InputError(
                 "A GaussianMixture is fitted by scikit-learn: pip install scikit-learn."
             ) from error
-        eps = torch.randn(
-            count, *latents.latent_shape, generator=generator(seed, purpose="mixture")
-        )
+        shape = (count, *latents.latent_shape)
+        eps = torch.randn(shape, generator=generator(seed, purpose="mixture"))
         z = latents.to("cpu").sample(eps).flatten(1).double()
         ridge = float(RIDGE * z.var(0).mean())
         found = Sklearn(components, max_iter=max_rounds, reg_covar=ridge, random_state=seed)

@@ -7,7 +7,7 @@ import torch
 from conftest import ToyVAE, toy_decoder
 from torch import nn
 
-from latentctl import condition, wrap
+from latentctl import Updater, condition, wrap
 from latentctl.controllers.cgml.completion import complete, completer, visible_cost
 from latentctl.decoder import Decoder
 from latentctl.errors import InputError, ShapeError
@@ -109,6 +109,16 @@ def test_an_updater_does_in_a_few_steps_what_descent_does_in_many(linear, gradie
     assert walked.cost.mean() < 0.5 * few.cost.mean()
     assert walked.cost.mean() < 1.5 * many.cost.mean()
     assert walked.diversity.mean() > 0.5 * many.diversity.mean()
+
+
+def test_a_completer_is_loaded_bit_for_bit(linear, tmp_path):
+    data = samples(linear, 50, seed=7)
+    sizes = {"steps": 2, "width": 8, "depth": 2, "features": 4}
+    updater = completer(linear, data, lambda step: FIRST, max_train_steps=2, **sizes)
+    loaded = Updater.load(updater.save(tmp_path / "completer"))
+    x = samples(linear, 3)
+    one, two = (complete(linear, x, FIRST, count=2, updater=u) for u in (updater, loaded))
+    assert torch.equal(one.x, two.x)
 
 
 def test_a_conditional_completes_and_leaves_the_decoder_alone(critic):

@@ -69,7 +69,7 @@ def test_both_answers_are_found_and_not_their_mean(trained):
     assert near.float().mean() > 0.7
     assert (near & (up < down)).any(1).float().mean() > 0.9
     assert (near & (down < up)).any(1).float().mean() > 0.9
-    assert (y.norm(dim=2) < 0.2).float().mean() < 0.03, "the mean of both is a ghost"
+    assert (y.norm(dim=2) < 0.2).float().mean() < 0.03, "the mean of both is no answer"
 
 
 def test_assigned_starts_are_a_permutation_that_no_swap_improves():

@@ -249,6 +249,19 @@ def test_spatial_latents_walk_as_well():
     assert path.shape == (6, 3, 4, 8, 8) and path[-1].mean() < 0
 
 
+def test_an_updater_is_loaded_bit_for_bit(learned, tmp_path):
+    updater = learned[Updater]
+    loaded = Updater.load(updater.save(tmp_path / "updater"))
+    z, y = starts(5, 8), torch.tensor([[1.0, torch.nan, 0.0]])
+    assert torch.equal(loaded(z, y), updater(z, y))
+
+
+def test_an_encoder_of_the_users_is_not_saved(tmp_path):
+    updater = Updater((2,), context=1, context_encoder=Plain(), **QUICK)
+    with pytest.raises(InputError, match="Plain cannot be saved"):
+        updater.save(tmp_path / "updater")
+
+
 def test_wrong_use_is_named(critic):
     updater = Updater((8,), ["Smiling"], **QUICK)
     with pytest.raises(ShapeError, match=r"h \(3, 2\), it was given \(3, 5\)"):

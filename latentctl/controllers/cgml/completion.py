@@ -36,6 +36,7 @@ from ...errors import InputError, ShapeError
 from ...random import seeded
 from ...storage import Saved
 from ...training import Step
+from ..request import prior_starts
 from .training import train_unrolled
 from .updater import Updater
 
@@ -49,19 +50,14 @@ class Completion:
 
     x: Tensor
     """The decoder's samples, `(B, count, *sample_shape)`."""
-
     z: Tensor
     """Their latents, `(B, count, *latent_shape)`."""
-
     error: Tensor
     """Root mean square error of the visible part, `(B, count)`, in the units of the samples."""
-
     cost: Tensor
     """The cost `c(z; z_0)`, `(B, count)`."""
-
     diversity: Tensor
     """Standard deviation over the completions, mean of the hidden part, `(B,)`."""
-
     evaluations: int
     """Evaluations of the updater or steps of the descent, of each completion."""
 
@@ -73,14 +69,9 @@ class Completion:
 def visible_cost(
     decoder: Decoder, x: Tensor, mask: Tensor, start: Tensor, *, sigma: float = SIGMA
 ) -> LatentCost:
-    """The cost `c(z; z_0)` of latents, `(B,)`.
+    """The cost `c(z; z_0)` of latents `(B, *latent_shape)` from the starts `z_0` of this shape.
 
-    Arguments:
-        decoder: The frozen decoder.
-        x: Samples, `(B, *sample_shape)`; what is hidden has no influence.
-        mask: Whether `x` is visible, `(B, *sample_shape)`.
-        start: The latents `z_0`, `(B, *latent_shape)`.
-        sigma: Standard deviation of the decoder's error, in the units of the samples.
+    Samples `x` and boolean masks are `(B, *sample_shape)`; `sigma` is in the units of the samples.
     """
     return lambda z: _cost(_missed(decoder.decode(z), x, mask), z, start, sigma)
 
@@ -209,8 +200,7 @@ def completer(
 
     def starts(batch: Any, step: Step) -> tuple[Tensor, Tensor]:
         x = batch[0] if isinstance(batch, tuple | list) else batch
-        first = step.index * step.total + step.start
-        z = start.sample(step.count, seed=~step.seed, start=first).to(x.device)
+        z = prior_starts(start, step).to(x.device)
         return z, seen_input(*_checked(decoder, x, masks(step).to(x.device)))
 
     def cost(z: Tensor, origin: Tensor, asked: Tensor) -> Tensor:

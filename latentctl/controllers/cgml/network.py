@@ -46,7 +46,11 @@ NEAR = 1e-12  # a shorter vector has no direction
 
 
 class UpdaterNetwork(Controller):
-    """`Z`, its walk and its loss; see `Updater` for the arguments."""
+    """`Z`, its walk and its loss; see `Updater` for the arguments.
+
+    In all methods `z (B, *latent_shape)` are latents and `h (B, context)` is the encoded request,
+    None if `context` is 0. With `gradient_input`, `gradient` is that of the cost at `z`.
+    """
 
     learned = True
     dropped: int
@@ -99,12 +103,9 @@ class UpdaterNetwork(Controller):
     def encode_request(
         self, asked: Tensor | None, z: Tensor, origin: Tensor | None = None
     ) -> Tensor | None:
-        """The context `h (B, context)`.
+        """The context of targets `(B, K)` or `(1, K)`, or of the input of the `context_encoder`.
 
-        Arguments:
-            asked: Targets `(B, K)` or `(1, K)`, or the input of the `context_encoder`.
-            z: Latents, `(B, *latent_shape)`.
-            origin: Where the walk started, for a `context_encoder`; `z` by default.
+        A `context_encoder` also gets the starts of the walks, `origin`; `z` by default.
         """
         if self.context_encoder is not None:
             h: Tensor = self.context_encoder(asked, z if origin is None else origin)
@@ -119,11 +120,6 @@ class UpdaterNetwork(Controller):
         self, h: Tensor | None, z: Tensor, gradient: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The predictions `z^ (B, *latent_shape)` and `rho^ (B,)`.
-
-        Arguments:
-            h: The context, `(B, context)`; None if `context` is 0.
-            z: Latents, `(B, *latent_shape)`.
-            gradient: Of the cost at `z`, with `gradient_input`.
 
         Raises:
             ShapeError: If `h` has another width.
@@ -168,11 +164,8 @@ class UpdaterNetwork(Controller):
     ) -> tuple[Tensor, Tensor]:
         """All latents of a walk `(steps + 1, B, *latent_shape)`, and the evaluations `(B,)`.
 
-        Arguments:
-            h: The context, `(B, context)`.
-            z: Starts, `(B, *latent_shape)`.
-            steps: Maximum number of evaluations; the updater's own by default.
-            cost: Cost of each of the B latents, with `gradient_input`.
+        With `gradient_input` it needs the `cost` of the B latents. The updater's own `steps` are
+        the default.
         """
         evaluations = torch.zeros(len(z), dtype=torch.long, device=z.device)
         active = torch.ones(len(z), dtype=torch.bool, device=z.device)
@@ -209,15 +202,9 @@ class UpdaterNetwork(Controller):
         gradient: Tensor | None = None,
         lipschitz: float = 0.01,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`L_Z` over `B` latents, and what is logged; `B` is `step.count`.
+        """`L_Z` with the weight `lipschitz`, and what is logged.
 
-        Arguments:
-            h: The context, `(B, context)`.
-            z: Latents, `(B, *latent_shape)`.
-            goal: The latents after the step of descent, `(B, *latent_shape)`.
-            step: Draws the noise.
-            gradient: Of the cost at `z`, with `gradient_input`.
-            lipschitz: The weight `lambda`.
+        The `goal (B, *latent_shape)` are the latents after the step of descent; B is `step.count`.
         """
         hat, length = self.predict(h, z, gradient)
         far = rms(goal - z)

@@ -94,17 +94,12 @@ class OneToMany(nn.Module):
     def predict(
         self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
     ) -> Tensor:
-        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start.
+        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start by `seed`.
 
-        Arguments:
-            x: Inputs.
-            count: Answers to each.
-            steps: Evaluations of the updater; its own number by default.
-            seed: Of the starts.
+        The updater's own number of `steps` is the default.
         """
         z, h = self.find(x, count, steps=steps, seed=seed)
-        y: Tensor = self.generator(h, z)
-        answers: Tensor = y.unflatten(0, (len(x), count))
+        answers: Tensor = self.generator(h, z).unflatten(0, (len(x), count))
         return answers
 
     @torch.no_grad()
@@ -128,15 +123,10 @@ class OneToMany(nn.Module):
         generator_lipschitz: float = 1e-2,
         generator_noise: float = 0.1,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of all three networks on a batch, summed: they share no gradient.
+        """The losses of all three networks on pairs, summed: they share no gradient.
 
-        Arguments:
-            x: Inputs `(B, ...)`; B is `step.count`.
-            y: One answer to each, `(B, ...)`.
-            step: The training step.
-            lipschitz: Weight of the Lipschitz term of `Z`.
-            generator_lipschitz: Weight of the Lipschitz term of `G`, per unit of noise.
-            generator_noise: Its standard deviation.
+        `lipschitz` and `generator_lipschitz` weigh the last terms of `Z` and `G`. The latter is per
+        unit of noise, whose standard deviation is `generator_noise`. B is `step.count`.
 
         Raises:
             NonFiniteError: If the descent is finite from no start. If it is from some, the others
@@ -186,44 +176,29 @@ class OneToMany(nn.Module):
     def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
         return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
 
-    def fit(
-        self,
-        data: Any,
-        *,
-        max_train_steps: int = 5000,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        ema: float | None = 0.99,
-        loss: dict[str, float] | None = None,
-        **options: Any,
-    ) -> OneToMany:
+    def fit(self, data: Any, *, loss: dict[str, float] | None = None, **options: Any) -> OneToMany:
         """Trains the three networks together on pairs `(x, y)`.
 
         Arguments:
             data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
-            max_train_steps: Steps of training, each with a whole descent.
-            batch_size: Pairs in a step.
-            learning_rate: Peak of Adam's learning rate; it falls to zero.
-            ema: Decay of the average of the weights, which replaces them at the end.
             loss: Further arguments of `loss`.
-            options: Further arguments of `latentctl.training.train`, such as `seed`.
+            options: Arguments of `latentctl.training.train`. By default there are 5,000 steps of 64
+                pairs, with a whole descent in each; the learning rate of 1e-3 falls to zero, and
+                the weights end as their average with a decay of 0.99.
         """
 
         def batch_loss(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
             x, y = batch
             return self.loss(x, y, step, **(loss or {}))
 
-        train(
-            self,
-            batch_loss,
-            data,
-            name="cgml",
-            learning_rate=learning_rate,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            ema=ema,
-            **{"lr_scheduler": "linear", "max_grad_norm": 5.0, **options},
-        )
+        settings: dict[str, Any] = {
+            "max_train_steps": 5000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "ema": 0.99,
+        }
+        settings |= {"lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
+        train(self, batch_loss, data, name="cgml", **settings)
         return self
 
 

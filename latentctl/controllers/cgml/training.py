@@ -44,6 +44,12 @@ from ...training import Step, train
 from .network import UpdaterNetwork
 
 BATCH = 1000  # latents that move together while demonstrations are collected
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "linear",
+    "max_grad_norm": 5.0,
+}
 
 Teacher: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 """From latents `(B, *latent_shape)`, the rows `(B,)` of their requests and the number of the step
@@ -64,8 +70,6 @@ def train_dagger(
     *,
     rounds: int = 3,
     max_train_steps: int = 1500,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
     lipschitz: float = 0.001,
     seed: int = 0,
     output_dir: str | Path | None = None,
@@ -80,12 +84,11 @@ def train_dagger(
         asked: The requests, `(N, ...)`, as `updater.encode_request` takes them.
         rounds: Number of rounds; from the second on walks follow the updater.
         max_train_steps: Steps of training, over all rounds.
-        batch_size: Demonstrations in a step.
-        learning_rate: Peak of Adam's learning rate in each round; it falls to zero.
         lipschitz: Weight of the Lipschitz term.
         seed: Decides every random number.
         output_dir: Gets the logs and checkpoints of each round, a folder each.
-        options: Further arguments of `latentctl.training.fit`.
+        options: Further arguments of `latentctl.training.train`. By default there are 256
+            demonstrations in a step, and the learning rate of 1e-3 falls to zero in each round.
 
     Raises:
         NonFiniteError: If the teacher's steps are finite from no start. If they are from some,
@@ -125,12 +128,10 @@ def train_dagger(
             loss,
             TensorDataset(*(torch.cat(parts) for parts in zip(*demonstrations, strict=True))),
             name="updater",
-            learning_rate=learning_rate,
             max_train_steps=math.ceil(max_train_steps / rounds),
-            batch_size=batch_size,
             seed=seed + number,
             output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
-            **{"lr_scheduler": "linear", "max_grad_norm": 5.0, **options},
+            **{**DEFAULTS, **options},
         )
     updater.dropped = int((~finite).sum())
 
@@ -142,9 +143,6 @@ def train_unrolled(
     data: Any,
     *,
     max_train_steps: int = 1500,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
     **options: Any,
 ) -> None:
     """Trains an updater on the cost along its own walks.
@@ -158,10 +156,8 @@ def train_unrolled(
         starts: From a batch of `data` to starts and requests.
         data: As for `latentctl.training.fit`.
         max_train_steps: Steps of training, each with a whole walk.
-        batch_size: Walks in a step.
-        learning_rate: Peak of Adam's learning rate; it falls to zero.
-        seed: Decides every random number.
-        options: Further arguments of `latentctl.training.fit`.
+        options: Further arguments of `latentctl.training.train`, such as `seed`. By default there
+            are 256 walks in a step, and the learning rate of 1e-3 falls to zero.
 
     Raises:
         NonFiniteError: If the cost is finite at no start of a step.
@@ -191,16 +187,6 @@ def train_unrolled(
             z = moved.detach()
         return total / updater.steps, {"cost": value.mean(), "cost at the start": first.mean()}
 
-    warmup = min(50, max_train_steps // 10)
-    train(
-        updater,
-        loss,
-        data,
-        name="updater",
-        ema=0.99,
-        learning_rate=learning_rate,
-        max_train_steps=max_train_steps,
-        batch_size=batch_size,
-        seed=seed,
-        **{"lr_scheduler": "linear", "lr_warmup_steps": warmup, "max_grad_norm": 5.0, **options},
-    )
+    settings = {**DEFAULTS, "lr_warmup_steps": min(50, max_train_steps // 10), "ema": 0.99}
+    settings |= {"max_train_steps": max_train_steps, **options}
+    train(updater, loss, data, name="updater", **settings)
