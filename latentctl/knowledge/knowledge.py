@@ -18,11 +18,10 @@ The expectation over :math:`\kappa` is exact: a label where there is one, else t
 :math:`p(C \mid z)`, a missing :math:`z` from :math:`p(z \mid C)`. Knowledge types are independent
 given the latent, so that adding one changes no other.
 
-In the paper the base :math:`p(z)` is trained too; here it is frozen, with three consequences. The
-discriminator shares no weight with the densities, so it is trained first and calibrated. Absence
-needs no density: :math:`p(z \mid \kappa = 0) \propto p(z) \, p(\kappa = 0 \mid z)`. And the
-disagreement counts on one side only: where the decoder's density exceeds the encoder's, the frozen
-prior is the worse density of these latents, which training cannot change.
+In the paper the base :math:`p(z)` is trained too. With the frozen base the discriminator shares no
+weight with the densities, so it is trained first and calibrated. Absence needs no density:
+:math:`p(z \mid \kappa = 0) \propto p(z) \, p(\kappa = 0 \mid z)`. The disagreement is one-sided:
+where the decoder's density exceeds the encoder's, the frozen prior is the worse density.
 
 References:
     | TzK Flow - Conditional Generative Model (Livne & Fleet, 2018)

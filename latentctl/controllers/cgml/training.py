@@ -1,12 +1,10 @@
-r"""Two ways to train an updater: DAgger on a teacher's steps, and on unrolled walks of its own.
+r"""Training of an updater: by DAgger on a teacher's steps, or on unrolled walks of its own.
 
-`train_dagger` collects demonstrations. A walk of `K` strides visits :math:`z_0, ..., z_{K-1}`, and
-the teacher gives the next latent from each. In the first round the walk follows the teacher, in
-the later ones the updater, so that the demonstrations cover the latents that it visits. All of
-them are kept.
+`train_dagger` collects the teacher's next latents from each of the latents :math:`z_0, ...,
+z_{K-1}` of a walk. In the first round the walk follows the teacher, in the later ones the updater,
+so that the demonstrations cover the latents that it visits. All of them are kept.
 
-`train_unrolled` needs no teacher but a differentiable cost. From a start the updater walks
-:math:`z_0, z_1, ..., z_K`, and is trained by
+`train_unrolled` minimises a differentiable cost along the updater's walks,
 
 .. math:: L = \frac{1}{K} \sum_{k=1}^{K} c(z_k), \qquad z_k = z_{k-1}
     + \hat\rho \, \frac{\hat z - z_{k-1}}{\|\hat z - z_{k-1}\|}
