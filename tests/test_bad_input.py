@@ -34,7 +34,7 @@ def refused(kind, *words):
     return pytest.raises(kind, match="(?s)" + "".join(rf"(?=.*{word})" for word in words))
 
 
-def test_a_good_request_is_taken(faces, photos):
+def test_a_valid_request_is_accepted(faces, photos):
     assert faces.edit(photos, Smiling=True, Male=0.5).x.shape == photos.shape
     assert len(faces.sample(2, where=faces.critic["Hat"], Smiling=False)) == 2
 
@@ -98,7 +98,7 @@ def test_an_unknown_attribute_lists_the_nearest(faces, photos, ask):
             faces.critic["Smilling"]
 
 
-def test_an_attribute_that_is_like_none_lists_all(faces):
+def test_an_attribute_without_similar_names_lists_all(faces):
     with refused(UnknownNameError, "'Zebra'", "Known: Hat, Male, Smiling"):
         faces.sample(2, Zebra=True)
 
@@ -160,7 +160,7 @@ def test_no_label_at_all(latents):
         AttributeCritic.fit(latents.select([]))
 
 
-def test_an_unreachable_request_ends_and_the_receipt_says_so(faces, photos):
+def test_an_unreachable_request_ends_and_is_reported(faces, photos):
     never = faces.critic["Male"] & ~faces.critic["Male"]
     out = faces.edit(photos, where=never)
     assert not out.satisfied.any() and (out.evaluations >= 15).all()
@@ -199,7 +199,7 @@ def test_an_edit_without_an_encoder():
         faces.edit(torch.zeros(2, 12), Smiling=True)
 
 
-def test_a_recipe_says_what_is_wrong_without_a_traceback(tmp_path):
+def test_a_recipe_reports_errors_without_a_traceback(tmp_path):
     recipe = Path(__file__).parents[1] / "recipes" / "celeba_attrs.py"
     flags = ["--max_train_samples", "40", "--max_test_samples", "20", "--decoder", "no.py:load"]
     command = [sys.executable, str(recipe), "--output_dir", str(tmp_path), *flags]

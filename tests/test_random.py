@@ -1,4 +1,4 @@
-"""Draws are a function of where they are used, and of nothing else."""
+"""Draws are a function of seed, step, rank, purpose and index alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latentctl.random import BLOCK, generator, noise, permutation, seeded
 
 @settings(max_examples=40, deadline=None)
 @given(start=st.integers(0, 100), count=st.integers(0, 50), skip=st.integers(0, 20))
-def test_a_sample_gets_the_same_noise_in_whatever_batch(start, count, skip):
+def test_a_sample_has_the_same_noise_in_any_batch(start, count, skip):
     whole = noise(start, count + skip, (2, 3), seed=5)
     assert torch.equal(whole[skip:], noise(start + skip, count, (2, 3), seed=5))
     assert whole.shape == (count + skip, 2, 3) and whole.dtype == torch.float32
@@ -30,14 +30,14 @@ def test_no_two_samples_steps_purposes_or_seeds_share_their_noise():
     assert len(rows.unique(dim=0)) == len(rows)
 
 
-def test_noise_has_the_distribution_it_says():
+def test_noise_has_the_documented_distribution():
     normal, uniform = noise(0, 4000, (4,), seed=0), noise(0, 4000, (4,), seed=0, uniform=True)
     assert normal.mean().abs() < 0.03 and (normal.std() - 1).abs() < 0.03
     assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() < 1
     assert (uniform.mean() - 0.5).abs() < 0.01
 
 
-def test_drawing_elsewhere_changes_nothing():
+def test_draws_elsewhere_have_no_influence():
     before = noise(0, 4, (2,), seed=0)
     torch.manual_seed(123)
     torch.randn(100)
@@ -57,7 +57,7 @@ def test_fields_are_not_confused_with_one_another():
     assert generator(1, 2, 3).initial_seed() != generator(1, 23).initial_seed()
 
 
-def test_seeded_gives_back_the_global_state_even_after_an_error():
+def test_seeded_restores_the_global_state_even_after_an_error():
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError), seeded(3):
         a = torch.rand(2)

@@ -11,7 +11,7 @@ __all__ = ["BadSample", "Sample", "SampleReader", "Source"]
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,7 @@ class Source:
         return self._row
 
 
+@dataclass(frozen=True)
 class SampleReader:
     """Converts row `index` of a source to a `Sample`.
 
@@ -106,17 +107,12 @@ class SampleReader:
         UnknownNameError: If the row has no such column.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        source: Source,
-        names: Sequence[str],
-        image_column: str,
-        transform: Callable[[Any], Any] | None,
-        seed: int,
-    ) -> None:
-        self.decoder, self.source, self.names = decoder, source, tuple(names)
-        self.image_column, self.transform, self.seed = image_column, transform, seed
+    decoder: Decoder
+    source: Source
+    names: tuple[str, ...]
+    image_column: str
+    transform: Callable[[Any], Any] | None
+    seed: int
 
     def __call__(self, index: int) -> Sample:
         file = None

@@ -161,7 +161,7 @@ def unpack_modules(
             return module
         if entry["kind"] not in KINDS:
             raise CheckpointError(
-                f"{name!r} is of kind {entry['kind']!r}; this latentctl knows "
+                f"{name!r} is of kind {entry['kind']!r}, and there are "
                 f"{', '.join(sorted(KINDS))}. Upgrade latentctl."
             )
         parts = {key: build(part, f"{name}.{key}") for key, part in entry["parts"].items()}

@@ -1,4 +1,4 @@
-"""The frozen promise: what a decoder keeps, what it refuses, and what its gradient is."""
+"""The frozen decoder: unchanged weights, refused input, gradients, chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentctl.evaluation.laws import check_critic, check_decoder
 
 
 class Noisy(nn.Module):
-    """Everything that moves in training mode, and an encoder."""
+    """Layers that depend on the training mode, and an encoder."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def build(model, **options):
     return Decoder(model, lambda m, z: m.decode(z), lambda m, x: m.encode(x), **kwargs)
 
 
-def test_the_users_model_stays_as_it_is_and_the_view_is_frozen():
+def test_the_users_model_is_unchanged_and_the_view_is_frozen():
     model = Noisy().train()
     before = copy.deepcopy(model.state_dict())
     decoder = build(model)
@@ -49,7 +49,7 @@ def test_the_users_model_stays_as_it_is_and_the_view_is_frozen():
     assert decoder.model.decoder[0].weight.data_ptr() == model.decoder[0].weight.data_ptr()
 
 
-def test_a_parent_in_training_mode_does_not_move_the_decoder():
+def test_a_parent_in_training_mode_does_not_change_the_decoders_mode():
     decoder = build(Noisy())
     parent = nn.ModuleList([decoder, nn.Dropout()]).train()
     assert parent[1].training
@@ -65,7 +65,7 @@ def test_gradients_reach_the_latent_and_no_weight():
     assert all(p.grad is None for p in [*model.parameters(), *decoder.parameters()])
 
 
-def test_the_fingerprint_knows_every_bit_of_weights_and_statistics():
+def test_the_fingerprint_depends_on_every_bit_of_weights_and_statistics():
     model = Noisy()
     decoder = build(model)
     first = decoder.fingerprint()
@@ -132,7 +132,7 @@ def test_a_gaussian_is_saved_and_loaded_bit_for_bit(tmp_path):
     assert again.latent_shape == (2, 1, 1)
 
 
-def test_a_decoder_without_encoder_says_how_to_give_one():
+def test_the_error_of_a_decoder_without_encoder_says_how_to_give_one():
     decoder = Decoder(
         nn.Linear(2, 3), lambda m, z: m(z), latent_shape=(2,), sample_shape=(3,), value_range=None
     )
@@ -167,7 +167,7 @@ def test_what_cannot_be_copied_is_refused():
 
 
 class Counting(nn.Module):
-    """Breaks the promise: decoding changes a buffer."""
+    """Violates a law: decoding changes a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -204,7 +204,7 @@ class Reshaped(Noisy):
         (Reshaped, "decode gave"),
     ],
 )
-def test_the_laws_find_decoders_that_break_them(model, words):
+def test_the_laws_find_decoders_that_violate_them(model, words):
     decoder = Decoder(
         model(),
         lambda m, z: m.decode(z),
@@ -216,7 +216,7 @@ def test_the_laws_find_decoders_that_break_them(model, words):
         check_decoder(decoder)
 
 
-def test_the_laws_of_critics_hold_and_find_one_that_breaks_them():
+def test_the_laws_of_critics_hold_and_find_violations():
     from latentctl.critics import Critic
 
     class Sum(Critic):

@@ -34,7 +34,7 @@ encode = functools.partial(encode_dataset, batch_size=4, shard_size=16, progress
 
 
 class Counting(nn.Module):
-    """An encoder that says how many samples it saw."""
+    """An encoder that counts its samples."""
 
     def __init__(self, seed: int = 0, width: float = 0.5) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def faces(n: int = N, broken: tuple[int, ...] = ()) -> datasets.Dataset:
-    """Pictures as a `datasets` set keeps them, some of them cut."""
+    """Images as `datasets` stores them, some of them truncated."""
     import datasets  # here, because launched processes import this file and mostly need no such
 
     images = [png(array) for array in pixels(n)]
@@ -185,7 +185,7 @@ def test_moments_survive_a_large_offset() -> None:
     torch.testing.assert_close(far.moments()[1], mean.std(0, correction=0), rtol=1e-3, atol=0)
 
 
-def test_without_stds_every_dimension_counts_alike() -> None:
+def test_without_stds_every_dimension_has_equal_weight() -> None:
     latents = Latents(torch.tensor([[-1.0, -7.0], [1.0, 7.0]]))
     assert latents.posterior_std().tolist() == pytest.approx([5.0, 5.0])
     assert torch.equal(latents.sample(torch.ones(2, 2)), latents.mean)
@@ -243,7 +243,7 @@ def test_bad_tensors_are_refused(arguments: dict, message: str) -> None:
         Latents(**arguments)
 
 
-def test_saved_by_hand_comes_back(tmp_path: Path) -> None:
+def test_latents_of_tensors_are_saved_and_loaded(tmp_path: Path) -> None:
     latents = by_hand()
     latents.save(tmp_path / "cache")
     back = Latents.load(tmp_path / "cache")
@@ -270,7 +270,7 @@ def test_one_tensor_may_be_mean_and_std(tmp_path: Path) -> None:
 # --- encoding --------------------------------------------------------------------------------
 
 
-def test_encodes_what_the_encoder_says(tmp_path: Path, decoder: Decoder) -> None:
+def test_the_cache_holds_the_encoders_posterior(tmp_path: Path, decoder: Decoder) -> None:
     latents = encode(decoder, faces(), tmp_path, attributes=["Male", "Bald"])
     x = torch.from_numpy(pixels()).permute(0, 3, 1, 2) / 255
     posterior = decoder.encode(x)
@@ -344,7 +344,7 @@ def test_vectors_need_no_value_range(tmp_path: Path) -> None:
         encode(decoder, torch.full((2, 3), torch.nan), tmp_path / "d")
 
 
-def test_a_transform_sees_pictures_and_draws_alike(tmp_path: Path, decoder: Decoder) -> None:
+def test_a_transform_gets_images_and_is_seeded(tmp_path: Path, decoder: Decoder) -> None:
     def jitter(image: Image.Image) -> Image.Image:
         assert isinstance(image, Image.Image)
         return image.rotate(90 * int(torch.randint(4, ())))
@@ -357,7 +357,7 @@ def test_a_transform_sees_pictures_and_draws_alike(tmp_path: Path, decoder: Deco
     assert same(one, many) and not same(one, other)
 
 
-def test_wrong_questions_say_what_is_there(tmp_path: Path, decoder: Decoder) -> None:
+def test_wrong_arguments_name_what_exists(tmp_path: Path, decoder: Decoder) -> None:
     for data in (faces(), faces().to_iterable_dataset()):
         with pytest.raises(UnknownNameError, match="Did you mean 'Smiling'"):
             encode(decoder, data, tmp_path / "a", attributes=["smilng"], on_bad_sample="skip")
@@ -438,7 +438,7 @@ def test_a_sample_that_does_not_fit(tmp_path: Path, value: object, message: str)
     assert latents.index.tolist() == [*range(18), 19]
 
 
-def test_labels_out_of_range_are_not_guessed_at(tmp_path: Path, decoder: Decoder) -> None:
+def test_labels_out_of_range_are_refused(tmp_path: Path, decoder: Decoder) -> None:
     rows = [{"image": torch.rand(SHAPE), "Male": label} for label in (1, None, 0.25, -1)]
     with pytest.raises(InputError, match=r"Sample 3 .*'Male' is -1.*Map -1 to 0"):
         encode(decoder, rows, tmp_path / "a", attributes=["Male"])
@@ -458,9 +458,7 @@ def test_shards_of_bad_samples_only(tmp_path: Path, decoder: Decoder) -> None:
         encode(decoder, ["bad"] * 5, tmp_path / "c", on_bad_sample="skip")
 
 
-def test_a_stream_that_breaks_off_is_never_taken_for_its_end(
-    tmp_path: Path, decoder: Decoder
-) -> None:
+def test_a_stream_that_fails_is_not_taken_for_its_end(tmp_path: Path, decoder: Decoder) -> None:
     def stream():
         yield from torch.rand(20, *SHAPE)
         raise OSError("connection lost")
@@ -469,7 +467,7 @@ def test_a_stream_that_breaks_off_is_never_taken_for_its_end(
         encode(decoder, stream(), tmp_path, on_bad_sample="skip")
 
 
-# --- P22: damage -----------------------------------------------------------------------------
+# --- corruption -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -490,7 +488,7 @@ def copy(source: Path, target: Path) -> Path:
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_any_flipped_bit_and_any_cut_is_seen(
+def test_any_flipped_bit_and_any_truncation_is_found(
     cached: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
     path = copy(cached, tmp_path / "copy")
@@ -508,7 +506,7 @@ def test_any_flipped_bit_and_any_cut_is_seen(
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "header", "manifest", "no manifest"])
-def test_only_what_is_damaged_is_encoded_again(
+def test_only_corrupted_shards_are_encoded_again(
     cached: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = copy(cached, tmp_path / "copy")
@@ -539,7 +537,7 @@ def test_only_what_is_damaged_is_encoded_again(
     Latents.load(path, decoder=decoder)
 
 
-def test_a_cache_of_something_else_is_refused(cached: Path, tmp_path: Path) -> None:
+def test_a_cache_of_another_job_is_refused(cached: Path, tmp_path: Path) -> None:
     path = copy(cached, tmp_path / "copy")
     with pytest.raises(CacheError, match="another decoder"):
         Latents.load(path, decoder=wrap(seed=1))
@@ -616,9 +614,7 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path, stop: int, stream
     assert not list((tmp_path / "a").glob(".*"))
 
 
-def test_a_full_disk_leaves_what_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import latentctl.latents.shards as shards
 
     calls = {"fsync": 0}
@@ -669,7 +665,7 @@ encode(wrap(), rows, sys.argv[1], batch_size=1)
 """
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "a")])

@@ -1,4 +1,4 @@
-"""A decoder without an encoder gets one by search, and says how well it does."""
+"""Inversion of a decoder without an encoder, and its reported error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gan():
     return latentctl.wrap(Generator().train())
 
 
-def test_own_samples_are_found_again(gan, caplog):
+def test_own_samples_are_recovered(gan, caplog):
     x = gan.decode(gan.prior.sample(5, seed=1))
     with caplog.at_level(logging.INFO, logger="latentctl.decoder.inversion"):
         found = invert(gan, x)
@@ -57,7 +57,7 @@ def test_own_samples_are_found_again(gan, caplog):
     assert record.levelno == logging.INFO and "5 samples were inverted" in record.getMessage()
 
 
-def test_what_cannot_be_drawn_is_a_warning(gan, caplog):
+def test_a_failed_inversion_is_a_warning(gan, caplog):
     checkers = torch.ones(1, 3, 4, 4)
     checkers[..., ::2] = -1
     x = torch.cat([checkers, gan.decode(gan.prior.sample(1, seed=1))])
@@ -87,7 +87,7 @@ def test_a_result_depends_on_the_seed_alone(gan):
     assert not torch.equal(invert(gan, x, **QUICK, seed=1).z, found.z)
 
 
-def test_the_prior_holds_what_the_sample_does_not_say():
+def test_the_prior_determines_what_the_sample_does_not():
     class Half(nn.Module):
         def forward(self, z):
             return torch.tanh(z[:, :2])
@@ -101,7 +101,7 @@ def test_the_prior_holds_what_the_sample_does_not_say():
     torch.testing.assert_close(z, torch.full((1, 4), 2.0), atol=0.05, rtol=0)
 
 
-def test_an_invertible_decoder_keeps_the_laws_and_its_fingerprint(gan):
+def test_inversion_keeps_the_laws_and_the_fingerprint(gan):
     decoder = with_inversion(gan, **QUICK)
     check_decoder(decoder)
     assert not gan.can_encode and decoder.can_encode

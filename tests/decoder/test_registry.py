@@ -1,4 +1,4 @@
-"""Adapters come by entry points, and a broken one breaks nothing but itself."""
+"""Adapters are found by entry points, and a broken one is skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentctl.errors import AdapterError, UnknownNameError
 
 
 def distribution(folder, name, points, **modules):
-    """A folder on the path that looks like an installed distribution."""
+    """A folder on the path in the form of an installed distribution."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -48,7 +48,7 @@ def test_a_broken_adapter_is_listed_and_loading_it_names_the_cause(broken):
         assert word in str(caught.value)
 
 
-def test_a_broken_adapter_does_not_stop_wrap_and_is_said_aloud(broken, caplog):
+def test_a_broken_adapter_is_skipped_by_wrap_with_a_warning(broken, caplog):
     with caplog.at_level(logging.WARNING):
         decoder = registry.wrap(nn.Linear(2, 3))
     assert decoder.decode(torch.zeros(1, 2)).shape == (1, 3)
@@ -69,7 +69,7 @@ def test_a_broken_adapter_does_not_stop_the_import(broken):
     assert done.stdout.strip() == "somebodys-plugin"
 
 
-def test_a_third_party_adapter_is_asked_before_the_general_one(tmp_path, monkeypatch):
+def test_a_third_party_adapter_comes_before_the_general_one(tmp_path, monkeypatch):
     folder = distribution(
         tmp_path,
         "good-plugin",

@@ -1,4 +1,4 @@
-"""How latents vary together, and edits that step along it."""
+"""The covariance of latents, and edits in its metric."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def grids(count, seed=0, shape=SHAPE):
     return Latents((leading @ basis.T + rest + 1).view(-1, *shape)), basis
 
 
-def test_the_data_are_white_afterwards():
+def test_whitened_data_have_unit_variance():
     latents, _ = grids(4000)
     covariance = Covariance(SHAPE, 3).learn(latents)
     white = covariance.whiten(latents.mean - latents.mean.mean(0)).flatten(1)
@@ -40,7 +40,7 @@ def test_the_data_are_white_afterwards():
 
 @given(st.integers(1, 31), st.integers(2, 60))
 @settings(max_examples=15, deadline=None)
-def test_there_and_back(rank, count):
+def test_whiten_inverts_color(rank, count):
     latents, _ = grids(count)
     covariance = Covariance(SHAPE, rank).learn(latents)
     e = noise(0, 5, SHAPE, seed=1)
@@ -53,18 +53,18 @@ def test_there_and_back(rank, count):
     torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)  # the root is symmetric
 
 
-def test_nothing_is_known_before_it_has_learned():
+def test_it_is_the_identity_before_it_is_fitted():
     z = noise(0, 5, SHAPE, seed=0)
     assert torch.equal(Covariance(SHAPE, 3).color(z), z)
 
 
-def test_directions_that_few_latents_cannot_know_count_with_the_rest():
+def test_few_latents_give_fewer_leading_directions():
     covariance = Covariance(SHAPE, 20).learn(grids(10)[0])
     assert torch.equal(covariance.std[5:], covariance.rest.expand(15))
     assert torch.equal(covariance.basis[:, 5:], torch.zeros(32, 15))
 
 
-def test_its_limits_are_said():
+def test_its_limits_are_errors():
     with pytest.raises(InputError, match="1 to 31"):
         Covariance(SHAPE, 32)
     with pytest.raises(InputError, match="are equal"):
@@ -91,7 +91,7 @@ class Anywhere(Critic):
         return (z.flatten(1) @ self.slope)[:, None] - 3
 
 
-def test_an_edit_goes_where_data_go():
+def test_an_edit_follows_the_data():
     latents, basis = grids(2000)
     critic, z = Anywhere(latents, basis), grids(20, seed=3)[0].mean
     share = {}
@@ -104,7 +104,7 @@ def test_an_edit_goes_where_data_go():
     assert share[True] > 0.95 and share[False] < 0.6
 
 
-def test_what_holds_already_is_not_moved_by_a_bit():
+def test_a_satisfied_request_moves_nothing():
     latents, basis = grids(2000)
     critic = Anywhere(latents, basis)
     z = latents.mean[:200]
@@ -113,7 +113,7 @@ def test_what_holds_already_is_not_moved_by_a_bit():
     assert len(z) and torch.equal(move.z, z)
 
 
-def test_a_critic_of_grids_learns_it_and_a_pack_keeps_it(tmp_path, spatial_latents):
+def test_a_critic_of_grids_fits_it_and_a_pack_keeps_it(tmp_path, spatial_latents):
     torch.manual_seed(0)
     model = torch.nn.ConvTranspose2d(4, 3, 2, stride=2)
     down = torch.nn.Conv2d(3, 4, 2, stride=2)
@@ -132,12 +132,12 @@ def test_a_critic_of_grids_learns_it_and_a_pack_keeps_it(tmp_path, spatial_laten
     assert torch.equal(again.critic.covariance.basis, critic.covariance.basis)
 
 
-def test_a_taught_critic_of_grids_knows_it_too(spatial_latents):
+def test_a_distilled_critic_of_grids_has_it_too(spatial_latents):
     teacher = AttributeCritic.fit(spatial_latents, width=16, max_train_steps=30)
-    pupil = latentctl.teach(
+    student = latentctl.teach(
         teacher, spatial_latents, samples=200, samples_per_round=50, width=16, max_train_steps=30
     )
-    assert torch.equal(pupil.covariance.std, teacher.covariance.std), "both saw the same latents"
+    assert torch.equal(student.covariance.std, teacher.covariance.std), "both were fitted on the same latents"
     plain = latentctl.teach(
         teacher, spatial_latents, samples=64, rounds=0, width=16, max_train_steps=2, rank=0
     )

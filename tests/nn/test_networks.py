@@ -48,7 +48,7 @@ def test_the_gate_mixes_latent_and_destination(shape):
     assert torch.equal(net(z), z), "a closed gate moves nothing"
 
 
-def test_a_standardised_network_sees_standard_latents():
+def test_a_standardised_network_is_invariant_to_scale_and_shift():
     with seeded(0):
         net = ScoreNet((3,), 2, width=16)
     z, mean, std = noise(0, 4, (3,), seed=0), torch.tensor([5.0, -2, 1]), torch.tensor([3.0, 1, 0])
@@ -59,7 +59,7 @@ def test_a_standardised_network_sees_standard_latents():
     assert not torch.allclose(net(z), plain)
 
 
-def test_a_grid_of_any_size_costs_the_same_parameters_and_knows_left_from_right():
+def test_a_grid_of_any_size_has_the_same_parameters_and_positions_matter():
     def count(shape):
         return sum(p.numel() for p in ScoreNet(shape, 1, width=16).parameters())
 
@@ -76,7 +76,7 @@ def test_a_grid_of_any_size_costs_the_same_parameters_and_knows_left_from_right(
 
 @pytest.mark.parametrize("sides", [(8, 8), (7, 5), (1, 1), (16, 4)])
 @pytest.mark.parametrize("kind", ["mover", "velocity", "scorer"])
-def test_grids_of_odd_sides_are_as_good(kind, sides):
+def test_grids_of_odd_sides(kind, sides):
     shape, context = (3, *sides), torch.zeros(2, 4)
     z = noise(0, 2, shape, seed=0)
     if kind == "mover":
@@ -88,7 +88,7 @@ def test_grids_of_odd_sides_are_as_good(kind, sides):
 
 
 @pytest.mark.parametrize("build", [GatedResidual, Velocity])
-def test_movers_of_grids_cost_the_same_at_any_size_and_see_all_of_it(build):
+def test_movers_of_grids_have_the_same_parameters_and_a_global_receptive_field(build):
     def count(shape):
         return sum(p.numel() for p in build(shape, width=16).parameters())
 
@@ -104,7 +104,7 @@ def test_movers_of_grids_cost_the_same_at_any_size_and_see_all_of_it(build):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_velocity_starts_at_zero_and_is_told_the_time_and_the_context(shape):
+def test_a_velocity_starts_at_zero_and_depends_on_time_and_context(shape):
     z = noise(0, 3, shape, seed=0)
     with seeded(0):
         net = Velocity(shape, context=2, width=16, depth=1)
@@ -135,7 +135,7 @@ def test_latents_that_are_neither_vectors_nor_grids_are_refused():
         ScoreNet((2, 3), 1)
 
 
-def test_free_targets_are_told_from_targets_of_one_half():
+def test_free_targets_differ_from_targets_of_one_half():
     y = torch.tensor([[1.0, 0.0, 0.5, NAN]])
     expected = torch.tensor([[1.0, -1, 0, 0, 1, 1, 1, 0]])
     assert torch.equal(encode_targets(y), expected)

@@ -1,4 +1,4 @@
-"""Checkpoints: promises P1 to P6, P8 and P9, under faults, kills, flipped bits and cut files."""
+"""Checkpoints under injected faults, kills, flipped bits and truncated files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FILES = ("manifest.json", "state.json", "actor.safetensors", "critic.safetensors
 
 @pytest.fixture(autouse=True)
 def quick_fsync(monkeypatch):
-    """Only a power cut needs the flush; that it is asked for, and when, is tested below."""
+    """Flushing is slow and matters only for a power cut; its order is tested below."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -98,7 +98,7 @@ class FileOperations:
         write = file.write
 
         class Half:
-            """A full disk takes a part of the data."""
+            """A full disk writes a part of the data."""
 
             def __enter__(self):
                 return self
@@ -187,10 +187,10 @@ def test_a_fault_at_any_operation_leaves_the_old_or_the_new(
         elif "was not saved" in str(raised):
             assert found == 1 and "untouched" in str(raised)
             if not lasting and kind != "after a crash":
-                assert not list(base.glob(".*")), "everything must be back in its place"
+                assert not list(base.glob(".*")), "the older state must be restored"
         save()
         assert value_of(latest()) == 2
-        assert len(list(base.iterdir())) == 1, "the next save must sweep the remains"
+        assert len(list(base.iterdir())) == 1, "the next save must remove the remains"
     assert len(outcomes) == total and outcomes == sorted(outcomes), "one instant must commit"
     assert set(outcomes) == {1, 2}
 
@@ -255,7 +255,7 @@ def test_sigkill_at_every_operation_and_at_random_moments(tmp_path):
     assert report["random_kills"] == 12 and report["saves_survived"] > 12
 
 
-def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, caplog):
+def test_every_flipped_bit_and_every_truncation_is_found_and_named(tmp_path, caplog):
     caplog.set_level(logging.CRITICAL)
     older, newer = save_step(tmp_path, 1), save_step(tmp_path, 2)
     assert latest_checkpoint(tmp_path) == newer
@@ -291,7 +291,7 @@ def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path, caplog):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_altered_bytes_fall_back_to_the_previous_checkpoint(data, tmp_path, caplog):
+def test_corrupted_bytes_fall_back_to_the_previous_checkpoint(data, tmp_path, caplog):
     older, newer = save_step(tmp_path, 1), save_step(tmp_path, 2)
     file = newer / data.draw(st.sampled_from(FILES))
     raw = bytearray(file.read_bytes())
@@ -346,7 +346,7 @@ def test_unfinished_and_foreign_folders_are_ignored_and_logged(tmp_path, caplog)
     assert (tmp_path / "step-12").exists() and (tmp_path / "logs").exists()
 
 
-def test_a_folder_that_a_crash_left_aside_is_found_and_put_back(tmp_path):
+def test_a_folder_left_by_a_crash_is_found_and_restored(tmp_path):
     path = save_step(tmp_path, 5)
     aside = path.with_name(".step-000005.old")
     path.rename(aside)
@@ -400,7 +400,7 @@ def test_an_explicit_path_that_cannot_be_used_is_refused_with_the_usable_ones(tm
         assert str(one) in usable and str(two) not in usable and str(asked) in str(caught.value)
 
 
-def test_a_later_format_says_which_version_to_upgrade_to(tmp_path):
+def test_a_later_format_names_the_version_to_upgrade_to(tmp_path):
     older, newer = save_step(tmp_path, 1), save_step(tmp_path, 2)
     manifest = verify_folder(newer)
     assert manifest["format"] == FORMAT
@@ -416,7 +416,7 @@ def test_a_later_format_says_which_version_to_upgrade_to(tmp_path):
     "files",
     [["photo.png"], ["model.safetensors"], ["manifest.json", "notes.txt"], ["state.json", ".git"]],
 )
-def test_saving_never_deletes_the_files_of_others(files, tmp_path):
+def test_saving_never_deletes_foreign_files(files, tmp_path):
     target = tmp_path / "mine"
     target.mkdir()
     for name in files:
@@ -457,7 +457,7 @@ def bits(tensor):
     return tensor.dtype, tensor.shape, tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
-def test_every_kind_of_tensor_and_number_comes_back_bit_equal(tmp_path):
+def test_every_kind_of_tensor_and_number_is_restored_bit_equal(tmp_path):
     base = torch.linspace(-3, 3, 12).reshape(3, 4)
     dtypes = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
               torch.float16, torch.bfloat16, torch.float32, torch.float64)  # fmt: skip
@@ -548,7 +548,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_goes_on_bit_equal_after_a_round_trip(name, tmp_path, monkeypatch):
+def test_training_resumes_bit_equal_after_a_round_trip(name, tmp_path, monkeypatch):
     net, optimizer = build(name)
     train(net, optimizer, range(5))
     saved = copy.deepcopy(optimizer.state_dict())

@@ -32,7 +32,7 @@ class Pair(Saved, kind="test-pair"):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_module_comes_back_with_its_parts_and_a_shared_one_once(tmp_path, shared):
+def test_a_module_is_restored_with_its_parts_and_a_shared_one_once(tmp_path, shared):
     first = Layer(2)
     pair = Pair(first, first if shared else Layer(2, "other"))
     folder = pair.save(tmp_path / "pair")

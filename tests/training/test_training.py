@@ -37,7 +37,7 @@ class Fault(Exception):
 
 
 class Faces:
-    """Rows that know their index, with augmentation from torch's global generator."""
+    """Rows with their index, and augmentation from torch's global generator."""
 
     def __init__(self, augment: bool = True) -> None:
         self.x = torch.linspace(-1, 1, SAMPLES * 4).view(SAMPLES, 4)
@@ -112,7 +112,7 @@ class Game:
 
 @pytest.fixture
 def fresh_accelerate():
-    """accelerate keeps one state a process; this test wants another one."""
+    """accelerate has one state per process; this test needs a new one."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -140,7 +140,7 @@ def near(a: dict, b: dict, tolerance: float) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nothing interrupts: its state and its log."""
+    """The uninterrupted run: its state and its log."""
     folder = tmp_path_factory.mktemp("whole")
     game = Game()
     game.fit(folder)
@@ -152,7 +152,7 @@ def test_resume_is_bit_equal_from_every_kill_point(whole, tmp_path):
     for k in range(STEPS):
         with pytest.raises(Fault):
             Game(crash_at(k)).fit(chain, resume_from_checkpoint="latest")
-        torch.randn(k + 1)  # whatever else the new process did
+        torch.randn(k + 1)  # draws of the new process have no influence
         folder, saved = tmp_path / str(k), k // 5 * 5
         shutil.copytree(chain, folder)
         game = Game()
@@ -188,7 +188,7 @@ def test_workers_read_the_same_data(whole):
     assert same(game.state(), whole[0])
 
 
-def test_draws_elsewhere_change_nothing_and_nothing_is_drawn_from_the_caller(whole):
+def test_draws_elsewhere_have_no_influence_and_the_callers_generator_is_kept(whole):
     torch.manual_seed(99)
     caller = torch.get_rng_state()
 
@@ -227,7 +227,7 @@ def test_the_library_never_draws_from_the_global_generator():
     assert found == []
 
 
-def test_step_hands_out_the_rows_of_the_global_batch():
+def test_step_draws_the_rows_of_the_global_batch():
     whole = Step(seed=5, index=9, start=0, count=40, total=40)
     part = Step(seed=5, index=9, start=17, count=6, total=40)
     for draw in (lambda s: s.normal(2, 3), lambda s: s.uniform(4), lambda s: s.integers(1000)):
@@ -238,7 +238,7 @@ def test_step_hands_out_the_rows_of_the_global_batch():
     assert Step(0, 0, 0, 4000, 4000).integers(2**40).max() > 2**39
 
 
-def test_sample_order_drops_nobody_and_wraps():
+def test_sample_order_drops_no_sample_and_wraps():
     order = SampleOrder(7, 3, seed=0)
     visits = torch.cat([order(step) for step in range(7)])
     assert visits.view(3, 7).sort(dim=1).values.tolist() == [list(range(7))] * 3
@@ -266,7 +266,7 @@ def test_accumulation_gives_the_same_weights():
     assert not near(states[0], states[2], 1e-6)
 
 
-def test_players_leave_each_other_alone_and_no_gradient_behind():
+def test_players_change_only_their_own_weights_and_leave_no_gradient():
     game = Game(plain=True)
     seen = []
 
@@ -282,7 +282,7 @@ def test_players_leave_each_other_alone_and_no_gradient_behind():
     )
 
 
-def test_average_is_the_exponential_one():
+def test_the_average_is_exponential():
     game, expected = Game(plain=True, ema=0.75), []
 
     def average(step: int) -> None:
@@ -421,7 +421,7 @@ def test_a_time_budget_stops_the_run_and_anneals_the_learning_rate():
     assert rates[-1] < 0.3 * max(rates)
 
 
-def test_modes_come_back_and_bfloat16_trains(fresh_accelerate):
+def test_modes_are_restored_and_bfloat16_trains(fresh_accelerate):
     game = Game()
     game.critic.eval()
     game.actor[1].eval()
@@ -479,7 +479,7 @@ def test_errors_say_what_to_do():
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_equal_one(tmp_path):
     # `accelerate launch --cpu --num_processes 2` would start one process: it needs mpirun for two
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
