@@ -4,10 +4,9 @@ r"""The convolutional VAE of the latent-constraints paper, and the plain autoenc
     q(z \mid x) = \mathcal{N}(\mu(x), \mathrm{diag}(\sigma(x)^2)), \quad
     p(x \mid z) = \mathcal{N}(g(z), \sigma_x^2 I), \quad p(z) = \mathcal{N}(0, I)
 
-Four strided convolutions and a linear layer, mirrored by the decoder, no normalization. The
-encoder gives a standard deviation through softplus. A small :math:`\sigma_x` makes sharp images
-and an aggregate posterior that leaves gaps in the prior, which is what critics and controllers
-are for.
+Four strided convolutions and a linear layer, mirrored by the decoder, without normalization. The
+encoder gives a standard deviation through softplus. A small :math:`\sigma_x` gives sharp images,
+and an aggregate posterior that differs from the prior, which critics and controllers correct.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -20,7 +19,6 @@ from __future__ import annotations
 __all__ = ["ConvAE", "ConvVAE", "accepts", "load", "wrap"]
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,7 +29,8 @@ from torch.distributions import Normal
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 
-from .wrapping.pretrained import Pretrained, architecture, fetch
+from .wrapping.outputs import posterior_of
+from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,18 +71,12 @@ class ConvAE(Pretrained):
         sigma_x: float = 0.1,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         if resolution < 16 or min(channels, latent_size, width) < 1 or not sigma_x > 0:
             raise InputError(
                 f"Need resolution >= 16, channels, latent_size and width >= 1, and sigma_x > 0; "
                 f"found {resolution}, {channels}, {latent_size}, {width} and {sigma_x}."
             )
-        self.config = {
-            "resolution": resolution,
-            "channels": channels,
-            "latent_size": latent_size,
-            "width": width,
-            "sigma_x": sigma_x,
-        }
         self.sigma_x = sigma_x
         sizes = [channels, *(width * factor for factor in WIDTHS)]
         sides = [resolution]
@@ -108,7 +101,7 @@ class ConvAE(Pretrained):
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 _he_init(layer)
-        # a fifth faster on CPUs, and the same numbers
+        # a fifth faster on CPUs, with the same results
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -129,8 +122,8 @@ class ConvAE(Pretrained):
         return self.decode(self.posterior(x).mean)
 
     def posterior(self, x: Tensor) -> Posterior:
-        """What `encode` says of `x`, as every decoder of latentctl says it."""
-        return Posterior(self.encode(x))
+        """The posterior of `x`, without std for a plain autoencoder."""
+        return posterior_of(self.encode(x))
 
     def loss(
         self, x: Tensor, eps: Tensor | None = None, *, beta: float = 1.0
@@ -141,7 +134,7 @@ class ConvAE(Pretrained):
 
         Arguments:
             x: Images in [0, 1], `(B, channels, resolution, resolution)`.
-            eps: Not used; here so that both models train by the same loop.
+            eps: Not used; present so that both models train by the same loop.
             beta: Not used.
 
         Returns:
@@ -176,11 +169,6 @@ class ConvVAE(ConvAE):
         mean, raw = self.encoder(x).chunk(2, dim=1)
         return Normal(mean, F.softplus(raw) + STD_FLOOR, validate_args=False)
 
-    def posterior(self, x: Tensor) -> Posterior:
-        """What `encode` says of `x`, as every decoder of latentctl says it."""
-        q = self.encode(x)
-        return Posterior(q.mean, q.stddev)
-
     def loss(
         self, x: Tensor, eps: Tensor | None = None, *, beta: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -211,10 +199,10 @@ class ConvVAE(ConvAE):
 
 
 def _he_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    # torch's default shrinks the signal at every layer, which costs the first minute of training
+    # torch's default shrinks the signal at every layer and slows the start of training
     inputs = layer.in_channels * math.prod(layer.kernel_size)
     if isinstance(layer, nn.ConvTranspose2d):
-        inputs //= math.prod(layer.stride)  # the others meet no input pixel
+        inputs //= math.prod(layer.stride)  # the other positions are zeros of the upsampling
     nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
 
 
@@ -241,13 +229,4 @@ def wrap(model: ConvAE, **options: Any) -> Decoder:
     )
 
 
-def load(
-    *,
-    pretrained_model_name_or_path: str | Path,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Decoder:
-    """The decoder of a saved `ConvVAE` or `ConvAE`, with arguments as in `from_pretrained`."""
-    folder = fetch(pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir)
-    cls = ConvVAE if architecture(folder) == "ConvVAE" else ConvAE
-    return wrap(cls.from_pretrained(folder))
+load = loader(wrap, ConvVAE, ConvAE)

@@ -37,7 +37,6 @@ __all__ = ["PixelFlow", "accepts", "load", "wrap"]
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +49,7 @@ from latentctl.latents import Latents
 from latentctl.priors.flow import LatentFlow
 from latentctl.random import noise
 
-from .wrapping.pretrained import Pretrained, fetch
+from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,6 +103,7 @@ class PixelFlow(Pretrained):
         gaussianise: bool = True,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         if min(resolution, channels, patch) < 1 or resolution % patch:
             raise InputError(
                 f"Images of {channels} x {resolution} x {resolution} cannot be cut into patches of "
@@ -114,17 +114,6 @@ class PixelFlow(Pretrained):
                 f"Bits per dimension need a density that is exact and quick: kind is coupling or "
                 f"spline, not {kind!r}."
             )
-        self.config = {
-            "resolution": resolution,
-            "channels": channels,
-            "patch": patch,
-            "kind": kind,
-            "width": width,
-            "depth": depth,
-            "blocks": blocks,
-            "dropout": dropout,
-            "gaussianise": gaussianise,
-        }
         self.sample_shape = (channels, resolution, resolution)
         side = resolution // patch
         features = channels * patch * patch
@@ -301,12 +290,4 @@ def wrap(model: PixelFlow, **options: Any) -> Decoder:
     )
 
 
-def load(
-    *,
-    pretrained_model_name_or_path: str | Path,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Decoder:
-    """The decoder of a saved `PixelFlow`, with arguments as in `from_pretrained`."""
-    folder = fetch(pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir)
-    return wrap(PixelFlow.from_pretrained(folder))
+load = loader(wrap, PixelFlow)

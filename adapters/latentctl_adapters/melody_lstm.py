@@ -1,4 +1,4 @@
-r"""The recurrent networks of the melody VAE, and decoding without work that can be done before.
+r"""The recurrent networks of the melody VAE, and fast greedy or sampled decoding.
 
 **Encoder.** A bidirectional LSTM reads the tokens. The latent's parameters are a linear map of its
 two last states, or, `by_position`, of all its states, where each step has weights of its own.
@@ -8,33 +8,32 @@ whose codes a conductor LSTM emits from the latent (hierarchical). An LSTM write
 
 .. math:: p(x \mid z) = \prod_{s} \prod_{t} p(x_{s,t} \mid x_{s,<t}, c_s(z))
 
-It starts from a state made of the code :math:`c_s`, and sees at each step the token before and the
-code; `by_position` each step sees it through a linear map of its own.
+Its initial state is a function of the code :math:`c_s`. At each step its inputs are the token
+before and the code, `by_position` through a linear map of the step.
 
-**By position.** What an LSTM learns in its first hours is to count and to carry. So, by default,
-each step has a linear map of its own between latent and LSTM, and a second way around the LSTM:
-embeddings join the encoder's states, the code joins the states before the logits, and the
-conductor's inputs join its outputs. At the start of training the whole is nearly a linear
-autoencoder of the grid, which learns within minutes, and the LSTMs learn the rest. The paper's
-networks are without all that.
+**By position.** A plain LSTM takes hours to learn to count steps and to carry the code. So, by
+default, each step has a linear map of its own between latent and LSTM, and skip connections around
+the LSTMs: embeddings are concatenated to the encoder's states, the code to the states before the
+logits, and the conductor's inputs to its outputs. At the start of training the network is nearly a
+linear autoencoder of the grid, which learns within minutes. The paper has neither.
 
-**What is before the first token of a bar.** The symbol START, in training as in decoding, and not
+**First token of a bar.** The input before it is the symbol START, in training as in decoding, not
 the last token of the bar before. So the bars are independent given :math:`z`, and are decoded
-together: 16 bars cost 16 steps on `16 B` rows, not 256 steps on `B` rows. A note that is held over
-the bar line is said by the code of the bar. The same symbol stands for tokens that training drops.
+together: 16 bars cost 16 steps on `16 B` rows, not 256 steps on `B` rows. A note held over the bar
+line is encoded in the code of the bar. Tokens that training drops are replaced by START as well.
 
 **Decoding.** For a token :math:`v` and a code the gates before the nonlinearities are
 
 .. math:: a_t = \underbrace{W_v e_v + b}_{\text{table}} + [W_c, W_h] [c_t; h_{t-1}]
 
-The first is a row of a table of 131 rows; the second is one product, of which the part of the code
-is left out where the code is the same at each step. The rows of the cell's input are doubled
-beforehand: since :math:`\tanh a = 2 \, \mathrm{sigmoid}(2 a) - 1`, one call serves all gates.
+The first is a row of a table of 131 rows; the second is one product, without the part of the code
+where the code is the same at each step. The rows of the cell's input are doubled beforehand: since
+:math:`\tanh a = 2 \, \mathrm{sigmoid}(2 a) - 1`, one call serves all gates.
 
-On one core, with 256 units, this writes 5,700 bars a second of 2-bar melodies in batches of 1,000,
-where a loop over `nn.LSTMCell` writes 4,300, and 430 bars a second of single melodies against 290.
-Single melodies of 16 bars, whose bars are written together, come at 4 times the rate of a loop that
-writes one bar after the other (`benchmarks/melody_speed.py`).
+On one core, with 256 units, this decodes 5,700 bars a second of 2-bar melodies in batches of 1,000,
+and a loop over `nn.LSTMCell` 4,300; of single melodies 430 against 290 bars a second. Single
+melodies of 16 bars are decoded 4 times as fast as by a loop over bars
+(`benchmarks/melodies/speed.py`).
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -78,7 +77,7 @@ class SequenceEncoder(nn.Module):
         embedding: Dimensions of a token's embedding.
         width: Units of the LSTM in each direction.
         layers: Layers of the LSTM.
-        by_position: Read all states, each with weights of its own, not the two last ones.
+        by_position: Use all states, each with weights of its own, not the two last ones.
     """
 
     def __init__(
@@ -120,9 +119,9 @@ class SegmentDecoder(nn.Module):
         embedding: Dimensions of a token's embedding, and of the code as each step sees it.
         conductor_size: Units of the conductor.
         conductor_layers: Layers of the conductor.
-        width: Units of the LSTM that writes a segment.
+        width: Units of the LSTM that decodes a segment.
         layers: Layers of it.
-        by_position: Let each step see the code through a linear map of its own.
+        by_position: Give each step a linear map of its own for the code.
     """
 
     def __init__(
@@ -190,7 +189,7 @@ class SegmentDecoder(nn.Module):
 
         Arguments:
             z: Latents, `(B, latent_size)`.
-            choose: Says which token to write.
+            choose: Chooses the token of each step.
         """
         codes, weights = self.codes(z), _Weights(self)
         parts = [
@@ -203,16 +202,16 @@ class SegmentDecoder(nn.Module):
     def _write(self, codes: Tensor, weights: _Weights, choose: functools.partial[Tensor]) -> Tensor:
         h, c = (list(part) for part in _state(self.start(codes), self.lstm.num_layers))
         code = self._per_step(self.code(codes), self.length)
-        told = code.shape[2] if self.by_position else 0
+        size = code.shape[2] if self.by_position else 0
         once = None if self.by_position else code[0] @ weights.code
-        known = codes.new_empty(len(codes), told + self.lstm.hidden_size)  # code and lowest state
-        lowest = known[:, told:].copy_(h[0])
+        known = codes.new_empty(len(codes), size + self.lstm.hidden_size)  # code, lowest state
+        lowest = known[:, size:].copy_(h[0])
         token = torch.full((len(codes),), START, device=codes.device)
         tokens = torch.empty(self.length, len(codes), dtype=torch.long, device=codes.device)
         for t in range(self.length):
             gates = weights.table.index_select(0, token)
             if once is None:
-                known[:, :told] = code[t]
+                known[:, :size] = code[t]
             else:
                 gates.add_(once)
             _cell(gates.addmm_(known, weights.known), c[0], lowest)
@@ -221,8 +220,8 @@ class SegmentDecoder(nn.Module):
                 gates = torch.addmm(bias, below, from_below).addmm_(h[k], recurrent)
                 _cell(gates, c[k], h[k])
                 below = h[k]
-            seen = torch.cat([known[:, :told], below], 1) if weights.above else known
-            token = choose(torch.addmm(self.head.bias, seen, weights.head), step=t)
+            features = torch.cat([known[:, :size], below], 1) if weights.above else known
+            token = choose(torch.addmm(self.head.bias, features, weights.head), step=t)
             tokens[t] = token
         return tokens.T
 
@@ -230,8 +229,8 @@ class SegmentDecoder(nn.Module):
 class _Weights:
     """The weights of a decoder as a step uses them: transposed, and twice those of the cell input.
 
-    They are derived from the parameters at each call of `write`, which takes no longer than a step
-    or two, so that there is nothing to keep in line with training.
+    They are computed at each call of `write`, which takes no longer than a step or two, so that
+    they always agree with the parameters.
     """
 
     def __init__(self, decoder: SegmentDecoder) -> None:

@@ -1,15 +1,15 @@
-r"""Rules of music as rewards: `reward(x) -> (B,)` in [0, 1], 1 where the rule is kept.
+r"""Rules of music as rewards: `reward(x) -> (B,)` in [0, 1], 1 where the rule holds.
 
-A melody is a row of `x (B, T)`, whole numbers, one a sixteenth: 0 ... 127 strikes the note of that
+A melody is a row of `x (B, T)`, an integer token a sixteenth: 0 ... 127 starts the note of that
 MIDI pitch, 128 holds it, 129 rests. With :math:`|x|` notes, and :math:`P` a set of pitch classes,
 
 .. math::
     c_\mathrm{pitch}(x, P) = \#\{\text{notes in } P\} / |x|, \qquad
     c_\mathrm{density}(x, d) = \min(1, |x| / d)
 
-A reward is any such function, of a batch or of one sample; `latentctl.prior_rewards` takes all of
-them. It should rise on the way to 1, or there is little to learn from; and it says what an empty
-melody gets. Here that is 0 wherever a rule speaks of notes, since else silence would keep them all.
+A reward is any such function, of a batch or of one sample, as `latentctl.prior_rewards` takes it.
+It should increase gradually towards 1, so that there is a signal to learn from. Rules about notes
+give an empty melody 0; otherwise silence would satisfy them all.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -41,7 +41,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from latentctl.errors import InputError, ShapeError
+from latentctl.errors import InputError, ShapeError, UnknownNameError
 from latentctl.rewards import Reward
 
 HOLD, REST = 128, 129
@@ -51,18 +51,20 @@ MODES = {"major": 0, "dorian": 2, "phrygian": 4, "lydian": 5, "mixolydian": 7, "
 
 
 def onsets(x: Tensor) -> Tensor:
-    """Where a note is struck, `(B, T)` booleans, of melodies `x (B, T)`.
+    """Where a note starts, `(B, T)` booleans, of melodies `x (B, T)`.
 
     Raises:
-        ShapeError: If `x` is no batch of melodies.
-        InputError: If it holds anything but 0 ... 129.
+        ShapeError: If `x` is not a batch of melodies.
+        InputError: If it is not of integers in 0 ... 129.
     """
     if x.ndim != 2:
         raise ShapeError(f"Melodies are (B, T), these are {tuple(x.shape)}. Add a batch axis.")
-    if x.is_floating_point() or bool(((x < 0) | (x > REST)).any()):
+    if x.dtype == torch.bool or x.is_floating_point() or x.is_complex():
+        raise InputError(f"Melodies are integer tokens, not {x.dtype}. Use x.long().")
+    if bool(((x < 0) | (x > REST)).any()):
         raise InputError(
-            f"Melodies are whole numbers 0 ... {REST}, these are {x.dtype} in "
-            f"[{x.min():g}, {x.max():g}]."
+            f"Tokens are 0 to 127 (a note starts), {HOLD} (hold) and {REST} (rest); found "
+            f"{int(x.min())} to {int(x.max())}."
         )
     return x < HOLD
 
@@ -75,7 +77,7 @@ def scale(tonic: int = 0, mode: str = "major") -> tuple[int, ...]:
         (0, 2, 4, 6, 7, 9, 11)
     """
     if mode not in MODES:
-        raise InputError(f"There is no mode {mode!r}; known: {', '.join(MODES)}.")
+        raise UnknownNameError("mode", mode, MODES)
     return tuple(sorted((pitch - MODES[mode] + tonic) % 12 for pitch in C_MAJOR))
 
 
@@ -105,7 +107,7 @@ def density(x: Tensor, *, notes: int) -> Tensor:
         tensor([0.5000, 1.0000])
     """
     if notes < 1:
-        raise InputError(f"notes is the number of notes that is enough, it was given as {notes}.")
+        raise InputError(f"notes is a number of notes of at least 1, not {notes}.")
     return (onsets(x).sum(1) / notes).clamp(max=1)
 
 
@@ -117,7 +119,7 @@ def in_range(x: Tensor, *, low: int, high: int) -> Tensor:
         tensor([0.6667])
     """
     if low > high:
-        raise InputError(f"low must not be above high, they were given as {low} and {high}.")
+        raise InputError(f"low must not exceed high, found {low} and {high}.")
     notes = onsets(x)
     return _share(notes & (x >= low) & (x <= high), notes)
 
@@ -130,10 +132,10 @@ def contour(x: Tensor, *, direction: int = 1) -> Tensor:
         tensor([1.0000, 0.5000])
     """
     if direction not in (-1, 0, 1):
-        raise InputError(f"direction is 1, 0 or -1, it was given as {direction}.")
+        raise InputError(f"direction is 1, 0 or -1, not {direction}.")
     notes = onsets(x)
     places = torch.arange(x.shape[1], device=x.device).expand_as(x)
-    # each note is compared to the last one before it, however long it was held
+    # each note is compared to the previous one, however long that was held
     latest = torch.where(notes, places, -1).cummax(1).values
     before = torch.cat([torch.full_like(latest[:, :1], -1), latest[:, :-1]], dim=1)
     intervals = notes & (before >= 0)
@@ -142,7 +144,7 @@ def contour(x: Tensor, *, direction: int = 1) -> Tensor:
 
 
 def repetition(x: Tensor, *, period: int = BAR) -> Tensor:
-    """Share of the steps that are what they were `period` steps before, `(B,)`.
+    """Share of the steps that equal those `period` steps before, `(B,)`.
 
     Example:
         >>> repetition(torch.tensor([[60, 62, 60, 62], [60, 62, 64, 62]]), period=2)
@@ -150,20 +152,16 @@ def repetition(x: Tensor, *, period: int = BAR) -> Tensor:
     """
     onsets(x)
     if not 0 < period < x.shape[1]:
-        raise InputError(
-            f"period is a number of steps below the melody's {x.shape[1]}, not {period}."
-        )
+        raise InputError(f"period is in 1 ... {x.shape[1] - 1} steps, not {period}.")
     return (x[:, period:] == x[:, :-period]).float().mean(1)
 
 
 def rhythm(x: Tensor, *, pattern: Sequence[int]) -> Tensor:
-    """How well the notes fall on a pattern that repeats, `(B,)`: 1 where they are the same.
-
-    The steps with a note in both, over those with a note in either (Jaccard's index).
+    """Jaccard index of the steps with a note and those of a repeated pattern, `(B,)`.
 
     Arguments:
         x: Melodies, `(B, T)`.
-        pattern: 1 where a note is struck and 0 elsewhere; T is a multiple of its length.
+        pattern: 1 where a note starts and 0 elsewhere; T is a multiple of its length.
 
     Example:
         >>> quarters = [1, 0, 0, 0]
@@ -182,7 +180,7 @@ def rhythm(x: Tensor, *, pattern: Sequence[int]) -> Tensor:
 
 
 def product(rewards: Iterable[Reward]) -> Reward:
-    """One reward for several vectorised rules: the product of theirs, 1 where all are kept.
+    """The product of several vectorised rules as one reward, 1 where all hold.
 
     Example:
         >>> from functools import partial

@@ -5,16 +5,16 @@ r"""The LSTM melody VAE of the latent-constraints paper: monophonic melodies of 
     p(x \mid z) = \prod_t p(x_t \mid x_{<t}, z), \quad p(z) = \mathcal{N}(0, I)
 
 A melody is a grid of sixteenths. Each step holds one of 130 symbols: 0 to 127 start a note of that
-MIDI pitch, 128 holds what sounds, 129 is a rest. The networks are in `.melody_lstm`. A melody is
-decoded greedily, so that a latent has one melody; that is a choice of symbols, hence without a
-gradient, and `latentctl.wrap` says so (`differentiable=False`). Controllers that need one climb a
-critic that was taught by decoded melodies.
+MIDI pitch, 128 holds the note, 129 is a rest. The networks are in `.melody_lstm`. A melody is
+decoded greedily, so that a latent has one melody. This choice of symbols has no gradient
+(`differentiable=False`): gradient-based controllers use a critic fitted on labels of decoded
+melodies.
 
-Training weights the KL by :math:`\beta` and gives it some bits for nothing,
+Training weights the KL by :math:`\beta`, with :math:`b` free bits for each melody,
 
 .. math:: L = -\log p(x \mid z) + \beta \max(0, \mathrm{KL}(q(z \mid x) \| p(z)) - b \ln 2)
 
-since an LSTM that knows the notes so far can do without a latent that costs the full price.
+which prevents posterior collapse of the autoregressive decoder.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -32,7 +32,6 @@ from __future__ import annotations
 __all__ = ["HOLD", "REST", "MelodyVAE", "accepts", "load", "wrap"]
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,13 +39,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder import Decoder
 from latentctl.errors import AdapterError, InputError, ShapeError
 from latentctl.random import noise
 
 from .melody_lstm import START, SYMBOLS, SegmentDecoder, SequenceEncoder
-from .melody_rewards import HOLD, REST
-from .wrapping.pretrained import Pretrained, fetch
+from .melody_rewards import HOLD, REST, onsets
+from .wrapping.outputs import posterior_of
+from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,13 +65,13 @@ class MelodyVAE(Pretrained):
         embedding: Dimensions of a token's embedding, and of the code that each step sees.
         encoder_size: Units of the encoder's LSTM in each direction.
         encoder_layers: Layers of it.
-        conductor_size: Units of the LSTM that emits a code for each bar; 0 for a flat decoder,
-            which writes all bars in one go.
+        conductor_size: Units of the LSTM that emits a code for each bar; 0 for a flat decoder of
+            all bars.
         conductor_layers: Layers of it.
-        decoder_size: Units of the LSTM that writes notes.
+        decoder_size: Units of the LSTM that emits notes.
         decoder_layers: Layers of it.
-        by_position: Give each step weights of its own between latent and LSTM. Learns faster;
-            the paper's networks are without.
+        by_position: Give each step weights of its own between latent and LSTM, which the paper
+            does not. Learns faster.
 
     Raises:
         InputError: If a size is not positive.
@@ -102,22 +102,9 @@ class MelodyVAE(Pretrained):
         by_position: bool = True,
     ) -> None:
         super().__init__()
-        self.config = {
-            "bars": bars,
-            "latent_size": latent_size,
-            "embedding": embedding,
-            "encoder_size": encoder_size,
-            "encoder_layers": encoder_layers,
-            "conductor_size": conductor_size,
-            "conductor_layers": conductor_layers,
-            "decoder_size": decoder_size,
-            "decoder_layers": decoder_layers,
-            "by_position": by_position,
-        }
-        wrong = {k: v for k, v in self.config.items() if k != "by_position" and v < 1}
-        if conductor_size == 0:
-            wrong.pop("conductor_size", None)
-        if wrong:
+        self.config = arguments(locals())
+        lowest = {"by_position": False, "conductor_size": 0}
+        if wrong := {k: v for k, v in self.config.items() if v < lowest.get(k, 1)}:
             raise InputError(f"Sizes must be at least 1 (conductor_size may be 0), found {wrong}.")
         self.steps = bars * STEPS_PER_BAR
         segments = bars if conductor_size else 1
@@ -143,37 +130,18 @@ class MelodyVAE(Pretrained):
 
         Tokens are embedded in 512 dimensions, as the bars are; the paper gives them one-hot.
         """
-        sizes = {
-            "bars": 16,
-            "latent_size": 512,
-            "embedding": 512,
-            "encoder_size": 2048,
-            "conductor_size": 1024,
-            "decoder_size": 1024,
-            "decoder_layers": 2,
-            "by_position": False,
-        }
-        return cls(**{**sizes, **options})
+        sizes = {"latent_size": 512, "embedding": 512, "encoder_size": 2048, "decoder_layers": 2}
+        sizes |= {"bars": 16, "conductor_size": 1024, "decoder_size": 1024}
+        return cls(**{**sizes, "by_position": False, **options})
 
     def check(self, x: Tensor) -> None:
-        """Raises unless `x` is `(B, steps)` integers from 0 to 129.
-
-        Raises:
-            ShapeError: If the melody has another length.
-            InputError: If it holds other numbers.
-        """
+        """Raises a `ShapeError` or `InputError` unless `x (B, steps)` are integers 0 ... 129."""
         if x.ndim != 2 or x.shape[1] != self.steps:
             raise ShapeError(
                 f"This MelodyVAE takes melodies (B, {self.steps}), {self.config['bars']} bars of "
                 f"{STEPS_PER_BAR} sixteenths; it was given {tuple(x.shape)}. Cut or pad them."
             )
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise InputError(f"Melodies are integer tokens, not {x.dtype}. Use x.long().")
-        if x.numel() and not bool(((x >= 0) & (x < SYMBOLS)).all()):
-            raise InputError(
-                f"Tokens are 0 to 127 (a note starts), {HOLD} (hold) and {REST} (rest); found "
-                f"{int(x.min())} to {int(x.max())}."
-            )
+        onsets(x)
 
     def encode(self, x: Tensor) -> Normal:
         """The posterior `q(z | x)`, a Normal over `(B, latent_size)`, of melodies `(B, steps)`.
@@ -217,7 +185,7 @@ class MelodyVAE(Pretrained):
         def choose(logits: Tensor, *, first: int, step: int) -> Tensor:
             below = torch.softmax(logits.double() / temperature, 1).cumsum(1)
             place = u[first : first + len(logits), step, None] * below[:, -1:]
-            # the clamp is for a draw that rounds up to the whole mass
+            # a draw may round up to the whole mass
             return torch.searchsorted(below, place, right=True).squeeze(1).clamp_(max=SYMBOLS - 1)
 
         return self.decoder.write(z, choose)
@@ -226,18 +194,14 @@ class MelodyVAE(Pretrained):
         """The reconstruction of melodies `x (B, steps)`, from the posterior's mean."""
         return self.decode(self.encode(x).mean)
 
-    def posterior(self, x: Tensor) -> Posterior:
-        """What `encode` says of `x`, as every decoder of latentctl says it."""
-        q = self.encode(x)
-        return Posterior(q.mean, q.stddev)
-
     def logits(self, x: Tensor, z: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits `(B, steps, 130)`: each step is told the tokens before it in `x`.
+        """Teacher-forced logits `(B, steps, 130)`: the inputs of a step are the tokens before it.
 
         Arguments:
             x: Tokens `(B, steps)`.
             z: Latents `(B, latent_size)`.
-            keep: Which of the tokens are told, bool `(B, steps)`; all by default.
+            keep: Which of the tokens are inputs, bool `(B, steps)`; all by default. The others are
+                replaced by START.
         """
         before = torch.where(keep, x, START) if keep is not None else x
         before = before.reshape(-1, self.decoder.length)
@@ -265,7 +229,7 @@ class MelodyVAE(Pretrained):
         keep: Tensor | None = None,
         beta: float = 1.0,
         free_bits: float = 0.0,
-        told: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         r"""The negative bound in nats per melody.
 
@@ -275,17 +239,17 @@ class MelodyVAE(Pretrained):
         Arguments:
             x: Melodies, tokens `(B, steps)`.
             eps: Standard normal noise, `(B, latent_size)`.
-            keep: Which tokens the decoder is told, bool `(B, steps)`; all by default.
+            keep: Which tokens are inputs of the decoder, bool `(B, steps)`; all by default.
             beta: Weight of the KL, at least 0; 1 is the bound itself.
-            free_bits: Bits `b` of the KL of each melody that cost nothing.
-            told: The tokens it is told, in place of `x`: for scheduled sampling.
+            free_bits: Bits `b` of the KL of each melody without a penalty.
+            inputs: Tokens that the decoder sees in place of `x`, for scheduled sampling.
 
         Returns:
             The mean loss, and its parts by name, detached.
         """
         q = self.encode(x)
         x = x.long()
-        logits = self.logits(x if told is None else told, q.mean + q.stddev * eps, keep)
+        logits = self.logits(x if inputs is None else inputs, q.mean + q.stddev * eps, keep)
         nll = F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="sum") / len(x)
         kl = (0.5 * (q.mean**2 + q.stddev**2 - 1) - q.stddev.log()).sum(1)
         paid = (kl - free_bits * math.log(2)).clamp(min=0).mean()
@@ -306,21 +270,21 @@ def accepts(model: object) -> bool:
 def wrap(model: MelodyVAE, **options: Any) -> Decoder:
     """The frozen decoder of `model`, with the options `prior` and `decode` of `latentctl.wrap`.
 
-    To draw notes by a temperature: `decode=lambda z: model.sample(z, temperature=0.5)`.
+    To sample notes at a temperature: `decode=lambda z: model.sample(z, temperature=0.5)`.
 
     Raises:
         AdapterError: If another option is given.
     """
     if not options.keys() <= {"prior", "decode"}:
         raise AdapterError(
-            f"A MelodyVAE brings its encoder and its shapes; give prior or decode, or nothing, "
-            f"not {', '.join(sorted(options.keys() - {'prior', 'decode'}))}."
+            f"A MelodyVAE has its own encoder and shapes. It takes prior and decode, not "
+            f"{', '.join(sorted(options.keys() - {'prior', 'decode'}))}."
         )
     write = options.get("decode", "decode")
     return Decoder(
         model,
         lambda view, z: getattr(view, write)(z) if isinstance(write, str) else write(z),
-        lambda view, x: view.posterior(x),
+        lambda view, x: posterior_of(view.encode(x)),
         latent_shape=(int(model.config["latent_size"]),),
         sample_shape=(model.steps,),
         value_range=None,
@@ -329,12 +293,4 @@ def wrap(model: MelodyVAE, **options: Any) -> Decoder:
     )
 
 
-def load(
-    *,
-    pretrained_model_name_or_path: str | Path,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Decoder:
-    """The decoder of a saved `MelodyVAE`, with arguments as in `from_pretrained`."""
-    folder = fetch(pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir)
-    return wrap(MelodyVAE.from_pretrained(folder))
+load = loader(wrap, MelodyVAE)

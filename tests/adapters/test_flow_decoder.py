@@ -131,7 +131,8 @@ def test_knowledge_stands_on_it():
     loss = model.bits_per_dimension(new, v, knowledge.log_prob)
     loss = loss - model.bits_per_dimension(new, v)
     assert loss[is_down > 0.5].mean() < 0 < loss[is_down < 0.5].mean()
-    assert ((knowledge(model.dequantise(new, v)) > 0) == (is_down > 0.5)).float().mean() > 0.95
+    found = knowledge(model.dequantise(new, v))[:, 0] > 0
+    assert (found == (is_down > 0.5)).float().mean() > 0.95
 
 
 def test_the_laws_of_decoders_hold(model):
@@ -150,7 +151,7 @@ def test_it_comes_back_from_its_folder(model, tmp_path):
     decoder = load("flow-decoder", pretrained_model_name_or_path=tmp_path)
     e = torch.randn(3, *dropping.latent_shape, generator=generator(2))
     assert torch.equal(decoder.decode(e), dropping.decode(e))
-    with pytest.raises(CheckpointError, match="altered"):
+    with pytest.raises(CheckpointError, match="corrupted"):
         (tmp_path / "model.safetensors").write_bytes(b"cut")
         load("flow-decoder", pretrained_model_name_or_path=tmp_path)
 

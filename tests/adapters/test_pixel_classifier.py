@@ -10,6 +10,7 @@ from latentctl_adapters.pixels.classifier import PixelClassifier, augment_images
 
 from latentctl.errors import CheckpointError, InputError, ShapeError
 from latentctl.random import generator
+from latentctl.storage.files import sealed
 
 NAMES = ["Bright", "Red", "Left"]
 TINY = {"channels": (8, 16, 24, 32)}
@@ -84,9 +85,9 @@ def test_features_are_what_the_last_layer_reads(judge: PixelClassifier) -> None:
 
 
 def test_save_and_load_give_the_same_answers(judge: PixelClassifier, tmp_path) -> None:
-    judge.scores = {"accuracy": 0.9}
-    judge.save(tmp_path / "judge")
-    again = PixelClassifier.load(tmp_path / "judge")
+    judge.scores["accuracy"] = 0.9
+    judge.save_pretrained(tmp_path / "judge")
+    again = PixelClassifier.from_pretrained(tmp_path / "judge")
     x = pictures(5)[0].float() / 255
     assert torch.equal(again(x), judge(x))
     assert again.names == tuple(NAMES) and again.scores == {"accuracy": 0.9}
@@ -94,19 +95,21 @@ def test_save_and_load_give_the_same_answers(judge: PixelClassifier, tmp_path) -
 
 
 def test_damaged_folders_are_refused(judge: PixelClassifier, tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"config.json is missing"):
-        PixelClassifier.load(tmp_path / "nothing")
-    judge.save(tmp_path)
+    judge.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        PixelClassifier.load(tmp_path)
+    with pytest.raises(CheckpointError, match="truncated or corrupted"):
+        PixelClassifier.from_pretrained(tmp_path)
     weights.write_bytes(whole)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "names": ["one"]}))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        PixelClassifier.load(tmp_path)
+    manifest = json.loads((tmp_path / "config.json").read_text())
+    manifest["config"]["names"] = ["one"]
+    (tmp_path / "config.json").write_bytes(sealed(manifest))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        PixelClassifier.from_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+        PixelClassifier.from_pretrained(tmp_path)
 
 
 def test_wrong_input_is_named(judge: PixelClassifier) -> None:

@@ -314,7 +314,7 @@ def test_the_command_reads_images_and_arrays(model_file, tmp_path, capsys):
         (["FILE:absent"], "no function 'absent'"),
         (["FILE:unet"], "latentctl.wrap((encoder, decoder))"),
         (["FILE:plain", "--data", "no/such/folder"], "no folder of images"),
-        (["no/such/folder", "--adapter", "conv-vae"], "no folder"),
+        (["no/such/folder", "--adapter", "conv-vae"], "not a folder"),
         (["no/such/folder", "--adapter", "conv_vae"], "conv-vae"),
     ],
 )

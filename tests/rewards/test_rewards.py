@@ -93,8 +93,8 @@ def test_scales_are_transpositions_of_the_white_keys():
     ("rule", "message"),
     [
         (lambda: rewards.c_major(torch.tensor([C, D])), "batch axis"),
-        (lambda: rewards.c_major(melody(C, 130)), "0 ... 129"),
-        (lambda: rewards.c_major(torch.rand(2, 4)), "whole numbers"),
+        (lambda: rewards.c_major(melody(C, 130)), "found 60 to 130"),
+        (lambda: rewards.c_major(torch.rand(2, 4)), "integer tokens"),
         (lambda: rewards.density(melody(C), notes=0), "notes"),
         (lambda: rewards.in_range(melody(C), low=5, high=4), "low"),
         (lambda: rewards.contour(melody(C), direction=2), "direction"),

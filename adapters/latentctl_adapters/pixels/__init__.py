@@ -1,1 +1,1 @@
-"""Networks on images: classifiers that are trained here, and pretrained ones, as judges and teachers."""
+"""Networks on images: classifiers trained here, and pretrained ones, as evaluators and teachers."""

@@ -1,41 +1,43 @@
-r"""A timm network over pixels with named binary attributes: an outside judge, or a teacher.
+r"""A timm network over pixels with named binary attributes: an independent evaluator, or a teacher.
 
 The network gives one logit an attribute, and is trained by the masked binary cross-entropy
 
     L = mean over known (n, k) of  softplus(l_nk) - y_nk l_nk,      y = NaN means unknown.
 
-What autoencoders return is smoother than what cameras give, so a network trained on sharp pixels
-alone reads reconstructions badly (Hendrycks and Dietterich, 2019, for blur and noise in
-general). `augment_images` therefore shows every image at a random sharpness, noise, colour and
-position, and the same network then judges both.
+Reconstructions of autoencoders are blurrier than photographs, and a network trained on sharp pixels
+alone misclassifies them (Hendrycks and Dietterich, 2019, for blur and noise in general).
+`augment_images` therefore varies sharpness, noise, colour and position, so that one network can
+classify both.
 """
 
 from __future__ import annotations
 
 __all__ = ["PixelClassifier", "augment_images"]
 
-import json
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
-from latentctl.errors import AdapterError, CheckpointError, InputError, ShapeError
-from latentctl.random import generator, permutation
+from latentctl.errors import AdapterError, InputError, ShapeError
+from latentctl.random import generator
+from latentctl.training import Step, train
 
+from ..wrapping.pretrained import Pretrained, arguments
 from .augment import augment_images
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 SMALL_RESNET = {"channels": (48, 96, 192, 320)}  # half the cost of a full ResNet-18
-FORMAT = 1
+WARMUP = 5  # steps; few, since a time limit may end the run after some dozens
 
 
-class PixelClassifier(nn.Module):
+class PixelClassifier(Pretrained):
     """Attributes of an image, `logits = net((x - mean) / std)`.
 
     Arguments:
@@ -47,13 +49,15 @@ class PixelClassifier(nn.Module):
         resolution: Height and width of the images in pixels.
         mean: Mean of each channel, in the images' [0, 1].
         std: Standard deviation of each channel.
+        scores: Figures of held-out images, which are saved with the network.
 
     Raises:
         AdapterError: timm is not installed.
 
     Example:
-        >>> judge = PixelClassifier(["Smiling", "Male"], resolution=32).eval()
-        >>> judge(torch.rand(4, 3, 32, 32)).shape, judge.features(torch.rand(4, 3, 32, 32)).shape
+        >>> network = PixelClassifier(["Smiling", "Male"], resolution=32).eval()
+        >>> x = torch.rand(4, 3, 32, 32)
+        >>> network(x).shape, network.features(x).shape
         (torch.Size([4, 2]), torch.Size([4, 320]))
     """
 
@@ -70,8 +74,10 @@ class PixelClassifier(nn.Module):
         resolution: int = 64,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        scores: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         try:
             import timm
         except ImportError as error:
@@ -80,16 +86,8 @@ class PixelClassifier(nn.Module):
             ) from error
         if model_options is None:
             model_options = SMALL_RESNET if model_name == "resnet18" else {}
-        self.names = tuple(names)
-        self.scores: dict[str, float] = {}
-        self.config = {
-            "model_name": model_name,
-            "model_options": dict(model_options),
-            "channels": channels,
-            "resolution": resolution,
-            "mean": list(mean or [0.5] * channels),
-            "std": list(std or [0.5] * channels),
-        }
+        self.names, self.scores = tuple(names), dict(scores or {})
+        self.config |= {"model_options": dict(model_options), "scores": self.scores}
         self.net = timm.create_model(
             model_name,
             pretrained=False,
@@ -97,16 +95,16 @@ class PixelClassifier(nn.Module):
             in_chans=channels,
             **model_options,
         ).to(memory_format=torch.channels_last)
-        for key in ("mean", "std"):
-            value = torch.tensor(self.config[key], dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(key, value, persistent=False)
+        for key, value in (("mean", mean), ("std", std)):
+            stated = torch.tensor(value or [0.5] * channels, dtype=torch.float32)
+            self.register_buffer(key, stated.view(1, -1, 1, 1), persistent=False)
 
     def _prepare(self, x: Tensor) -> Tensor:
         expected = (self.config["channels"], self.config["resolution"], self.config["resolution"])
         if x.ndim != 4 or tuple(x.shape[1:]) != expected:
             raise ShapeError(
                 f"PixelClassifier takes images (B, {', '.join(map(str, expected))}) in [0, 1], "
-                f"found {tuple(x.shape)}. Resize the images or fit a classifier for their size."
+                f"found {tuple(x.shape)}. Resize the images, or fit a classifier for their size."
             )
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
@@ -141,10 +139,12 @@ class PixelClassifier(nn.Module):
         weight_decay: float = 0.05,
         augment: Augmentation | None = None,
         seed: int = 0,
-        device: torch.device | str = "cpu",
+        accelerator: Accelerator | None = None,
         progress: bool = False,
     ) -> PixelClassifier:
         """Train a network on labelled images with AdamW and one cosine cycle.
+
+        Under `accelerate launch` all processes must call it, and all get the same network.
 
         Arguments:
             images: uint8 pixels `(N, C, H, W)`, square.
@@ -154,119 +154,67 @@ class PixelClassifier(nn.Module):
             model_options: Its keyword arguments.
             epochs: Passes over the images at most.
             max_train_seconds: Seconds of training at most. The cosine cycle then ends with the
-                time, so that the run is annealed, but no longer repeatable bit for bit.
-            batch_size: Images in a step.
-            learning_rate: Peak learning rate, after a warm-up over the first twentieth.
+                time: the run is annealed, but not repeatable bit for bit.
+            batch_size: Images in a step, over all processes.
+            learning_rate: Peak learning rate.
             weight_decay: Decoupled weight decay of the weight matrices.
             augment: Called as `augment(x, generator)` on each batch; `augment_images` by default,
                 `lambda x, generator: x` for none.
             seed: Seed of the initial weights, the order and the augmentation.
-            device: Where to train; the result is there too.
+            accelerator: Where to train; `Accelerator()` by default.
             progress: Show a progress bar.
 
         Returns:
-            The trained classifier in eval mode.
+            The trained classifier in eval mode, on the CPU.
 
         Raises:
             InputError: An attribute without both classes, a wrong dtype or a wrong length.
         """
-        from tqdm.auto import tqdm
-
         _check(images, labels, names)
         unit = images.float().flatten(2) / 255
         # timm draws initial weights from the global generator: restore it for the caller
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, purpose="pixel-classifier").initial_seed())
-            judge = cls(
-                names,
+            network = cls(
+                list(names),
                 model_name=model_name,
                 model_options=model_options,
                 channels=images.shape[1],
                 resolution=images.shape[2],
                 mean=unit.mean((0, 2)).tolist(),
                 std=unit.std((0, 2)).clamp_min(1e-3).tolist(),
-            ).to(device)
+            )
         del unit
-        optimizer = torch.optim.AdamW(_groups(judge.net, weight_decay), lr=learning_rate)
-        augment = augment or augment_images
-        batch_size = min(batch_size, len(images))
-        per_epoch = len(images) // batch_size
-        steps = epochs * per_epoch
-        start = time.monotonic()
-        bar = tqdm(total=steps, disable=not progress, desc="pixel classifier")
-        judge.train()
-        for step in range(steps):
-            spent = 0.0
-            if max_train_seconds is not None:
-                spent = (time.monotonic() - start) / max_train_seconds
-            part = max(step / steps, spent)
-            if part >= 1:
-                break
-            warm = min(1.0, part / 0.05 + 1e-2)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * warm * 0.5 * (1 + math.cos(math.pi * part))
-            epoch, k = divmod(step, per_epoch)
-            if k == 0:
-                order = permutation(len(images), seed=seed, epoch=epoch, purpose="pixels")
-            rows = order[k * batch_size : (k + 1) * batch_size]
-            x = augment(images[rows].to(device).float() / 255, generator(seed, step, device=device))
-            y = labels[rows].to(device).float()
+        view = augment or augment_images
+
+        def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+            x, y = batch[0].float() / 255, batch[1].float()
+            x = view(x, generator(step.seed, step.index, step.start, device=x.device))
             with torch.autocast(x.device.type, torch.bfloat16, enabled=_fast_bfloat16(x.device)):
-                logits = judge(x)
+                logits = network(x)
             known = ~y.isnan()
-            loss = F.binary_cross_entropy_with_logits(logits.float()[known], y[known])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            bar.update()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}", epoch=epoch)
-        bar.close()
-        return judge.eval()
+            return F.binary_cross_entropy_with_logits(logits.float()[known], y[known]), {}
 
-    def save(self, path: str | Path) -> None:
-        """Write `model.safetensors` and `config.json` (with `scores`) into a folder."""
-        from safetensors.torch import save_file
-
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-        save_file(state, str(folder / "model.safetensors"))
-        config = {"format": FORMAT, "names": self.names, **self.config, "scores": self.scores}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> PixelClassifier:
-        """Read a folder that `save` wrote; the classifier is in eval mode.
-
-        Raises:
-            CheckpointError: A file is missing, damaged or of a later format.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(path)
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            state = load_file(str(folder / "model.safetensors"))
-            if config.pop("format") > FORMAT:
-                raise CheckpointError(f"{folder} is of a later format: update latentctl.")
-            scores = config.pop("scores")
-            judge = cls(config.pop("names"), **config)
-            judge.net.load_state_dict(state, strict=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"No pixel classifier in {folder}: {Path(str(error.filename)).name} is missing. "
-                "Fit one and save() it there, or give the folder that has both files."
-            ) from error
-        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(
-                f"The pixel classifier in {folder} cannot be read ({error}). Save it again."
-            ) from error
-        judge.scores = scores
-        return judge.to(device).eval()
+        batch_size = min(batch_size, len(images))
+        steps = epochs * (len(images) // batch_size)
+        train(
+            network,
+            loss,
+            TensorDataset(images, labels),
+            name="classifier",
+            parameters=_groups(network.net, weight_decay),
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            max_train_steps=steps,
+            max_train_seconds=max_train_seconds,
+            batch_size=batch_size,
+            lr_scheduler="cosine",
+            lr_warmup_steps=min(WARMUP, steps // 20),
+            seed=seed,
+            accelerator=accelerator,
+            progress=progress,
+        )
+        return network.cpu()
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -301,6 +249,6 @@ def _check(images: Tensor, labels: Tensor, names: Sequence[str]) -> None:
     for name, column in zip(names, labels.float().unbind(1), strict=True):
         if not (bool((column > 0.5).any()) and bool((column < 0.5).any())):
             raise InputError(
-                f"{name!r} has one class only in the labels: nothing can be learned of it. "
-                "Leave it out, or add images of the other class."
+                f"{name!r} has one class only in the labels and cannot be learned. Leave it out, "
+                "or add images of the other class."
             )

@@ -1,1 +1,1 @@
-"""How a trial run finds out what a module takes and returns."""
+"""Trial runs that find what a module takes and returns, and the base of saved networks."""

@@ -1,24 +1,25 @@
 """Saving and loading of the reference networks: `config.json` and `model.safetensors`.
 
-The layout is that of the Hugging Face hub. The config holds what the constructor takes, and the
-hash of the weights, so that a cut, altered or exchanged file is refused. Nothing is pickled.
+The file names are those of the Hugging Face hub. The config holds the arguments of the constructor
+and the hashes of itself and of the weights, so that a truncated, corrupted or exchanged file is
+refused. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-__all__ = ["Pretrained", "architecture", "fetch"]
+__all__ = ["Pretrained", "arguments", "loader"]
 
 import hashlib
-import json
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from latentctl import __version__
+from latentctl.decoder import Decoder
 from latentctl.errors import CheckpointError, InputError
-from latentctl.storage.weights import load_strict
+from latentctl.storage import load_strict
+from latentctl.storage.files import sealed, unsealed, write_atomic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,24 +37,22 @@ class Pretrained(nn.Module):
         """Write `config.json` and `model.safetensors` into the folder `path`.
 
         Raises:
-            CheckpointError: If the disk is full or refuses.
+            CheckpointError: If the disk is full or a file cannot be written.
         """
         from safetensors.torch import save
 
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        weights = save(state)
-        config = {
+        weights = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
+        manifest = {
             "architecture": type(self).__name__,
             "format": FORMAT,
-            "latentctl_version": __version__,
-            "sha256": hashlib.sha256(weights).hexdigest(),
-            **self.config,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "config": self.config,
         }
         folder = Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / WEIGHTS, weights)
-            _replace(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+            write_atomic(folder / WEIGHTS, weights)
+            write_atomic(folder / CONFIG, sealed(manifest))
         except OSError as error:
             raise CheckpointError(
                 f"{folder} was not saved: {error}. Free some disk space, or choose another "
@@ -76,43 +75,59 @@ class Pretrained(nn.Module):
             cache_dir: Where downloads are kept.
 
         Raises:
-            CheckpointError: If it is missing, cut, altered, of another architecture or of a later
-                format, or if its weights do not fit strictly.
+            CheckpointError: If it is missing, truncated, corrupted, of another architecture or of
+                a later format, or if its weights do not fit strictly.
         """
-        from safetensors.torch import load
-
-        folder = fetch(pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir)
-        config = _read_config(folder)
-        name = config.pop("architecture")
-        if name != cls.__name__:
-            raise CheckpointError(f"{folder} holds a {name}, not a {cls.__name__}: use {name}.")
-        weights = _read(folder / WEIGHTS)
-        if hashlib.sha256(weights).hexdigest() != config.pop("sha256"):
-            raise CheckpointError(
-                f"{folder / WEIGHTS} is cut or altered: its sha256 is not the one in {CONFIG}. "
-                f"Download or save it again."
-            )
-        try:
-            model = cls(**config)
-        except (TypeError, InputError) as error:
-            raise CheckpointError(f"{folder / CONFIG} builds no {name}: {error}") from error
-        load_strict(model, load(weights), f"weights in {folder}")
-        return model.eval()
+        folder = _fetch(pretrained_model_name_or_path, revision, cache_dir)
+        model: Self = _build(folder, {cls.__name__: cls})
+        return model
 
 
-def architecture(folder: Path) -> str:
-    """Name of the class that a folder was saved from."""
-    return str(_read_config(folder)["architecture"])
+def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, for `self.config = arguments(locals())` at the start of a constructor."""
+    return {k: v for k, v in scope.items() if k not in ("self", "__class__")}
 
 
-def fetch(
-    name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None
-) -> Path:
-    """The folder `name`, or the folder where the hub's model `name` was downloaded to.
+def loader(wrap: Callable[[Any], Decoder], *classes: type[Pretrained]) -> Callable[..., Decoder]:
+    """The way to load these classes, which their adapter defines as its `load`."""
 
-    Raises:
-        CheckpointError: If there is neither.
-    """
+    def load(
+        *,
+        pretrained_model_name_or_path: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Decoder:
+        """The decoder of a saved network, with arguments as in `Pretrained.from_pretrained`."""
+        folder = _fetch(pretrained_model_name_or_path, revision, cache_dir)
+        return wrap(_build(folder, {cls.__name__: cls for cls in classes}))
+
+    return load
+
+
+def _build(folder: Path, classes: Mapping[str, type[Any]]) -> Any:
+    from safetensors.torch import load
+
+    advice = "Download or save it again."
+    manifest = unsealed(_read(folder / CONFIG), folder / CONFIG, FORMAT, CheckpointError, advice)
+    name = str(manifest.get("architecture"))
+    if name not in classes:
+        raise CheckpointError(f"{folder} holds a {name}, not a {' or '.join(classes)}.")
+    weights = _read(folder / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != manifest["weights_sha256"]:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is truncated or corrupted: its sha256 is not the one in {CONFIG}. "
+            f"{advice}"
+        )
+    try:
+        model = classes[name](**manifest["config"])
+    except (TypeError, InputError) as error:
+        raise CheckpointError(f"{folder / CONFIG} builds no {name}: {error}") from error
+    load_strict(model, load(weights), f"weights in {folder}")
+    return model.eval()
+
+
+def _fetch(name: str | Path, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """The folder `name`, or the folder where the hub's model `name` was downloaded to."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -123,29 +138,11 @@ def fetch(
         )
     except (OSError, ValueError) as error:  # the hub's own errors, a bad name, no network
         raise CheckpointError(
-            f"{name} is no folder, and the hub gave no model of that name "
+            f"{name} is not a folder, and the hub returned no model of that name "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Check the name, "
             f"the revision and the network."
         ) from error
     return Path(found)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = dict(json.loads(_read(folder / CONFIG)))
-        number, version = int(config.pop("format")), config.pop("latentctl_version")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG} was not written by latentctl, or it is altered ({error!r})."
-        ) from error
-    if number > FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG} has format {number}, this latentctl reads up to {FORMAT}: upgrade "
-            f"latentctl to >= {version}."
-        )
-    if not {"architecture", "sha256"} <= config.keys():
-        raise CheckpointError(f"{folder / CONFIG} lacks the architecture or the hash of a model.")
-    return config
 
 
 def _read(path: Path) -> bytes:
@@ -153,12 +150,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
