@@ -84,7 +84,7 @@ class Pretrained(nn.Module):
 
 
 def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, for `self.config = arguments(locals())` at the start of a constructor."""
+    """The arguments of a constructor by name, from its `locals()` at the start."""
     return {k: v for k, v in scope.items() if k not in ("self", "__class__")}
 
 
