@@ -125,6 +125,21 @@ def test_chunks_of_batch_size_give_the_same_samples_and_one_posterior():
         decoder.decode(z, batch_size=0)
 
 
+def test_a_decoder_through_a_flow_keeps_both():
+    from latentctl import LatentFlow
+
+    decoder = build(Noisy())
+    through = decoder.through(LatentFlow((4,), width=8))
+    inner, flow = through.composed_of
+    assert inner is decoder and decoder.composed_of is None
+    assert isinstance(flow, LatentFlow) and flow is through.model["flow"]
+    assert inner.through(flow).fingerprint() == through.fingerprint()
+    names = [name for name, _ in through.named_modules(remove_duplicate=False)]
+    assert not any("composed_of" in name for name in names), "or its tensors would count twice"
+    again = copy.deepcopy(through)
+    assert again.composed_of[1] is again.model["flow"]
+
+
 def test_a_gaussian_is_saved_and_loaded_bit_for_bit(tmp_path):
     prior = Gaussian((2, 1, 1), mean=torch.tensor([[[0.1]], [[0.2]]]), std=0.3)
     again = Gaussian.load(prior.save(tmp_path / "prior"))

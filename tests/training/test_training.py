@@ -24,7 +24,7 @@ from torch import nn
 import latentctl
 from latentctl.errors import CheckpointError, InputError, NonFiniteError, UnknownNameError
 from latentctl.storage.folder import load_folder
-from latentctl.training import History, Player, Step, fit
+from latentctl.training import History, Player, Step, fit, train
 from latentctl.training.batches import SampleOrder
 from latentctl.training.checkpoints import checkpoints
 from latentctl.training.schedule import lr_factor
@@ -293,6 +293,40 @@ def test_the_average_is_exponential():
     history = game.fit(max_train_steps=10, on_step=average)
     assert torch.allclose(history.averaged["critic"][0].weight, expected[-1], atol=1e-7)
     assert not history.averaged["critic"].training and list(history.averaged) == ["critic"]
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_train_equals_a_player_and_an_optimizer_by_hand(weight_decay, ema):
+    def build():
+        game = Game(plain=True)
+        return game.critic, lambda batch, step: (game.critic(batch[1]).square().mean(), {})
+
+    options = {"max_train_steps": 8, "batch_size": 12, "lr_scheduler": "cosine"}
+    net, loss = build()
+    history = train(
+        net,
+        loss,
+        Faces(),
+        name="critic",
+        learning_rate=0.02,
+        weight_decay=weight_decay,
+        parameters=net[0].parameters(),
+        ema=ema,
+        **options,
+    )
+    assert history.steps == 8 and not net.training
+    other, loss = build()
+    last = {k: v.clone() for k, v in other[-1].state_dict().items()}
+    optimizer = torch.optim.Adam(other[0].parameters(), lr=0.02)
+    if weight_decay is not None:
+        optimizer = torch.optim.AdamW(other[0].parameters(), lr=0.02, weight_decay=weight_decay)
+    by_hand = fit(
+        Player("critic", other, loss, optimizer, ema=ema), Faces(), progress=False, **options
+    )
+    expected = other if ema is None else by_hand.averaged["critic"]
+    assert same(net.state_dict(), expected.state_dict())
+    assert same(net[-1].state_dict(), last), "the other weights are not trained"
 
 
 class Poisoned(Game):
