@@ -1,16 +1,16 @@
 r"""One-to-many prediction, as in the paper of cGML: `python recipes/cgml_modes.py --task toy`.
 
-An encoder, a generator and an updater learn together that one input has several answers.
+An encoder, a generator and an updater are trained together on inputs with several answers.
 
     toy           y = +-4 (x, x^2, x^3), the sign at random
-    mnist-bar     the hidden lower half of a digit, on 30 % of the targets with a white bar
+    mnist-bar     the hidden lower half of a digit; 30 % of the targets have a white bar
     mnist-masked  the hidden lower half of a digit
-    colour        a grey digit in one of two colours, which its class decides
+    colour        a grey digit in one of two colours that depend on its class
     faces-masked  the hidden lower half of a face
     faces-colour  the colours of a grey face
 
-Images come from `--train_data_dir` or `--dataset_name`; without either, drawn ones are in use. On
-them the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
+Images come from `--train_data_dir` or `--dataset_name`; without either, they are drawn. On images
+the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
 `--output_dir` gets `results.json`, `config.json` and a picture.
 
 References:
@@ -23,8 +23,6 @@ from __future__ import annotations
 __all__ = ["curve", "landscape", "main", "measure_toy", "train_toy"]
 
 import dataclasses
-import json
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -33,23 +31,22 @@ import torch
 from support.cgml.flags import TASKS, Flags, ModelFlags
 from support.cgml.images import run_images
 from support.cgml.networks import PointGenerator, point_encoder
-from support.run import run
+from support.cgml.training import train_cgml, updater_of
+from support.figures import drawing, png_of
+from support.run import run, write_json
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from latentctl.controllers.cgml.one_to_many import OneToMany
-from latentctl.controllers.cgml.updater import Updater
+from latentctl import OneToMany
 from latentctl.errors import UnknownNameError
 from latentctl.random import generator, seeded
 
-logger = logging.getLogger(__name__)
-
-CUT = 0.05  # |x| below which the modes are hardly apart
-NEAR, GHOST = 0.05, 0.1  # of the distance between the modes
+CUT = 0.05  # |x| below which the modes nearly coincide
+NEAR, SPURIOUS = 0.05, 0.1  # shares of the distance between the modes
 
 
 def curve(x: Tensor) -> Tensor:
-    """One of the two answers of the toy to `x (B, 1)`, `(B, 3)`; the other has the other sign."""
+    """One of the two answers of the toy to `x (B, 1)`, `(B, 3)`; the other is its negative."""
     return 4 * torch.cat([x, x**2, x**3], dim=1)
 
 
@@ -62,42 +59,19 @@ def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
     own: Any = flags.filled("toy")
     size, width = own.latent_size, own.width
     with seeded(seed, "toy"):
-        updater = Updater(
-            (size,),
-            context=16,
-            width=width,
-            depth=3,
-            steps=own.walk_steps,
-            final_jumps=own.final_jumps,
-            domain=own.domain,
-        )
-        model = OneToMany(
-            point_encoder(width),
-            PointGenerator(width, latent_size=size),
-            updater,
-            steps=own.steps,
-            learning_rate=own.descent_learning_rate,
-            anneal=own.anneal,
-            assign_starts=own.assign_starts,
-        )
+        updater = updater_of(own, 16, width)
+        encoder, maker = point_encoder(width), PointGenerator(width, latent_size=size)
     x = 2 * uniform(20_000, seed, "x") - 1
     sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)
-    return model.fit(
-        TensorDataset(x, sign * curve(x)),
-        max_train_steps=own.max_train_steps,
-        batch_size=own.train_batch_size,
-        learning_rate=own.learning_rate,
-        seed=seed,
-        loss={"lipschitz": own.lipschitz, "generator_lipschitz": own.generator_lipschitz},
-    )
+    return train_cgml(own, encoder, maker, updater, TensorDataset(x, sign * curve(x)), seed=seed)
 
 
 def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[str, Any]:
     """Shares over held-out x, for |x| above `CUT` and for all of them.
 
-    `near` is the share of answers nearer to a mode than 5 % of the distance between the modes,
-    `ghosts` of those within 10 % of their midpoint; `both` is the share of x with both modes near
-    an answer, and `positive` the share of answers that are nearer to the positive one.
+    `near`: answers within 5 % of the distance between the modes from one of them; `spurious`:
+    answers within 10 % of it from their midpoint; `both`: inputs with an answer near each mode;
+    `positive`: answers that are nearer to the positive mode.
     """
     x = 2 * uniform(inputs, seed, "held-out x") - 1
     answers, mode = model.predict(x, starts, seed=seed), curve(x)[:, None]
@@ -105,14 +79,14 @@ def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[s
     apart = 2 * mode.norm(dim=2)
     near = torch.minimum(plus, minus) < NEAR * apart
     both = (near & (plus < minus)).any(1) & (near & (minus < plus)).any(1)
-    ghosts = answers.norm(dim=2) < GHOST * apart
+    spurious = answers.norm(dim=2) < SPURIOUS * apart
     far = x[:, 0].abs() > CUT
     result: dict[str, Any] = {}
     for name, rows in (("above the cut", far), ("all", torch.ones_like(far))):
         result[name] = {
             "near": near[rows].float().mean().item(),
             "both": both[rows].float().mean().item(),
-            "ghosts": ghosts[rows].float().mean().item(),
+            "spurious": spurious[rows].float().mean().item(),
             "positive": (plus < minus)[rows].float().mean().item(),
         }
     return result
@@ -121,19 +95,14 @@ def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[s
 @torch.no_grad()
 def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
     """Draws the error to the nearest mode over x and a latent of one dimension, with walks."""
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
 
     x, z = torch.linspace(-1, 1, 240), torch.linspace(-1, 1, 241)
     column, place = x.repeat_interleave(len(z))[:, None], z.repeat(len(x))[:, None]
     drawn, mode = model.generator(model.encoder(column), place), curve(column)
     error = torch.minimum((drawn - mode).norm(dim=1), (drawn + mode).norm(dim=1))
     error = (error / (2 * mode.norm(dim=1)).clamp_min(1e-3)).clamp(0.01, 1).view(len(x), len(z))
-    with matplotlib.style.context("default"):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(size=(8, 5)) as figure:
         axes = figure.add_subplot()
         norm = LogNorm(0.01, 1)
         picture = axes.pcolormesh(
@@ -144,15 +113,14 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
             h = model.encoder(torch.full((9, 1), at))
             start = torch.linspace(-0.9, 0.9, 9)[:, None]
             steps = model.updater.walk(h, start)[0][..., 0].numpy()
-            # spread sideways along each walk, which is at one x, so that its steps can be seen
+            # a walk has one x; its steps are shifted along x so that they can be seen
             shift = torch.linspace(0, 0.05, len(steps)).numpy()
             for walk in steps.T:
                 axes.plot(at + shift, walk, color="deepskyblue", linewidth=0.9)
                 axes.plot(at, walk[0], ".", color="white", markersize=4)
                 axes.plot(at + shift[-1], walk[-1], ".", color="lime", markersize=5)
         axes.set(xlabel="x", ylabel="z", title="Walks from starts (white) to answers (green)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        path.write_bytes(png_of(figure))
 
 
 def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
@@ -160,31 +128,29 @@ def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
     if model.updater.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
     results = {}
-    walks = {
+    variants = {
         "": model.updater.final_jumps,
         "without rho, ": model.updater.steps,
         "rho to the end, ": 0,
     }
-    for words, final_jumps in walks.items():
+    for variant, final_jumps in variants.items():
         model.updater.final_jumps = final_jumps
         found = measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
-        results |= {f"{words}{name}": row for name, row in found.items()}
+        results |= {f"{variant}{name}": row for name, row in found.items()}
     return results
 
 
 def main(flags: Flags) -> dict[str, Any]:
-    logging.basicConfig(format="%(message)s")
     if flags.task not in TASKS:
         raise UnknownNameError("--task", flags.task, TASKS)
     if flags.num_threads:
         torch.set_num_threads(flags.num_threads)
     flags = dataclasses.replace(flags, model=flags.model.filled(flags.task))
     folder, started = Path(flags.output_dir), time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", flags)
     results = run_toy(flags, folder) if flags.task == "toy" else run_images(flags, folder)
     results["seconds"] = time.monotonic() - started
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(flags), indent=2))
-    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    write_json(folder / "results.json", results)
     for name, row in results.items():
         if isinstance(row, dict):
             cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())

@@ -1,8 +1,8 @@
-"""What outside judges say of samples and edits: the rows of the recipes' tables.
+"""Evaluation of samples and edits by independent networks on pixels: rows of the reports' tables.
 
-No judge sees a latent. The attribute judge is a timm network trained on real pixels; where their
-files are given, a face recognition network measures identity and a detector says what is a face.
-The Frechet distance, precision, recall, density and coverage are computed in the penultimate
+The attribute judge is a timm network trained on real images; none of the judges sees a latent.
+Where their files are given, a face recognition network measures identity and a detector counts
+faces. The Frechet distance, precision, recall, density and coverage are computed in the penultimate
 features of the attribute judge.
 """
 
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from latentctl_adapters.pixels.classifier import PixelClassifier
 from latentctl_adapters.pixels.face_networks import FaceDetector, FaceEmbedder
 from torch import Tensor
@@ -48,21 +49,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class JudgeFlags:
-    """Who judges."""
+    """The networks that evaluate samples and edits."""
 
     judge: str | None = None
     """A folder with a trained pixel classifier; if not given, one is trained on the data."""
     judge_train_seconds: float = 45.0
-    """How long that takes."""
+    """Seconds of that training."""
     identity_model: str | None = None
-    """An ONNX file of MobileFaceNet; the judge's own features compare identities if not given."""
+    """An ONNX file of MobileFaceNet; identity is measured in the judge's features if not given."""
     detector_model: str | None = None
     """An ONNX file of YuNet; faces are not counted if not given."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the judges say of a batch of images."""
+    """Outputs of the judges for a batch of images."""
 
     features: Tensor
     probability: Tensor
@@ -72,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judges:
-    """The judges, called on images `(B, 3, h, w)` in [0, 1]; who it is, only where it is asked."""
+    """The judges, called on images `(B, 3, h, w)` in [0, 1]; embeddings only if `identity`."""
 
     attributes: PixelClassifier
     embedder: Callable[[Tensor], Tensor] | None = None
@@ -81,30 +82,33 @@ class Judges:
     @torch.no_grad()
     def __call__(self, x: Tensor, *, identity: bool = False) -> Judged:
         parts = x.clamp(0, 1).cpu().split(128)
-        features = torch.cat([self.attributes.features(part) for part in parts])
-        probability = torch.cat([self.attributes.probability(part) for part in parts])
+
+        def each(network: Callable[[Tensor], Tensor]) -> Tensor:
+            return torch.cat([network(part) for part in parts])
+
+        features = each(self.attributes.features)
         embedding = None
-        if identity and self.embedder is None:  # a poor man's identity, and the report says so
-            embedding = features
-        elif identity and self.embedder is not None:
-            embedding = torch.cat([self.embedder(part) for part in parts])
-        found = None
-        if self.detector is not None:
-            found = torch.cat([self.detector.found(part) for part in parts])
-        return Judged(features, probability, embedding, found)
+        if identity:
+            embedding = features if self.embedder is None else each(self.embedder)
+        found = None if self.detector is None else each(self.detector.found)
+        return Judged(features, each(self.attributes.probability), embedding, found)
 
     @property
     def identity_name(self) -> str:
-        """What `identity` compares."""
+        """The vectors whose cosine is the identity."""
         return "MobileFaceNet embeddings" if self.embedder else "features of the attribute judge"
 
 
-def load_judges(flags: JudgeFlags, train: Faces, seed: int = 0) -> Judges:
+def load_judges(
+    flags: JudgeFlags, train: Faces, seed: int = 0, accelerator: Accelerator | None = None
+) -> Judges:
     """The judges that the flags name; the attribute judge is trained if no folder is given."""
     if flags.judge is not None:
-        attributes = PixelClassifier.load(flags.judge)
+        attributes = PixelClassifier.from_pretrained(flags.judge)
         if missing := [n for n in train.names if n not in attributes.names]:
-            logger.warning("The judge at %s does not know %s.", flags.judge, ", ".join(missing))
+            logger.warning(
+                "The judge at %s lacks the attributes %s.", flags.judge, ", ".join(missing)
+            )
     else:
         attributes = PixelClassifier.fit(
             train.images,
@@ -112,6 +116,7 @@ def load_judges(flags: JudgeFlags, train: Faces, seed: int = 0) -> Judges:
             train.names,
             max_train_seconds=flags.judge_train_seconds,
             seed=seed,
+            accelerator=accelerator,
             progress=True,
         )
     small = train.images.shape[-2:] == (64, 64)
@@ -135,12 +140,12 @@ def sample_row(
     """A row of the table of samples.
 
     Arguments:
-        name: What was sampled.
+        name: Name of the samples.
         judged: The samples.
-        targets: What was asked of them, `(B, K)`, or None.
-        real: Real images, which the Frechet distance is to.
-        reconstructed: Their reconstructions, which precision, recall, density and coverage are to:
-            a frozen decoder can draw nothing else.
+        targets: Their targets, `(B, K)`, or None.
+        real: Real images, the reference of the Frechet distance.
+        reconstructed: Their reconstructions, the reference of precision, recall, density and
+            coverage, since a frozen decoder draws nothing else.
         more: Further columns.
     """
     quality = precision_recall(reconstructed.features, judged.features)
@@ -166,7 +171,7 @@ def sample_row(
 def edit_row(
     name: str, before: Judged, after: Judged, requested: Tensor, **more: Any
 ) -> dict[str, Any]:
-    """A row of the table of edits: `requested (B, K)` has NaN where nothing was asked."""
+    """A row of the table of edits: `requested (B, K)` has NaN where nothing is requested."""
     scores = edit_scores(before.probability, after.probability, requested)
     kept = None
     if before.embedding is not None and after.embedding is not None:
@@ -188,14 +193,12 @@ def cost(z: Tensor, moved: Tensor, started: float) -> dict[str, float]:
     return {"shift": shift, "milliseconds": 1000 * seconds / len(z)}
 
 
-@torch.no_grad()
 def encode(decoder: latentctl.Decoder, faces: Faces) -> Tensor:
     """Posterior means of faces, `(N, *latent_shape)`."""
-    parts = faces.pixels().split(128)
-    return torch.cat([decoder.encode(part.to(decoder.device)).mean for part in parts])
+    return decoder.encode(faces.pixels(), batch_size=128).mean
 
 
 @torch.no_grad()
 def decode(decoder: latentctl.Decoder, z: Tensor) -> Tensor:
-    """Images in [0, 1] of latents, in parts."""
-    return torch.cat([decoder.decode(part).cpu() for part in z.split(128)]).clamp(0, 1)
+    """Images in [0, 1] of latents, on the CPU."""
+    return decoder.decode(z, batch_size=128).cpu().clamp(0, 1)

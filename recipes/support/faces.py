@@ -1,8 +1,8 @@
-"""Labelled faces for the recipes: from the hub, from a local folder, or drawn by the recipe itself.
+"""Labelled faces for the recipes: from the hub, from a local folder, or drawn here.
 
-In use is the first of: `--train_data_dir` (a folder that `datasets.load_dataset` reads: parquet
-files, or images with a `metadata.csv`), `--dataset_name` (a data set on the hub), and the
-procedural set of `procedural_faces`, which needs neither network nor files. The log says which.
+The source is the first of: `--train_data_dir` (a folder that `datasets.load_dataset` reads: parquet
+files, or images with a `metadata.csv`), `--dataset_name` (a data set on the hub), and the embedded
+procedural faces, which need neither network nor files. The log names the source.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ __all__ = [
     "PAPER_ATTRIBUTES",
     "DataFlags",
     "Faces",
-    "SourceFlags",
     "as_bytes",
     "as_face",
     "as_samples",
     "load_faces",
     "read_images",
+    "reconstruct",
 ]
 
 import logging
@@ -27,69 +27,39 @@ from typing import Any
 import torch
 from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from latentctl import Decoder
 from latentctl.errors import InputError, UnknownNameError
-from latentctl.random import permutation
+
+from .images import Images, SampledFlags, image_column, load_splits
 
 logger = logging.getLogger(__name__)
 
 PAPER_ATTRIBUTES = (
-    "Bald",
-    "Black_Hair",
-    "Blond_Hair",
-    "Brown_Hair",
-    "Eyeglasses",
-    "Male",
-    "No_Beard",
-    "Smiling",
-    "Wearing_Hat",
-    "Young",
+    *("Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses"),
+    *("Male", "No_Beard", "Smiling", "Wearing_Hat", "Young"),
 )
 DRAWN = {"train": 8000, "validation": 500, "test": 1000}
 
 
 @dataclass
-class SourceFlags:
-    """Where the faces come from."""
+class DataFlags(SampledFlags):
+    """The faces; drawn here if no source is named."""
 
-    train_data_dir: str | None = None
-    """A local folder of parquet files or images with labels; splits train, (validation,) test."""
-    dataset_name: str | None = None
-    """A data set on the hub, such as flwrlabs/celeba. With neither, faces are drawn."""
-    dataset_config_name: str | None = None
-    """Its configuration, where it has several."""
-    cache_dir: str | None = None
-    """Where downloads go."""
-    image_column: str = "image"
-    """The column that holds the images."""
     center_crop: int = 148
     """Side of the square cut from the middle of images that are not square."""
-
-
-@dataclass
-class DataFlags(SourceFlags):
-    """Where the faces come from, and which of them are used."""
-
     attributes: tuple[str, ...] = PAPER_ATTRIBUTES
     """The label columns."""
     resolution: int = 64
-    """Height and width of the images that the decoder sees."""
-    max_train_samples: int | None = None
-    """Use only so many training images."""
-    max_test_samples: int | None = None
-    """Use only the first so many images of the validation and of the test split."""
+    """Height and width of the images for the decoder."""
 
 
-class Faces(Dataset[tuple[Tensor, Tensor]]):
+class Faces(Images):
     """Images with labels, in memory: bytes `(N, 3, h, w)`, and `(N, K)` with 0, 1 or NaN."""
 
     def __init__(self, images: Tensor, labels: Tensor, names: tuple[str, ...]) -> None:
-        self.images, self.labels, self.names = images, labels, names
-
-    def __len__(self) -> int:
-        return len(self.images)
+        super().__init__(images, labels)
+        self.names = names
 
     def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, Tensor]:
         return self.images[index], self.labels[index]
@@ -98,10 +68,6 @@ class Faces(Dataset[tuple[Tensor, Tensor]]):
         """The faces and their mirror images, which have the same attributes."""
         images = torch.cat([self.images, self.images.flip(-1)])
         return Faces(images, self.labels.repeat(2, 1), self.names)
-
-    def pixels(self, index: slice | Tensor = slice(None)) -> Tensor:
-        """Images as floats in [0, 1]."""
-        return self.images[index].float() / 255
 
 
 def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
@@ -117,41 +83,16 @@ def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
             "--dataset_name for photographs)."
         )
         return {name: _drawn(name, count, flags, seed) for name, count in DRAWN.items()}
-    import datasets
-
-    source = flags.train_data_dir or flags.dataset_name
-    where = "the local folder" if flags.train_data_dir else "the hub's data set"
-    logger.warning("Faces: %s %s.", where, source)
-    if flags.train_data_dir and not Path(flags.train_data_dir).is_dir():
-        raise InputError(f"--train_data_dir {flags.train_data_dir} is not a folder.")
-    loaded = datasets.load_dataset(
-        str(source), name=flags.dataset_config_name, cache_dir=flags.cache_dir
-    )
-    splits = {"train": loaded.get("train"), "test": loaded.get("test")}
-    splits["validation"] = loaded.get("validation", loaded.get("valid"))
-    if splits["train"] is None:
-        raise InputError(f"{source} has the splits {', '.join(loaded)}, but none named 'train'.")
-    if splits["test"] is None:
-        logger.warning("There is no test split: a tenth of the training images is held out.")
-        parts = splits["train"].train_test_split(0.1, seed=seed)
-        splits["train"], splits["test"] = parts["train"], parts["test"]
-    if splits["validation"] is None:
-        parts = splits["train"].train_test_split(0.1, seed=seed)
-        splits["train"], splits["validation"] = parts["train"], parts["test"]
-    if flags.max_train_samples is not None and flags.max_train_samples < len(splits["train"]):
-        rows = permutation(len(splits["train"]), seed=seed, epoch=0, purpose="max_train_samples")
-        splits["train"] = splits["train"].select(rows[: flags.max_train_samples].tolist())
-    for name in ("validation", "test"):
-        if flags.max_test_samples is not None and flags.max_test_samples < len(splits[name]):
-            splits[name] = splits[name].select(range(flags.max_test_samples))
+    names = {"test": ("test",), "validation": ("validation", "valid")}
+    splits = load_splits(flags, names, seed)
     return {name: _decoded(split, flags) for name, split in splits.items()}
 
 
 def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
-    """A PIL image as bytes `(3, resolution, resolution)`.
+    """A PIL image, turned upright, as bytes `(3, resolution, resolution)`.
 
-    It is turned upright; of one that is not square, the square of side `center_crop` (or less,
-    where it is smaller) in its middle is used.
+    Of an image that is not square, the square of side `center_crop` in its middle is used, or a
+    smaller one that fits.
     """
     import numpy as np
     from PIL import Image, ImageOps
@@ -168,13 +109,20 @@ def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
 
 
 def as_samples(images: Tensor, decoder: Decoder) -> Tensor:
-    """Bytes `(N, 3, h, w)` in the decoder's range, on its device."""
+    """Bytes `(N, 3, h, w)` as samples in the decoder's range, on its device."""
     low, high = decoder.value_range or (0.0, 1.0)
     return low + (high - low) * images.to(decoder.device).float() / 255
 
 
+@torch.no_grad()
+def reconstruct(images: Tensor, decoder: Decoder, batch_size: int = 128) -> Tensor:
+    """Reconstructions of bytes `(N, 3, h, w)`, in the decoder's range, on the CPU."""
+    parts = (as_samples(part, decoder) for part in images.split(batch_size))
+    return torch.cat([decoder.decode(decoder.encode(part).mean).cpu() for part in parts])
+
+
 def as_bytes(samples: Tensor, decoder: Decoder) -> Tensor:
-    """What `as_samples` undoes."""
+    """The inverse of `as_samples`."""
     low, high = decoder.value_range or (0.0, 1.0)
     return (255 * (samples - low) / (high - low)).round().clamp(0, 255).byte()
 
@@ -185,7 +133,7 @@ def read_images(
     """The first `count` images of a folder as bytes `(N, 3, h, w)`, and their file names.
 
     Raises:
-        InputError: If there is no image, or one cannot be read and is not to be skipped.
+        InputError: If there is no image, or one cannot be read and `skip_bad` is not set.
     """
     from PIL import Image
 
@@ -204,7 +152,7 @@ def read_images(
             if not skip_bad:
                 raise InputError(
                     f"{path} cannot be read as an image: {error}. Repair or remove it, or pass "
-                    f"--on_bad_sample skip to go on without it."
+                    f"--on_bad_sample skip to leave it out."
                 ) from error
             logger.warning("Skipped %s: %s", path, error)
     if not images:
@@ -221,17 +169,16 @@ def _drawn(split: str, count: int, flags: DataFlags, seed: int) -> Faces:
 
 
 def _decoded(split: Any, flags: DataFlags) -> Faces:
-    """A `datasets` split as tensors."""
+    """A split of `datasets` as tensors."""
+    column = image_column(split, flags.image_column)
     for name in flags.attributes:
         if name not in split.column_names:
             raise UnknownNameError("label column", name, split.column_names)
-    if flags.image_column not in split.column_names:
-        raise UnknownNameError("image column", flags.image_column, split.column_names)
     columns = [torch.tensor(list(split[name])).float() for name in flags.attributes]
     labels = torch.stack(columns, 1) if columns else torch.empty(len(split), 0)
     if bool((labels < 0).any()):  # some copies of CelebA say -1 and 1
         labels = (labels + 1) / 2
     images = torch.empty(len(split), 3, flags.resolution, flags.resolution, dtype=torch.uint8)
-    for row, image in enumerate(split[flags.image_column]):
+    for row, image in enumerate(split[column]):
         images[row] = as_face(image, flags.resolution, flags.center_crop)
     return Faces(images, labels, tuple(flags.attributes))

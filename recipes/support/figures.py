@@ -1,7 +1,7 @@
-"""The pictures of a report: sheets of faces, loss curves and maps of a critic, each as a PNG.
+"""The figures of a report: sheets of faces, loss curves and maps of a critic, each as a PNG.
 
-They are drawn with matplotlib, without its global state and whatever its settings are. Plots have
-192 pixels to the inch, twice a page's; a sheet of faces has 96, one pixel of the page to a pixel.
+They are drawn with matplotlib, without its global state and independent of its settings. Plots have
+192 pixels to the inch, twice the resolution of a page; sheets of faces have 96.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PAGE_DPI, PLOT_DPI = 96, 192
 INK, SOFT, LINE, BLUE, ORANGE = "#26282b", "#5f6368", "#dedfdb", "#1f5f7a", "#e0793a"
 SATISFIED, NOT_SATISFIED = "#2a9d6f", "#cf3f4f"
+WRAP: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 STYLE = {
     "font.size": 9,
     "text.color": INK,
@@ -62,18 +63,18 @@ def face_sheet(
         column_labels: Above, `C` or none; slanted where one is much wider than an image.
         scale: Pixels of the sheet to a pixel of `x`, smoothly interpolated.
         marked: `(R, C)`: a green frame where 1, a red frame with a cross where 0, none where NaN.
-        notes: `R` by `C` short texts under the images, such as a probability.
+        notes: `R` by `C` short texts under the images, such as probabilities.
 
     Raises:
-        ShapeError: Images, labels, marked and notes are not of one `R` by `C`.
-        InputError: A value is not finite or outside [0, 1].
+        ShapeError: If images, labels, marked and notes are not of one `R` by `C`.
+        InputError: If a value is not finite or outside [0, 1].
     """
     if x.ndim == 4 and len(x) == len(row_labels) * len(column_labels) > 0:
         x = x.unflatten(0, (len(row_labels), len(column_labels)))
     if x.ndim != 5 or x.shape[2] != 3 or x.numel() == 0:
         raise ShapeError(
             f"A sheet of {len(row_labels)} row labels and {len(column_labels)} column labels needs "
-            f"images (R, C, 3, h, w), or (R * C, 3, h, w); it was given {tuple(x.shape)}."
+            f"images (R, C, 3, h, w), or (R * C, 3, h, w), these are {tuple(x.shape)}."
         )
     rows, columns = x.shape[:2]
     for name, fits in {
@@ -115,7 +116,7 @@ def face_sheet(
             else:
                 head.set(fontsize=head.get_fontsize() * min(1, room))
         names = [
-            write(_wrapped(text, 18), font, ha="right", va="center", linespacing=1.15)
+            write(textwrap.fill(text, 18, **WRAP), font, ha="right", va="center", linespacing=1.15)
             for text in (row_labels if any(row_labels) else ())
         ]
         below = [
@@ -163,17 +164,17 @@ def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("los
 
     Arguments:
         log: The lines of `metrics.jsonl`: each with "step", perhaps "player", and values.
-        keys: Which values to show, for the players that have them. Steps without a finite value
+        keys: The values to draw, for the players that have them. Steps without a finite value
             are left out; a logarithmic axis is used where a positive curve spans a factor of 30.
 
     Raises:
-        InputError: There is no finite value in the log.
-        UnknownNameError: A key is in no line.
+        InputError: If there is no finite value in the log.
+        UnknownNameError: If a key is in no line.
     """
     import numpy as np
 
     if not log:
-        raise InputError("There are no lines in this log, so no curve can be drawn.")
+        raise InputError("The log is empty, so no curve can be drawn.")
     for key in keys:
         if not any(key in line for line in log):
             raise UnknownNameError(
@@ -192,9 +193,8 @@ def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("los
         raise InputError(f"No line of this log has a finite value of {', '.join(keys)}.")
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    with drawing(PLOT_DPI) as figure:
-        figure.set_size_inches(4.6 if columns == 1 else 3.3 * columns, 2.6 * rows)
-        figure.set_layout_engine("constrained")
+    width = 4.6 if columns == 1 else 3.3 * columns
+    with drawing(size=(width, 2.6 * rows)) as figure:
         for place, (title, steps, raw) in enumerate(curves):
             axes = figure.add_subplot(rows, columns, place + 1, title=title, xlabel="step")
             window = np.ones(2 * (len(raw) // 25) + 1)
@@ -223,17 +223,17 @@ def critic_contours(
     r"""The PNG of a map of :math:`\sigma(\text{score}(z))` over two dimensions of the latent space.
 
     Arguments:
-        score: Log-odds `(B,)` of latents `(B, D)`, as every critic gives them.
-        center: `(D,)`: the latent in the middle; all dimensions but two stay where it is.
+        score: A critic of one output: log-odds `(B, 1)` of latents `(B, D)`.
+        center: `(D,)`: the latent in the middle; the other dimensions keep its values.
         dims: The dimensions to the right and upwards.
-        span: From the middle to an edge, in latent units.
-        points: `(N, D)`: latents, such as encodings of data, whose projections are shown as dots.
-        title: Of the map.
+        span: Distance from the middle to an edge, in latent units.
+        points: `(N, D)`: latents, such as encodings of data, whose projections are drawn as dots.
+        title: Title of the map.
         resolution: Evaluations along an axis.
 
     Raises:
-        ShapeError: Shapes do not fit each other, or `dims` are not two dimensions of the latent.
-        InputError: The score is not finite somewhere on the map.
+        ShapeError: If shapes do not fit, or `dims` are not two dimensions of the latent.
+        InputError: If the score is not finite somewhere on the map.
     """
     if center.ndim != 1 or len({*dims} & {*range(len(center))}) != 2:
         raise ShapeError(f"Cannot map dimensions {dims} of a center {tuple(center.shape)}.")
@@ -244,8 +244,8 @@ def critic_contours(
     z[:, dims[0]] += offset.repeat(resolution)
     z[:, dims[1]] += offset.repeat_interleave(resolution)
     log_odds = torch.cat([score(part) for part in z.split(2048)]).float().cpu()
-    if log_odds.shape != (len(z),):
-        raise ShapeError(f"score must give (B,) log-odds, it gave {tuple(log_odds.shape)}.")
+    if log_odds.shape != (len(z), 1):
+        raise ShapeError(f"score must return ({len(z)}, 1), it returned {tuple(log_odds.shape)}.")
     if not log_odds.isfinite().all():
         raise InputError("The score is not finite everywhere on this map.")
     probability = log_odds.sigmoid().view(resolution, resolution).numpy()
@@ -253,9 +253,7 @@ def critic_contours(
 
     from matplotlib.colors import LinearSegmentedColormap
 
-    with drawing(PLOT_DPI) as figure:
-        figure.set_size_inches(4.6, 3.9)
-        figure.set_layout_engine("constrained")
+    with drawing(size=(4.6, 3.9)) as figure:
         axes = figure.add_subplot(title=title, aspect="equal")
         axes.set(xlabel=f"latent dimension {dims[0]}", ylabel=f"latent dimension {dims[1]}")
         shades = LinearSegmentedColormap.from_list("probability", ["#f6f3ec", "#a5c8d3", "#33789a"])
@@ -274,14 +272,14 @@ def critic_contours(
 
 
 @contextlib.contextmanager
-def drawing(dpi: float) -> Iterator[Figure]:
-    """A figure in the style of the reports, whatever matplotlib's settings are."""
+def drawing(dpi: float = PLOT_DPI, size: tuple[float, float] | None = None) -> Iterator[Figure]:
+    """A figure in the style of the reports, independent of matplotlib's settings."""
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(dpi=dpi)
+        figure = Figure(dpi=dpi, figsize=size, layout="constrained" if size else None)
         FigureCanvasAgg(figure)
         yield figure
 
@@ -296,7 +294,3 @@ def png_of(figure: Figure) -> bytes:
 
 def _rgb(colour: str) -> Tensor:
     return torch.tensor(list(bytes.fromhex(colour[1:]))) / 255
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

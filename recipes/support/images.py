@@ -1,17 +1,19 @@
 """Small images for the recipes, such as MNIST and Fashion-MNIST: from the hub or a local folder.
 
-In use is `--train_data_dir` (a folder of parquet files or images that `datasets.load_dataset`
-reads, or of idx files as MNIST comes in, packed or not) or else `--dataset_name` (a data set on
-the hub). The columns of images and labels are found by their type. The log says what is in use.
+The source is `--train_data_dir` (a folder of parquet files or images that `datasets.load_dataset`
+reads, or of idx files as MNIST is distributed, gzipped or not) or else `--dataset_name` (a data set
+on the hub). The columns of images and labels are found by their type. The log names the source.
 """
 
 from __future__ import annotations
 
-__all__ = ["ImageFlags", "Images", "load_images"]
+__all__ = ["ImageFlags", "Images", "SampledFlags", "SourceFlags", "load_images", "load_splits"]
 
+import dataclasses
 import gzip
 import logging
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,30 +34,46 @@ IDX = {"train": "train-{}-idx{}-ubyte*", "test": "t10k-{}-idx{}-ubyte*"}
 
 
 @dataclass
-class ImageFlags:
-    """Where the images come from, and which of them are used."""
+class SourceFlags:
+    """The source of the images."""
 
     train_data_dir: str | None = None
-    """A local folder of parquet files, images or idx files; splits train and test."""
+    """A local folder of parquet files or images; splits train, (validation,) test."""
     dataset_name: str | None = None
-    """A data set on the hub, such as ylecun/mnist or zalando-datasets/fashion_mnist."""
+    """A data set on the hub, such as ylecun/mnist or flwrlabs/celeba."""
     dataset_config_name: str | None = None
     """Its configuration, where it has several."""
     cache_dir: str | None = None
-    """Where downloads go."""
+    """Folder of downloads."""
     image_column: str | None = None
     """The column of images; found by its type if not given."""
+
+    def source(self) -> dict[str, Any]:
+        """The fields of `SourceFlags` alone, for other flags of the same source."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(SourceFlags)}
+
+
+@dataclass
+class SampledFlags(SourceFlags):
+    """The source of the images, and how many are used."""
+
+    max_train_samples: int | None = None
+    """Largest number of training images, drawn at random."""
+    max_test_samples: int | None = None
+    """Largest number of images of each other split, the first ones."""
+
+
+@dataclass
+class ImageFlags(SampledFlags):
+    """The images."""
+
     label_column: str | None = None
     """The column of classes; found by its type or name if not given. None is needed."""
     resolution: int | None = None
-    """Height and width to resize to; images stay as they are if not given."""
-    max_train_samples: int | None = None
-    """Use only so many training images, drawn at random."""
-    max_test_samples: int | None = None
-    """Use only the first so many test images."""
+    """Height and width to resize to; images keep their size if not given."""
 
 
-class Images(Dataset[tuple[Tensor, Tensor]]):
+class Images(Dataset[Any]):
     """Images in memory, bytes `(N, C, H, W)`, with classes `(N,)`, -1 where there is none."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -64,12 +82,81 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+    def __getitem__(self, index: int | slice | Tensor) -> Any:
         return self.images[index]
 
     def pixels(self, index: slice | Tensor = slice(None)) -> Tensor:
         """Images as floats in [0, 1]."""
         return self.images[index].float() / 255
+
+
+def load_splits(
+    flags: SampledFlags, names: Mapping[str, Sequence[str]], seed: int
+) -> dict[str, Any]:
+    """Splits of `datasets`: `train` and others, with the rows that the flags select.
+
+    Arguments:
+        flags: The source.
+        names: By other split, the names that it may have; where there is none of them, a tenth of
+            the training images is held out.
+        seed: Seed of what is held out and of the rows.
+
+    Raises:
+        InputError: If there is no such folder, or no split `train`.
+    """
+    import datasets
+
+    source = flags.train_data_dir or flags.dataset_name
+    where = "the local folder" if flags.train_data_dir else "the hub's data set"
+    logger.warning("Images: %s %s.", where, source)
+    if flags.train_data_dir and not Path(flags.train_data_dir).is_dir():
+        raise InputError(f"--train_data_dir {flags.train_data_dir} is not a folder.")
+    loaded = datasets.load_dataset(
+        str(source), name=flags.dataset_config_name, cache_dir=flags.cache_dir
+    )
+    if "train" not in loaded:
+        raise InputError(f"{source} has the splits {', '.join(loaded)}, but none named 'train'.")
+    splits = {"train": loaded["train"]}
+    for split, candidates in names.items():
+        found = next((loaded[name] for name in candidates if name in loaded), None)
+        if found is None:
+            logger.warning("No %s split: a tenth of the training images is held out.", split)
+            parts = splits["train"].train_test_split(0.1, seed=seed)
+            splits["train"], found = parts["train"], parts["test"]
+        splits[split] = found
+    return {
+        split: part.select(chosen_rows(split, len(part), flags, seed))
+        for split, part in splits.items()
+    }
+
+
+def chosen_rows(split: str, count: int, flags: SampledFlags, seed: int) -> Tensor:
+    """Numbers of the rows that are used: of the training images, some drawn at random."""
+    if split != "train":
+        return torch.arange(count)[: flags.max_test_samples]
+    if flags.max_train_samples is None or flags.max_train_samples >= count:
+        return torch.arange(count)
+    order = permutation(count, seed=seed, epoch=0, purpose="max_train_samples")
+    return order[: flags.max_train_samples]
+
+
+def image_column(split: Any, name: str | None) -> str:
+    """The column of images of a `datasets` split.
+
+    Raises:
+        UnknownNameError: If there is no column `name`.
+        InputError: If no column holds images.
+    """
+    import datasets
+
+    columns = split.features
+    if name is not None and name not in columns:
+        raise UnknownNameError("image column", name, columns)
+    images = (key for key in columns if isinstance(columns[key], datasets.Image))
+    found = name or next(images, None)
+    if found is None:
+        raise InputError(f"No column holds images, of {', '.join(columns)}: name --image_column.")
+    return found
 
 
 def load_images(flags: ImageFlags, seed: int = 0) -> dict[str, Images]:
@@ -81,18 +168,16 @@ def load_images(flags: ImageFlags, seed: int = 0) -> dict[str, Images]:
     """
     if flags.train_data_dir is None and flags.dataset_name is None:
         raise InputError(
-            f"Which images? Pass --dataset_name {HUB} (from the hub) or --train_data_dir FOLDER "
-            f"(parquet files, images, or idx files such as train-images-idx3-ubyte.gz)."
+            f"No images are named. Pass --dataset_name {HUB} (from the hub) or --train_data_dir "
+            f"FOLDER (parquet files, images, or idx files such as train-images-idx3-ubyte.gz)."
         )
-    if flags.train_data_dir is not None and not Path(flags.train_data_dir).is_dir():
-        raise InputError(f"--train_data_dir {flags.train_data_dir} is not a folder.")
-    folder = None if flags.train_data_dir is None else Path(flags.train_data_dir)
-    where = f"the hub's data set {flags.dataset_name}" if folder is None else f"the folder {folder}"
-    logger.warning("Images: %s.", where)
+    folder = Path(flags.train_data_dir) if flags.train_data_dir else None
     if folder is not None and any(folder.glob("*-idx3-ubyte*")):
+        logger.warning("Images: the idx files in %s.", folder)
         splits = {name: _idx(folder, name, flags, seed) for name in IDX}
     else:
-        splits = _from_datasets(flags, seed)
+        parts = load_splits(flags, {"test": ("test", "validation")}, seed)
+        splits = {name: _decoded(part, flags) for name, part in parts.items()}
     train, test = splits["train"], splits["test"]
     height, width = train.images.shape[2:]
     if height != width:
@@ -102,52 +187,17 @@ def load_images(flags: ImageFlags, seed: int = 0) -> dict[str, Images]:
     return splits
 
 
-def _from_datasets(flags: ImageFlags, seed: int) -> dict[str, Images]:
-    import datasets
-
-    source = flags.train_data_dir or flags.dataset_name
-    loaded = datasets.load_dataset(
-        str(source), name=flags.dataset_config_name, cache_dir=flags.cache_dir
-    )
-    train, test = loaded.get("train"), loaded.get("test", loaded.get("validation"))
-    if train is None:
-        raise InputError(f"{source} has the splits {', '.join(loaded)}, but none named 'train'.")
-    if test is None:
-        logger.warning("There is no test split: a tenth of the training images is held out.")
-        parts = train.train_test_split(0.1, seed=seed)
-        train, test = parts["train"], parts["test"]
-    parts = {"train": train, "test": test}
-    return {
-        name: _decoded(part.select(_rows(name, len(part), flags, seed)), flags)
-        for name, part in parts.items()
-    }
-
-
-def _rows(split: str, count: int, flags: ImageFlags, seed: int) -> Tensor:
-    """Which rows are used: of the training images, some drawn at random."""
-    if split == "test":
-        return torch.arange(count)[: flags.max_test_samples]
-    if flags.max_train_samples is None or flags.max_train_samples >= count:
-        return torch.arange(count)
-    order = permutation(count, seed=seed, epoch=0, purpose="max_train_samples")
-    return order[: flags.max_train_samples]
-
-
 def _decoded(split: Any, flags: ImageFlags) -> Images:
     """A split of `datasets` as tensors; grey where the first image is."""
     import datasets
     import numpy as np
 
-    columns = split.features
-    images = [name for name in columns if isinstance(columns[name], datasets.Image)]
+    column, columns = image_column(split, flags.image_column), split.features
+    label = flags.label_column
+    if label is not None and label not in columns:
+        raise UnknownNameError("label column", label, columns)
     classes = [name for name in columns if isinstance(columns[name], datasets.ClassLabel)]
-    classes += [name for name in LABELS if name in columns]
-    for name in (flags.image_column, flags.label_column):
-        if name is not None and name not in columns:
-            raise UnknownNameError("column", name, columns)
-    column = flags.image_column or next(iter(images), None)
-    if column is None:
-        raise InputError(f"No column holds images, of {', '.join(columns)}: name --image_column.")
+    label = label or next(iter([*classes, *(name for name in LABELS if name in columns)]), None)
     pixels: list[Tensor] = []
     mode = ""
     for image in split[column]:
@@ -164,7 +214,6 @@ def _decoded(split: Any, flags: ImageFlags) -> Images:
             )
     if not pixels:
         raise InputError(f"The column {column!r} is empty.")
-    label = flags.label_column or next(iter(classes), None)
     labels = torch.full((len(pixels),), -1) if label is None else torch.tensor(list(split[label]))
     return Images(torch.stack(pixels), labels)
 
@@ -172,7 +221,7 @@ def _decoded(split: Any, flags: ImageFlags) -> Images:
 def _idx(folder: Path, split: str, flags: ImageFlags, seed: int) -> Images:
     """A split of a folder of idx files."""
     images = _idx_file(folder, IDX[split].format("images", 3))[:, None]
-    rows = _rows(split, len(images), flags, seed)
+    rows = chosen_rows(split, len(images), flags, seed)
     labels = _idx_file(folder, IDX[split].format("labels", 1)).long()
     images, labels, side = images[rows], labels[rows], flags.resolution
     if side is not None and images.shape[2:] != (side, side):
@@ -184,16 +233,18 @@ def _idx(folder: Path, split: str, flags: ImageFlags, seed: int) -> Images:
 def _idx_file(folder: Path, pattern: str) -> Tensor:
     files = sorted(folder.glob(pattern))
     if not files:
-        raise InputError(f"{folder} holds no file {pattern}, which belongs to the idx files there.")
+        raise InputError(f"{folder} holds idx files, but no {pattern}. Add it to the folder.")
     data = files[0].read_bytes()
     try:
         data = gzip.decompress(data) if files[0].suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{files[0]} cannot be unpacked: {error}. Get it again.") from error
+        raise InputError(f"{files[0]} cannot be decompressed: {error}. Get it again.") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise InputError(f"{files[0]} is not an idx file of bytes.")
     start = 4 + 4 * data[3]
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     if len(data) - start != torch.Size(shape).numel():
-        raise InputError(f"{files[0]} is cut: {len(data) - start} bytes for a shape of {shape}.")
+        raise InputError(
+            f"{files[0]} is truncated: {len(data) - start} bytes for a shape of {shape}."
+        )
     return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).view(shape)

@@ -1,10 +1,11 @@
-"""What the flags name: the user's own model as a frozen decoder, and networks on pixels."""
+"""The models that flags name: a frozen decoder, and networks on pixels."""
 
 from __future__ import annotations
 
-__all__ = ["load_decoder", "load_function", "load_networks"]
+__all__ = ["DecoderFlags", "load_decoder", "load_networks"]
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from latentctl_adapters.pixels.classifier import PixelClassifier
 from torch import Tensor, nn
@@ -14,34 +15,39 @@ from latentctl.cli import load_function
 from latentctl.errors import InputError, UnknownNameError
 
 
-def load_decoder(
-    source: str | None, pretrained: str | None = None, revision: str | None = None
-) -> latentctl.Decoder | None:
+@dataclass
+class DecoderFlags:
+    """The frozen decoder."""
+
+    pretrained_model_name_or_path: str | None = None
+    """A folder or hub id of a reference VAE."""
+    revision: str | None = None
+    """Its revision on the hub."""
+    decoder: str | None = None
+    """FILE.py:FUNCTION that returns any model which `latentctl.wrap` takes."""
+
+
+def load_decoder(flags: DecoderFlags) -> latentctl.Decoder | None:
     """The decoder that the flags name, or None if they name none.
 
-    Arguments:
-        source: `FILE.py:FUNCTION`; the function takes nothing and returns a model that
-            `latentctl.wrap` takes, or a `Decoder`.
-        pretrained: Folder or hub id of a reference VAE.
-        revision: Its revision on the hub.
-
     Raises:
-        InputError: If both are given, or the file or the function does not exist.
+        InputError: If they name two, or the file or the function does not exist.
     """
-    if source and pretrained:
+    pretrained = flags.pretrained_model_name_or_path
+    if flags.decoder and pretrained:
         raise InputError("Give --decoder or --pretrained_model_name_or_path, not both.")
     if pretrained:
         return latentctl.load(
-            "conv-vae", pretrained_model_name_or_path=pretrained, revision=revision
+            "conv-vae", pretrained_model_name_or_path=pretrained, revision=flags.revision
         )
-    if not source:
+    if not flags.decoder:
         return None
-    model = load_function(source, "--decoder")()
+    model = load_function(flags.decoder, "--decoder")()
     return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)
 
 
 class _Columns(nn.Module):
-    """Some of what a network says, in another order."""
+    """Some outputs of a network, in another order."""
 
     def __init__(self, network: PixelClassifier, names: Sequence[str]) -> None:
         super().__init__()
@@ -54,15 +60,15 @@ class _Columns(nn.Module):
 
 
 def load_networks(folders: Sequence[str], names: Sequence[str]) -> list[nn.Module]:
-    """Networks on pixels, from folders of `PixelClassifier`, that say `names` in this order.
+    """Networks on pixels, from folders of `PixelClassifier`, with the outputs `names` in order.
 
     Raises:
         CheckpointError: If a folder holds no such network.
-        UnknownNameError: If one does not know one of the names.
+        UnknownNameError: If one lacks one of the names.
     """
     networks: list[nn.Module] = []
     for folder in folders:
-        network = PixelClassifier.load(folder)
+        network = PixelClassifier.from_pretrained(folder)
         for name in names:
             if name not in network.names:
                 raise UnknownNameError(f"attribute of the network at {folder}", name, network.names)

@@ -1,10 +1,8 @@
-"""A run's results as one HTML file; the pictures that go into it are drawn in `figures.py`.
+"""A run's results as one HTML file; its figures are drawn in `figures.py`.
 
-The file loads nothing: pictures stand in it as base64 and there is no script, so that it can be
-mailed, archived and read in ten years. Equal input gives equal bytes: no dates, no random ids.
-
-A picture is shown at the size that its resolution asks for, 96 pixels to the inch, and never wider
-than the page. Plots are drawn at twice that resolution, sheets of faces at one pixel to the pixel.
+The file loads nothing: pictures are embedded as base64 and there is no script. Equal input gives
+equal bytes: no dates, no random ids. A picture has the size that its resolution implies at 96
+pixels to the inch, and is never wider than the page.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ __all__ = ["Report", "critic_contours", "face_sheet", "loss_curves"]
 import base64
 import html
 import math
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from latentctl.errors import InputError, ShapeError
+from latentctl.storage.files import write_atomic
 
 from .figures import critic_contours, face_sheet, loss_curves
 
@@ -85,12 +83,12 @@ details td { text-align: left; overflow-wrap: anywhere; }
 class Report:
     """One self-contained HTML page, filled from top to bottom.
 
-    In texts, captions and cells, `**bold**` and a word between backquotes are set as such; all
-    else is shown as it is written.
+    In texts, captions and cells, `**bold**` and words between backquotes are formatted; all other
+    text is escaped.
 
     Arguments:
         title: Heading of the page.
-        subtitle: What was run on what, in a sentence.
+        subtitle: The setting of the run, in a sentence.
 
     Example:
         >>> report = Report("Faces")
@@ -104,20 +102,20 @@ class Report:
         self._sections: list[tuple[str, list[str]]] = []
 
     def section(self, title: str, text: str = "") -> None:
-        """Begin a section; an empty line in `text` parts paragraphs."""
+        """Begin a section; empty lines in `text` separate paragraphs."""
         paragraphs = [part for part in re.split(r"\n\s*\n", text.strip()) if part]
         self._sections.append((title, [f"<p>{_inline(part)}</p>" for part in paragraphs]))
 
     def picture(self, image: bytes | Path, caption: str, *, width: int | None = None) -> None:
-        """Show a PNG; small ones that follow each other stand side by side.
+        """Show a PNG; small ones in a row are placed side by side.
 
         Arguments:
             image: The PNG, or its file.
-            caption: Stands below, and in place of the picture for who cannot see it.
-            width: In CSS pixels; as the picture's own resolution says if not given.
+            caption: The caption, also the alternative text.
+            width: In CSS pixels; by the picture's own resolution if not given.
 
         Raises:
-            InputError: The file is missing, or not a PNG.
+            InputError: If the file is missing, or not a PNG.
         """
         if isinstance(image, Path) and not image.is_file():
             raise InputError(f"The report needs the picture {image}, which does not exist.")
@@ -135,16 +133,16 @@ class Report:
         """Show a player for each WAV file, row by row.
 
         Arguments:
-            sounds: Captions, and the files.
+            sounds: Captions and files.
             columns: Players in a row of a wide page.
 
         Raises:
-            InputError: A file is no WAV file.
+            InputError: If a file is no WAV file.
         """
         figures = []
         for caption, sound in sounds:
             if sound[:4] != b"RIFF" or sound[8:12] != b"WAVE":
-                raise InputError(f"The report plays WAV files; {caption!r} is none.")
+                raise InputError(f"The report plays WAV files; {caption!r} is not one.")
             label = html.escape(re.sub(r"`|\*\*", "", caption))
             figures.append(
                 f'<figure><audio controls preload="none" aria-label="{label}" '
@@ -166,11 +164,11 @@ class Report:
         Arguments:
             columns: The headings.
             rows: As many cells each; a cell that is "met" or "missed" is coloured.
-            caption: Stands below.
+            caption: The caption, below.
             goals: One for each row, shown before a column of "met" and "missed", or else last.
 
         Raises:
-            ShapeError: A row has more or fewer cells than there are columns, or goals are missing.
+            ShapeError: If a row does not fit the columns, or goals are missing.
         """
         columns, cells = list(columns), [list(row) for row in rows]
         for row in cells:
@@ -193,7 +191,7 @@ class Report:
         )
 
     def settings(self, values: Mapping[str, object]) -> None:
-        """Show names and exact values, folded away; groups of values are opened out."""
+        """Show names and exact values in a folded section; nested groups are flattened."""
 
         def single(group: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             for name, value in group.items():
@@ -212,18 +210,10 @@ class Report:
         self._add(f"<details><summary>Settings</summary><table>{rows}</table></details>")
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, as a whole or not at all."""
+        """Write the page, atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        stage = path.with_name(f".{path.name}.partial")
-        try:
-            with open(stage, "w", encoding="utf-8") as file:
-                file.write(self._page())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(stage, path)
-        finally:
-            stage.unlink(missing_ok=True)
+        write_atomic(path, self._page().encode())
         return path
 
     def _add(self, block: str) -> None:
@@ -284,11 +274,11 @@ def _text(value: object) -> str:
 
 
 def _png_size(data: bytes) -> tuple[int, int, int]:
-    """Width and height in pixels, and the width in CSS pixels that the resolution asks for."""
+    """Width and height in pixels, and the width in CSS pixels by the PNG's own resolution."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         raise InputError(f"The report shows PNG files; these bytes begin with {data[:8]!r}.")
     if data[-8:-4] != b"IEND":
-        raise InputError(f"This PNG of {len(data)} bytes is cut off: draw or copy it again.")
+        raise InputError(f"This PNG of {len(data)} bytes is truncated: draw or copy it again.")
     width, height = struct.unpack(">II", data[16:24])
     place = data.find(b"pHYs", 33, data.find(b"IDAT"))
     if place > 0:

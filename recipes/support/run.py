@@ -1,29 +1,136 @@
-"""A recipe as a command: flags in, and a message where something has to be put right."""
+"""A recipe as a command: the flags of every run, its accelerator, and its JSON files."""
 
 from __future__ import annotations
 
-__all__ = ["run"]
+__all__ = ["OutputFlags", "RunFlags", "run", "timed", "write_json"]
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from latentctl.errors import LatentctlError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OPTIONS = (
+    *("seed", "gradient_accumulation_steps", "max_grad_norm", "dataloader_num_workers"),
+    *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "max_bad_steps"),
+)
+
+
+@dataclass
+class OutputFlags:
+    """The run."""
+
+    output_dir: str = "outputs"
+    """Folder of all results."""
+    seed: int = 0
+    """Seed of all random numbers."""
+    num_threads: int | None = None
+    """CPU threads of a process; chosen by the number of cores if not given."""
+
+
+@dataclass
+class RunFlags(OutputFlags):
+    """The run."""
+
+    mixed_precision: str = "no"
+    """no or bf16."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches in a step."""
+    max_grad_norm: float | None = None
+    """Largest gradient norm of each network; larger gradients are clipped."""
+    dataloader_num_workers: int = 0
+    """Processes that read batches."""
+    checkpointing_steps: int | None = None
+    """Steps from one checkpoint of the training state to the next."""
+    checkpoints_total_limit: int | None = 2
+    """Checkpoints that are kept."""
+    resume_from_checkpoint: str | None = None
+    """`latest`, or the path of a checkpoint; a missing one is an error."""
+    report_to: str | None = None
+    """A tracker of accelerate, such as tensorboard or wandb; metrics.jsonl is always written."""
+    logging_dir: str = "logs"
+    """Folder of the tracker, inside output_dir."""
+    max_bad_steps: int = 3
+    """Consecutive steps that may be not finite before the run stops."""
+
+    def accelerator(self, project: str) -> Accelerator:
+        """The accelerator of this run."""
+        from accelerate import Accelerator
+
+        # accelerate launch would give each process one thread
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(
+            self.num_threads or max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        )
+        accelerator = Accelerator(
+            mixed_precision=self.mixed_precision,
+            log_with=self.report_to,
+            project_dir=str(Path(self.output_dir) / self.logging_dir),
+        )
+        if self.report_to:
+            accelerator.init_trackers(project)
+        return accelerator
+
+    def fit_options(
+        self, accelerator: Accelerator, part: str, batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """Arguments of `latentctl.training.fit` for one part of the run.
+
+        Arguments:
+            accelerator: The accelerator of the run.
+            part: Folder of its logs and checkpoints, inside `output_dir`.
+            batch_size: Samples of a micro-batch in one process; not set if None.
+        """
+        options = {name: getattr(self, name) for name in OPTIONS}
+        if batch_size is not None:
+            batch_size *= accelerator.num_processes * self.gradient_accumulation_steps
+        options |= {"output_dir": Path(self.output_dir) / part, "batch_size": batch_size}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {"accelerator": accelerator, **given}
+
 
 def run(main: Callable[[Any], object], flags: type) -> None:
-    """Reads the flags and runs the recipe.
+    """Parses the flags and runs the recipe.
 
     Arguments:
         main: The recipe.
         flags: Its dataclass of flags.
 
     Raises:
-        SystemExit: With the message alone, if latentctl refuses something.
+        SystemExit: With the message alone, if latentctl raises one of its errors.
     """
     import tyro
 
+    logging.basicConfig(format="%(message)s")
     parsed = tyro.cli(flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True)
     try:
         main(parsed)
     except LatentctlError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a dataclass, or anything else that JSON has, and makes the folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    path.write_text(json.dumps(value, indent=2))
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Stores the wall-clock time of a block under a name."""
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started

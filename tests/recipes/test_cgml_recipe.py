@@ -38,12 +38,12 @@ def toy(*factors):
     return cgml_modes.measure_toy(Answers(*factors), 200, 8, seed=0)["all"]
 
 
-def test_the_measure_of_the_toy_tells_modes_from_ghosts():
-    assert toy(1.0, -1.0) == {"near": 1.0, "both": 1.0, "ghosts": 0.0, "positive": 0.5}
-    assert toy(1.05, -1.15) == {"near": 0.5, "both": 0.0, "ghosts": 0.0, "positive": 0.5}
-    assert toy(1.0) == {"near": 1.0, "both": 0.0, "ghosts": 0.0, "positive": 1.0}
+def test_the_measure_of_the_toy_tells_modes_from_spurious_answers():
+    assert toy(1.0, -1.0) == {"near": 1.0, "both": 1.0, "spurious": 0.0, "positive": 0.5}
+    assert toy(1.05, -1.15) == {"near": 0.5, "both": 0.0, "spurious": 0.0, "positive": 0.5}
+    assert toy(1.0) == {"near": 1.0, "both": 0.0, "spurious": 0.0, "positive": 1.0}
     # the mean of both modes, which a regressor would give
-    assert toy(0.0)["ghosts"] == 1.0
+    assert toy(0.0)["spurious"] == 1.0
     assert toy(0.0)["near"] == 0.0
 
 
@@ -59,7 +59,7 @@ def test_the_toy_tells_the_modes_apart_after_a_few_steps():
     assert ((answers + mode).norm(dim=2) / apart).amin(1).max() < 0.35
 
 
-@pytest.mark.parametrize("task", cgml_images.IMAGE_TASKS)
+@pytest.mark.parametrize("task", cgml_flags.IMAGE_TASKS)
 def test_the_answers_of_a_task_are_all_true(task):
     faces = task.startswith("faces")
     digits = (cgml_images.drawn_faces if faces else cgml_images.drawn_digits)(400, seed=0)
@@ -69,7 +69,7 @@ def test_the_answers_of_a_task_are_all_true(task):
         assert torch.equal(pairs.modes[:, 0], whole)
         assert torch.equal(pairs.x, whole.mean(1, keepdim=True))
         return
-    share = pairs.taught.float().mean()
+    share = pairs.target.float().mean()
     if task == "colour":
         assert torch.equal(pairs.modes.amax(2)[:, 0], whole[:, 0])
         assert torch.equal(pairs.modes.amax(2)[:, 1], whole[:, 0])
@@ -85,17 +85,17 @@ def test_the_answers_of_a_task_are_all_true(task):
         assert changed[:, cgml_images.BAR].all()
         assert changed.sum() == 400 * 3
         assert abs(share - 0.3) < 0.1
-        assert torch.equal(pairs.y[pairs.taught == 1], pairs.modes[pairs.taught == 1, 1])
+        assert torch.equal(pairs.y[pairs.target == 1], pairs.modes[pairs.target == 1, 1])
 
 
-def test_the_measure_of_images_tells_modes_from_ghosts():
+def test_the_measure_of_images_tells_modes_from_spurious_answers():
     modes = cgml_images.pairs("mnist-bar", cgml_images.drawn_digits(20, seed=0), seed=0).modes
     right = cgml_images.measure(modes, modes)
-    assert right["error"] == right["ghosts"] == 0.0
+    assert right["error"] == right["spurious"] == 0.0
     assert right["second"] == 0.5
     assert right["both"] == 1.0
     half = cgml_images.measure(modes.mean(1, keepdim=True), modes)
-    assert half["ghosts"] == 1.0
+    assert half["spurious"] == 1.0
     assert half["both"] == 0.0
     assert half["error"] > 0.05
 
@@ -108,7 +108,7 @@ def test_a_baseline_uses_what_it_should(kind):
     assert answers.shape == (6, 4, 1, 14, 28)
     spread = answers.std(1).mean()
     assert (spread > 0) == (kind != "regressor")
-    if kind == "told":
+    if kind == "oracle":
         assert torch.equal(answers[:, 0], answers[:, 2])
         assert not torch.equal(answers[:, 0], answers[:, 1])
 
@@ -128,12 +128,12 @@ def test_the_recipe_on_drawn_digits(tmp_path):
     log = done(run("cgml_modes.py", TINY, "--task mnist-bar", cwd=tmp_path))
     folder = tmp_path / "outputs" / "cgml"
     results = json.loads((folder / "results.json").read_text())
-    assert "the digits are drawn" in log
+    assert "digits of seven segments are drawn" in log
     assert (folder / "answers.png").read_bytes().startswith(PNG)
     assert json.loads((folder / "config.json").read_text())["task"] == "mnist-bar"
     for kind in ("cgml", *cgml_networks.BASELINES):
         assert 0 < results[kind]["best"] < results[kind]["error"] + 1e-4 < 0.6
-    assert results["told"]["diversity"] > results["regressor"]["diversity"] == 0
+    assert results["oracle"]["diversity"] > results["regressor"]["diversity"] == 0
 
 
 def tiny(task, folder):
@@ -146,7 +146,7 @@ def tiny(task, folder):
 @pytest.mark.parametrize("task", ["colour", "mnist-masked", "faces-masked", "faces-colour"])
 def test_the_other_tasks_have_their_own_answers(task, tmp_path):
     results = cgml_modes.main(tiny(task, tmp_path))
-    assert ("told" in results) == ("second" in results["cgml"]) == (task == "colour")
+    assert ("oracle" in results) == ("second" in results["cgml"]) == (task == "colour")
     assert (tmp_path / "answers.png").read_bytes().startswith(PNG)
 
 

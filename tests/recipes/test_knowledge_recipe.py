@@ -78,9 +78,9 @@ def test_the_figures_are_of_a_model_that_learned(ran):
     assert results["test_images"] == {"mnist": 120, "omniglot": 120}
 
 
-def test_older_answers_are_the_same_bits(ran):
+def test_older_outputs_are_the_same_bits(ran):
     results = json.loads((ran[0] / "results.json").read_text())
-    assert results["older_answers_bit_identical"] == {"digit_9": True, "omniglot": True}
+    assert results["older_outputs_bit_identical"] == {"digit_9": True, "omniglot": True}
 
 
 def test_what_it_saved_answers_as_it_did(ran):
@@ -94,4 +94,4 @@ def test_what_it_saved_answers_as_it_did(ran):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    refused(run("knowledge.py", cwd=tmp_path), "Where is mnist?", "--mnist")
+    refused(run("knowledge.py", cwd=tmp_path), "No mnist is named", "--mnist")

@@ -19,12 +19,18 @@ for package in ("tyro", "datasets", "PIL"):
     pytest.importorskip(package)
 
 
-from latent_flow import Pair, joint, main, reconstruction, regularised
+from latent_flow import main
 from latentctl_adapters.conv_vae import ConvAE
-from pretrain_vae import RunFlags
 from support.images import ImageFlags, load_images
 from support.latent_flow.flags import AutoencoderFlags, Flags, FlowFlags, check
-from support.latent_flow.report import perceptual_network
+from support.latent_flow.training import (
+    Pair,
+    joint,
+    perceptual_network,
+    reconstruction,
+    regularised,
+)
+from support.run import RunFlags
 
 from latentctl.training import Step
 
@@ -76,16 +82,12 @@ def flags(folder, output_dir, training="post-hoc", *, flow=None, **base):
 
 def is_whole(output_dir, images):
     """What the run left works together, and reconstructs through the flow as without it."""
-    from safetensors.torch import load_file
-
     decoder = latentctl.load(
         "conv-vae", pretrained_model_name_or_path=str(output_dir / "autoencoder")
     )
-    config = json.loads((output_dir / "flow" / "config.json").read_text())
-    assert config["decoder"] == decoder.fingerprint()
-    flow = LatentFlow(**config["flow"])
-    flow.load_state_dict(load_file(str(output_dir / "flow" / "model.safetensors")))
-    flow.eval()
+    results = json.loads((output_dir / "results.json").read_text())
+    assert results["decoder_fingerprint"] == decoder.fingerprint()
+    flow = LatentFlow.load(output_dir / "flow")
     through = decoder.through(flow)
     plain = decoder.decode(decoder.encode(images).mean)
     bent = through.decode(through.encode(images).mean)
@@ -97,7 +99,7 @@ def is_whole(output_dir, images):
     assert saved["base"]["latent_size"] == 6
     lines = (output_dir / "training" / "autoencoder" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 10]
-    return json.loads((output_dir / "results.json").read_text()), flow
+    return results, flow
 
 
 @pytest.mark.parametrize("training", ["post-hoc", "joint", "regularised", "vae-flow"])
@@ -143,11 +145,11 @@ def test_it_is_launched_as_a_script_and_takes_a_decoder_of_the_user(folder, tmp_
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert f"the folder {folder}" in result.stderr and "20 test images" in result.stderr
+    assert f"the local folder {folder}" in result.stderr and "20 test images" in result.stderr
     assert "nats per dimension" in result.stdout
     out = tmp_path / "out"
     assert not (out / "autoencoder").exists()  # it is the user's, and stays there
-    assert json.loads((out / "flow" / "config.json").read_text())["flow"]["kind"] == "spline"
+    assert LatentFlow.load(out / "flow").kind == "spline"
 
 
 def test_the_gradient_of_the_flow_stops_at_the_latents_in_one_loss_only():
@@ -176,7 +178,7 @@ def test_the_moments_of_a_flow_follow_the_latents():
     assert float(loss.detach()) == pytest.approx(-exact.log_prob(z).mean().item(), abs=0.3)
 
 
-def test_a_perceptual_network_adds_to_the_error_and_says_when_it_cannot_be_had(
+def test_a_perceptual_network_adds_to_the_error_and_says_when_it_cannot_be_loaded(
     tmp_path, monkeypatch
 ):
     timm = pytest.importorskip("timm")
@@ -190,9 +192,9 @@ def test_a_perceptual_network_adds_to_the_error_and_says_when_it_cannot_be_had(
     plain, more = (reconstruction(n)(model, x, z) for n in (None, network))
     assert more > plain > 0
     assert torch.allclose(plain, (model.decode(z) - x).square().sum() / 2)
-    with pytest.raises(InputError, match=r"cannot be had.*--perceptual_weights"):
+    with pytest.raises(InputError, match=r"cannot be loaded.*--perceptual_weights"):
         perceptual_network("resnet10t", str(tmp_path / "missing.safetensors"))
-    with pytest.raises(InputError, match=r"no_such_net.*cannot be had"):
+    with pytest.raises(InputError, match=r"no_such_net.*cannot be loaded"):
         perceptual_network("no_such_net")
 
 
@@ -201,12 +203,12 @@ def idx(array):
     return header + array.numpy().tobytes()
 
 
-def test_idx_files_are_read_packed_or_not_and_cut_ones_refused(tmp_path):
+def test_idx_files_are_read_compressed_or_not_and_truncated_ones_refused(tmp_path):
     images, kinds = bars(30, 0)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(kinds.byte())))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images[:7]))
-    with pytest.raises(InputError, match="no file t10k-labels"):
+    with pytest.raises(InputError, match="but no t10k-labels"):
         load_images(ImageFlags(train_data_dir=str(tmp_path)))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(kinds[:7].byte()))
     splits = load_images(ImageFlags(train_data_dir=str(tmp_path), max_test_samples=5))
@@ -216,10 +218,10 @@ def test_idx_files_are_read_packed_or_not_and_cut_ones_refused(tmp_path):
     larger = load_images(ImageFlags(train_data_dir=str(tmp_path), resolution=20))
     assert larger["train"].images.shape == (30, 1, 20, 20)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images[:7])[:-9])
-    with pytest.raises(InputError, match="is cut"):
+    with pytest.raises(InputError, match="is truncated"):
         load_images(ImageFlags(train_data_dir=str(tmp_path)))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
-    with pytest.raises(InputError, match="cannot be unpacked"):
+    with pytest.raises(InputError, match="cannot be decompressed"):
         load_images(ImageFlags(train_data_dir=str(tmp_path)))
 
 

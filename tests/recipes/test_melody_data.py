@@ -1,4 +1,4 @@
-"""Melodies from files: what is taken, what is left out and said, and the recipe itself."""
+"""Melodies from files: what is taken, what is left out and logged, and the recipe itself."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from latentctl.errors import InputError
 
 symusic = pytest.importorskip("symusic")
 
-from pretrain_melody_vae import MelodyVAEFlags, build, loss_of, measure, transposed
+from pretrain_melody_vae import MelodyVAEFlags, build, loss_of, transposed
 from support.melody.data import Melodies, MelodyDataFlags, load_melodies
+from support.melody.evaluation import reconstruction_scores
 from support.melody.midi import monophonic, read_midi, windows, write_midi
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_melody_vae.py"
@@ -100,7 +101,7 @@ def test_windows_are_a_bar_apart_and_strike_what_sounds():
         [(0, 4, 60), (4, 8, 62), (26, 32, 64)],  # a rest of more than a bar
     ],
 )
-def test_what_is_hardly_a_melody_is_left_out(line):
+def test_windows_without_a_melody_are_left_out(line):
     assert not list(windows(line, 2))
 
 
@@ -127,15 +128,15 @@ def folder_of_midi(path, good=6):
     return path
 
 
-def test_a_folder_of_midi_files_is_read_and_what_is_left_out_is_said(tmp_path, caplog):
+def test_a_folder_of_midi_files_is_read_and_what_is_left_out_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         splits = load_melodies(MelodyDataFlags(str(folder_of_midi(tmp_path))))
-    said = caplog.text
-    assert "7 of 11 files are used" in said
+    log = caplog.text
+    assert "7 of 11 files are used" in log
     for words in ("2 files left out: empty", "1 files left out: corrupt", "left out: no 4/4"):
-        assert words in said
-    assert "waltz.MID: no 4/4: it is in 3/4" in said and "corrupt.mid" in said
-    assert "1 of 7 tracks are polyphonic" in said
+        assert words in log
+    assert "waltz.MID: no 4/4: it is in 3/4" in log and "corrupt.mid" in log
+    assert "1 of 7 tracks are polyphonic" in log
     assert {name: len(part) > 0 for name, part in splits.items()} == dict.fromkeys(splits, True)
     rows = [tuple(row) for part in splits.values() for row in part[:].tolist()]
     assert len(rows) == len(set(rows)), "no duplicates, in no split"
@@ -249,7 +250,7 @@ def test_more_bars_have_a_conductor():
     assert build(MelodyVAEFlags(conductor_size=0), 4).decoder.segments == 1
 
 
-def test_the_recipe_trains_saves_and_says_what_it_reached(tmp_path):
+def test_the_recipe_trains_saves_and_prints_its_scores(tmp_path):
     data = tmp_path / "midi"
     data.mkdir()
     folder_of_midi(data, good=10)
@@ -276,7 +277,7 @@ def test_the_recipe_trains_saves_and_says_what_it_reached(tmp_path):
 def test_the_recipe_goes_on_from_a_saved_model(tmp_path):
     from latentctl_adapters.melody_vae import MelodyVAE
     from pretrain_melody_vae import Flags, main
-    from pretrain_vae import RunFlags
+    from support.run import RunFlags
 
     for seed in range(4):
         write_midi(tune(seed), tmp_path / f"{seed}.mid")
@@ -307,11 +308,11 @@ def test_measures_are_those_of_the_melodies():
     flags = MelodyVAEFlags(latent_size=8, encoder_size=8, decoder_size=8, embedding=8)
     model = build(flags, 2).eval()
     x = Melodies(torch.stack([tune(seed, 2) for seed in range(5)]))[:]
-    found = measure(model, x)
+    found = reconstruction_scores(model, x)
     with torch.no_grad():
         assert found["greedy"] == pytest.approx((model(x) == x).float().mean().item())
     assert found["exact"] == 0 and found["teacher_forced"] < 1
-    same = measure(model, model(x).detach())
+    same = reconstruction_scores(model, model(x).detach())
     assert same["nll"] < found["nll"]
 
 

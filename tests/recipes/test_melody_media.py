@@ -63,7 +63,7 @@ def test_a_melody_sounds_at_its_pitch_and_is_silent_at_rests():
     assert np.abs(samples[10 * step :]).max() == 0 < np.abs(held).max() < 32767
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match=r"\(R, C, T\)"):
         piano_rolls(melody(60))
     with pytest.raises(ShapeError, match="labels do not fit"):

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 from latentctl_adapters.melody_rewards import HOLD, REST
-from support.melody.metrics import NgramModel, diversity, edit_distance, notes_changed, told_apart
+from support.melody.metrics import (
+    NgramModel,
+    classifier_auc,
+    diversity,
+    edit_distance,
+    notes_changed,
+)
 
 from latentctl.errors import InputError
 from latentctl.random import generator
@@ -53,7 +59,7 @@ def scales(count, seed):
     return start + up
 
 
-def test_the_model_of_melodies_knows_what_follows_in_every_key():
+def test_the_model_of_melodies_is_the_same_in_every_key():
     model = NgramModel(scales(20, 0))
     high, other = scales(5, 1) + 20, scales(5, 1)[:, torch.randperm(8, generator=generator(2))]
     assert bool((model(high) > -0.5).all())
@@ -70,13 +76,13 @@ def test_the_model_of_melodies_sums_to_one():
     assert model.kinds == len(range(-127, 128)) + 3
 
 
-def test_only_different_latents_are_told_apart():
+def test_only_different_latents_are_distinguished():
     real = torch.randn(600, 8, generator=generator(0))
     same = torch.randn(600, 8, generator=generator(1))
-    assert told_apart(real, same, steps=150) == pytest.approx(0.5, abs=0.1)
-    assert told_apart(real, same + 1, steps=150) > 0.9
+    assert classifier_auc(real, same, steps=150) == pytest.approx(0.5, abs=0.1)
+    assert classifier_auc(real, same + 1, steps=150) > 0.9
 
 
-def test_nothing_to_learn_from_is_told():
+def test_an_empty_set_is_refused():
     with pytest.raises(InputError, match="needs melodies"):
         NgramModel(torch.empty(0, 32, dtype=torch.long))

@@ -29,7 +29,8 @@ LITTLE += " --attributes " + " ".join(NAMES)
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
 GAME += " --realism_train_steps 6 --judge_train_seconds 3 --num_edits 4"
-TAUGHT = "--teacher_train_steps 6 --realism_teacher_train_steps 6 --lessons 4 --head_start 2"
+CLONED = "--teacher_train_steps 6 --realism_teacher_train_steps 6 --demonstration_steps 4"
+CLONED += " --critic_warmup_steps 2"
 LEFT = ("report.html", "config.json", "metrics.jsonl", "results.json", "pack/manifest.json")
 PICTURES = ("faces.png", "overview.png", "samples.png", "walk.png", "edits.png")
 NO_BASE = {"pretrained_model_name_or_path": None}
@@ -81,7 +82,7 @@ def lines(path):
 def main_job(tmp_path_factory):
     """The folder in which the main job ran without any data, and its log."""
     folder = tmp_path_factory.mktemp("main")
-    flags = ("--output_dir out", LITTLE, VAE, GAME, TAUGHT)
+    flags = ("--output_dir out", LITTLE, VAE, GAME, CLONED)
     return folder, done(run("celeba_attrs.py", *flags, cwd=folder, launch=True))
 
 
@@ -103,18 +104,20 @@ def edited(main_job):
 
 
 @pytest.fixture(scope="module")
-def audited(main_job):
-    """The folder of a run with a teacher, an evaluator, an expression, and several strengths."""
+def evaluated(main_job):
+    """The folder of a run with refinement, an evaluator, an expression, and several strengths."""
     from latentctl_adapters.pixels.classifier import PixelClassifier
 
     folder = main_job[0]
     # of more attributes than the pack, and in another order
     names = ("Smiling", "Young", *NAMES[:2])
-    PixelClassifier(names, model_options={"channels": (8, 8, 8, 8)}).save(folder / "network")
-    flags = (PACK, "--output_dir audited --num_faces 2 --attributes Smiling --hold Male Smiling")
-    flags += ("--strength 0 0.5 1 --teacher network --audit out/judge", ["--where", WHERE])
+    PixelClassifier(names, model_options={"channels": (8, 8, 8, 8)}).save_pretrained(
+        folder / "network"
+    )
+    flags = (PACK, "--output_dir evaluated --num_faces 2 --attributes Smiling --hold Male Smiling")
+    flags += ("--strength 0 0.5 1 --refine_with network --evaluator out/judge", ["--where", WHERE])
     done(run("edit_identity.py", *flags, cwd=folder))
-    return folder / "audited"
+    return folder / "evaluated"
 
 
 def test_the_vae_is_trained_and_saved_and_never_resumed_from_nothing(tmp_path):
@@ -147,7 +150,7 @@ def test_the_main_job_needs_no_data_and_leaves_everything(main_job):
     config = json.loads((folder / "config.json").read_text())
     assert config["data"]["attributes"] == list(NAMES) and config["vae"]["width"] == 8
     parts = {line["part"] for line in lines(folder / "metrics.jsonl")}
-    assert {"vae", "attributes", "teacher", "actor/lessons", "actor/game"} <= parts
+    assert {"vae", "attributes", "teacher", "actor/demonstrations", "actor/game"} <= parts
     results = json.loads((folder / "results.json").read_text())
     assert any(row["name"] == "conditional: Actor" for row in results["samples"])
     assert all(0 <= row["success"] <= 1 for row in results["edits"])
@@ -177,7 +180,7 @@ def test_every_face_and_attribute_has_its_receipt(edited, made):
         near = abs(row["probability_after"] - row["requested"])
         assert row["satisfied"] == (near <= 1 - made[1].threshold)
         assert row["unreachable"] == (near > 0.5)
-        assert row["signed_by"] == "critic" and f"{row['request']}: from" in row["words"]
+        assert row["evaluated_by"] == "critic" and f"{row['request']}: from" in row["words"]
         for when in ("before", "after"):
             assert row[f"probability_{when}"] == row[f"{when}_{row['request']}"]
             assert all(0 <= row[f"{when}_{name}"] <= 1 for name in NAMES)
@@ -190,60 +193,64 @@ def test_every_face_and_attribute_has_its_receipt(edited, made):
     assert [row["face"] for row in table] == [row["face"] for row in rows]
     assert table[0].keys() == rows[0].keys()
     assert is_page(edited / "report.html")
-    assert "critic&#x27;s own word" in (edited / "report.html").read_text()
+    assert "probabilities are those of the critic" in (edited / "report.html").read_text()
     assert (edited / "edits.png").read_bytes()[:8] == PNG
     assert len(list((edited / "faces").glob("*.png"))) == 3
     assert not (edited / "strengths").exists()
     assert json.loads((edited / "config.json").read_text())["model"]["pack"] == "out/pack"
 
 
-def test_an_auditor_signs_and_a_move_can_be_made_in_parts(audited, main_job):
-    rows = json.loads((audited / "receipts.json").read_text())
+def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job):
+    rows = json.loads((evaluated / "receipts.json").read_text())
     assert [(row["request"], row["strength"], row["index"]) for row in rows] == [
         (request, strength, index)
         for request in ("Smiling", WHERE)
         for strength in (0, 0.5, 1)
         for index in range(2)
     ]
-    assert {row["signed_by"] for row in rows} == {"evaluator"}
+    assert {row["evaluated_by"] for row in rows} == {"evaluator"}
     for row in rows:
-        said = [row[f"before_{name}"] for name in NAMES]
+        before = [row[f"before_{name}"] for name in NAMES]
         if row["strength"] == 0:
-            assert row["shift"] == 0 and [row[f"after_{name}"] for name in NAMES] == said
+            assert row["shift"] == 0 and [row[f"after_{name}"] for name in NAMES] == before
         if row["strength"] < 1:
             assert not row["unreachable"]
         if row["request"] == "Smiling":  # what is asked is not held, and Black_Hair is free
             assert row["most_leaked"] == "Male"
         else:
-            hair, male, smiling = said
+            hair, male, smiling = before
             expected = 1 - (1 - smiling * male) * hair
             assert row["probability_before"] == pytest.approx(expected, abs=1e-4)
             assert row["most_leaked"] is None and row["requested"] == 1
-    page = (audited / "report.html").read_text()
-    assert "word of an evaluator" in page and "refined on 1 network" in page
-    assert "500 labelled faces" in page and "own word" not in page
-    assert len(list((audited / "strengths").glob("*.png"))) == 2
-    same = "--teacher network out/judge --audit out/judge --output_dir refused"
-    refused(run("edit_identity.py", PACK, same, cwd=main_job[0]), "no outside judge")
+    page = (evaluated / "report.html").read_text()
+    assert "those of an independent evaluator" in page and "refined on 1 network" in page
+    assert "500 labelled faces" in page and "those of the critic" not in page
+    assert len(list((evaluated / "strengths").glob("*.png"))) == 2
+    same = "--refine_with network out/judge --evaluator out/judge --output_dir refused"
+    refused(run("edit_identity.py", PACK, same, cwd=main_job[0]), "must be independent")
     assert not (main_job[0] / "refused").exists()
 
 
-def test_the_main_job_can_have_its_critic_taught_by_pixels(main_job, made):
+def test_the_main_job_can_distil_its_critic_from_pixels(main_job, made):
     folder = main_job[0]
-    flags = ("--output_dir taught --pretrained_model_name_or_path out/base", LITTLE, GAME)
-    flags += ("--teacher_train_seconds 2 --pupil_lessons 64 --pupil_train_steps 4",)
+    flags = ("--output_dir distilled --pretrained_model_name_or_path out/base", LITTLE, GAME)
+    flags += ("--pixel_teacher_train_seconds 2 --distillation_samples 64",)
+    flags += ("--distillation_train_steps 4",)
     flags += ("--teacher_train_steps 0 --realism_teacher_train_steps 0",)
     done(run("celeba_attrs.py", *flags, cwd=folder))
-    parts = {line["part"] for line in lines(folder / "taught" / "metrics.jsonl")}
-    assert {"taught/round-0", "taught/round-1"} <= parts and "attributes" not in parts
-    taught = latentctl.Conditional.from_pretrained(folder / "taught" / "pack", made[0])
-    assert taught.names == NAMES and taught.attributes.config["depth"] == 3
-    rows = json.loads((folder / "taught" / "results.json").read_text())["edits"]
+    parts = {line["part"] for line in lines(folder / "distilled" / "metrics.jsonl")}
+    assert {"distillation/round-0", "distillation/round-1"} <= parts and "attributes" not in parts
+    distilled = latentctl.Conditional.from_pretrained(folder / "distilled" / "pack", made[0])
+    assert distilled.names == NAMES and distilled.critic.config["depth"] == 3
+    rows = json.loads((folder / "distilled" / "results.json").read_text())["edits"]
     assert [row["name"] for row in rows[2:]] == [
-        "gentle ascent, others held",
-        "the paper's ascent, others held",
+        "ascent with a shift penalty",
+        "the paper's ascent",
     ]
-    assert "taught by a network on pixels" in (folder / "taught" / "report.html").read_text()
+    assert (
+        "was distilled from a network on pixels"
+        in (folder / "distilled" / "report.html").read_text()
+    )
     assert "fitted to encodings alone" in (folder / "out" / "report.html").read_text()
 
 
@@ -264,17 +271,19 @@ def test_an_attribute_is_learned_from_a_few_examples(main_job, tmp_path, kinds):
     save_images(tmp_path / "Bright" / kinds[1], bright, names)
     out, given = main_job[0] / "out", tmp_path / "Bright"
     flags = [["--pack", out / "pack", "--pretrained_model_name_or_path", out / "base"]]
-    flags += [["--images", given / kinds[0], "--from_examples", given, "--audit", out / "judge"]]
+    flags += [
+        ["--images", given / kinds[0], "--from_examples", given, "--evaluator", out / "judge"]
+    ]
     few = "--num_faces 2 --threshold 0.999 --output_dir edits"  # so that none has it already
     done(run("edit_identity.py", *flags, few, cwd=tmp_path))
     rows = json.loads((tmp_path / "edits" / "receipts.json").read_text())
     assert [row["request"] for row in rows] == ["Bright", "Bright"]
-    for row in rows:  # the evaluator has never heard of it
-        assert row["signed_by"] == "critic" and row["most_leaked"] in NAMES
+    for row in rows:  # the evaluator has no output for it
+        assert row["evaluated_by"] == "critic" and row["most_leaked"] in NAMES
         assert row["probability_after"] > row["probability_before"] and row["shift"] > 0
     page = (tmp_path / "edits" / "report.html").read_text()
-    assert "does not know <strong>Bright</strong>" in page
-    assert "was not calibrated" in page  # drawn faces are no measure of photographs
+    assert "no output for <strong>Bright</strong>" in page
+    assert "is not calibrated" in page  # drawn faces do not calibrate for photographs
     (given / kinds[1] / "0.png").rename(given / kinds[1] / "7.png")
     result = run("edit_identity.py", *flags, "--output_dir refused", cwd=tmp_path)
     if kinds[0] == "before":
@@ -343,7 +352,7 @@ def test_a_plain_autoencoder_whose_latents_are_grids(tmp_path):
     (tmp_path / "grid.py").write_text(GRID)
     model = "--decoder grid.py:load"
     some = GAME.replace("--num_edits 4", "--num_edits 2")
-    log = done(run("celeba_attrs.py", model, LITTLE, some, TAUGHT, cwd=tmp_path))
+    log = done(run("celeba_attrs.py", model, LITTLE, some, CLONED, cwd=tmp_path))
     assert "latent (8, 4, 4)" in log
     folder = tmp_path / "outputs" / "celeba_attrs"
     assert is_page(folder / "report.html") and (folder / "walk.png").read_bytes()[:8] == PNG
@@ -435,8 +444,8 @@ def grey():
         ({}, {"where": "Smiling & Mal"}, {}, UnknownNameError, "character 11.*'Male'"),
         ({}, {"where": "Smiling.real"}, {}, InputError, "character 1 "),
         ({}, {"from_examples": "."}, {}, InputError, "with/ and without/"),
-        ({"teacher": ("nowhere",)}, {}, {}, CheckpointError, "nowhere"),
-        ({"audit": "nowhere"}, {}, {}, CheckpointError, "nowhere"),
+        ({"refine_with": ("nowhere",)}, {}, {}, CheckpointError, "nowhere"),
+        ({"evaluator": "nowhere"}, {}, {}, CheckpointError, "nowhere"),
         ({}, {}, {"images": "nowhere"}, InputError, "not a folder"),
         ({}, {}, {"images": "."}, InputError, "no image"),
         ({}, {}, {"train_data_dir": "nowhere"}, InputError, "not a folder"),
@@ -448,7 +457,8 @@ def test_bad_edits_are_refused(main_job, monkeypatch, model, edit, data, error, 
     monkeypatch.chdir(main_job[0])
     Path("m.py").write_text(OTHER)
     model = {"pack": "out/pack", "pretrained_model_name_or_path": "out/base", **model}
-    flags = Flags(ModelFlags(**model), EditFlags(**edit), FaceFlags(**data), "refused")
+    parts = {"edit": EditFlags(**edit), "data": FaceFlags(**data)}
+    flags = Flags(model=ModelFlags(**model), **parts, output_dir="refused")
     with pytest.raises(error, match=message):
         main(flags)
     assert not Path("refused").exists()

@@ -1,8 +1,8 @@
-"""A network on pixels, trained in a minute, that teaches the main job's attribute critic."""
+"""A network on pixels, trained in a minute, and its distillation into the attribute critic."""
 
 from __future__ import annotations
 
-__all__ = ["TeachFlags", "taught"]
+__all__ = ["DistillationFlags", "distilled"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from latentctl_adapters.pixels.classifier import PixelClassifier
-from pretrain_vae import RunFlags
 
 import latentctl
 from latentctl import AttributeCritic, Latents, PixelCritic
 
-from ..faces import Faces, as_bytes, as_samples
+from ..faces import Faces, as_bytes, reconstruct
+from ..run import RunFlags
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# not the judge's architecture: what fools one network should not fool the other
+# another architecture than the judge's, so that adversarial edits do not transfer to the judge
 TEACHER: dict[str, Any] = {
     "model_name": "resnet10t",
     "model_options": {"channels": (24, 48, 96, 160), "act_layer": "gelu"},
@@ -28,49 +28,47 @@ TEACHER: dict[str, Any] = {
 
 
 @dataclass
-class TeachFlags:
-    """A network on pixels that teaches the attribute critic; without one it learns from labels."""
+class DistillationFlags:
+    """Distillation of the attribute critic from a network on pixels."""
 
-    teacher_train_seconds: float = 0.0
-    """How long to train it, on the faces and their reconstructions; 0 for none."""
-    pupil_lessons: int = 8000
-    """Latents that it teaches on at first; half as many of the pupil's own edits follow."""
-    pupil_train_steps: int = 1000
-    """Steps of the pupil in each of the two rounds."""
+    pixel_teacher_train_seconds: float = 0.0
+    """Training time of that network on faces and their reconstructions; without it, the critic is
+    fitted to the labels of encodings."""
+    distillation_samples: int = 8000
+    """Latents of the first round; the second has half as many edits made with the student."""
+    distillation_train_steps: int = 1000
+    """Steps of the student in each of the two rounds."""
 
 
-def taught(
+def distilled(
     decoder: latentctl.Decoder,
     faces: Faces,
     latents: Latents,
-    flags: TeachFlags,
+    flags: DistillationFlags,
     run: RunFlags,
     accelerator: Accelerator,
 ) -> AttributeCritic:
-    """An attribute critic that a network on pixels has taught, through the decoder."""
+    """An attribute critic, distilled through the decoder from a network on pixels."""
     folder = Path(run.output_dir) / "pixel_teacher"
-    if accelerator.is_main_process:  # it stops by the clock, so two processes would get two
-        with torch.no_grad():
-            parts = faces.images.split(128)
-            drawn = (decoder.decode(decoder.encode(as_samples(p, decoder)).mean) for p in parts)
-            pixels = torch.cat([as_bytes(part.cpu(), decoder) for part in drawn])
-        teacher = PixelClassifier.fit(
-            torch.cat([faces.images, pixels]),
-            torch.cat([faces.labels, faces.labels]),
-            faces.names,
-            max_train_seconds=flags.teacher_train_seconds,
-            seed=run.seed + 1,
-            progress=True,
-            **TEACHER,
-        )
-        teacher.save(folder)
-    accelerator.wait_for_everyone()
+    pixels = as_bytes(reconstruct(faces.images, decoder), decoder)
+    teacher = PixelClassifier.fit(
+        torch.cat([faces.images, pixels]),
+        torch.cat([faces.labels, faces.labels]),
+        faces.names,
+        max_train_seconds=flags.pixel_teacher_train_seconds,
+        seed=run.seed + 1,
+        accelerator=accelerator,
+        progress=True,
+        **TEACHER,
+    )
+    if accelerator.is_main_process:
+        teacher.save_pretrained(folder)
     return latentctl.teach(
-        PixelCritic(decoder, PixelClassifier.load(folder)),
+        PixelCritic(decoder, teacher),
         latents,
         prior=decoder.prior,
-        lessons=flags.pupil_lessons,
-        lessons_per_round=max(1, flags.pupil_lessons // 2),
-        max_train_steps=flags.pupil_train_steps,
-        **run.fit_options(accelerator, "taught"),
+        samples=flags.distillation_samples,
+        samples_per_round=max(1, flags.distillation_samples // 2),
+        max_train_steps=flags.distillation_train_steps,
+        **run.fit_options(accelerator, "distillation"),
     )

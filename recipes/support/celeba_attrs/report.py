@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["write_report"]
+__all__ = ["edit_rows", "reference_rows", "write_report"]
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,8 @@ from latentctl.evaluation import multilabel_scores
 from ..face_evaluation import Judged, Judges, cost, decode, edit_row, encode, sample_row
 from ..faces import Faces
 from ..report import Report, face_sheet
-from .pictures import Pictures
-
-if TYPE_CHECKING:
-    from celeba_attrs import Flags, Trained
+from ..run import timed, write_json
+from .pictures import Pictures, Trained
 
 SAMPLE_COLUMNS = {
     "name": "images",
@@ -50,89 +47,95 @@ EDIT_COLUMNS = {
     "shift": "shift",
     "evaluations": "evaluations",
     "milliseconds": "ms each",
-    "satisfied": "critic says satisfied",
+    "satisfied": "satisfied, by the critic",
 }
 
 
 def write_report(
     folder: Path,
-    flags: Flags,
+    settings: Mapping[str, Any],
     trained: Trained,
     latents: Latents,
     faces: dict[str, Faces],
     judges: Judges,
     seconds: dict[str, float],
 ) -> Path:
-    """Measures, draws and writes everything that the run leaves besides its pack."""
-    began = time.monotonic()
-    conditional, test = trained.conditional, faces["test"]
+    """Evaluates, draws and writes `report.html`, its pictures and `results.json`.
+
+    Arguments:
+        folder: The folder of the run.
+        settings: The flags of the run, by group.
+        trained: The trained critics and controllers.
+        latents: The encodings of the training faces.
+        faces: The faces, by split.
+        judges: The networks that evaluate.
+        seconds: The time of each part so far.
+    """
+    conditional, test, count = trained.conditional, faces["test"], settings["num_edits"]
     decoder = conditional.decoder
     report = Report(
         "Attributes for a frozen decoder",
         f"{decoder.name}, latent {decoder.latent_shape}, {len(latents)} cached encodings, "
-        f"{len(test)} held-out faces, seed {flags.run.seed}",
+        f"{len(test)} held-out faces, seed {settings['run']['seed']}",
     )
     pictures = Pictures(folder, report)
+    with timed(seconds, "evaluate and draw"):
+        report.section("Samples", "Each row starts from the same ten samples of the prior.")
+        pictures.samples(trained)
+        report.section(
+            "One identity, one change at a time",
+            "The same sample of the prior under a sequence of targets; each column changes one "
+            "attribute of the column before it.",
+        )
+        pictures.walk(conditional)
 
-    report.section("Samples", "Each row starts from the same ten samples of the prior.")
-    pictures.samples(trained, test)
-    report.section(
-        "One identity, one change at a time",
-        "The same sample of the prior under a sequence of targets; each column changes one "
-        "attribute of the column before it.",
-    )
-    pictures.walk(conditional)
+        rows = sample_rows(trained, latents, test, judges)
+        report.section(
+            "Evaluation of samples",
+            f"The attribute judge is independent of all latents. Its accuracy is "
+            f"{rows[0]['accuracy']:.3f} and its macro F1 {rows[0]['f1']:.3f} on the real faces, "
+            f"{rows[1]['accuracy']:.3f} and {rows[1]['f1']:.3f} on their reconstructions; these "
+            f"limit the scores of samples. Precision, recall, density and coverage are against "
+            f"the reconstructions. Reconstructions show the very faces of the reference set; the "
+            f"row of other people is what a perfect sampler would reach.",
+        )
+        report.table(*table(rows, SAMPLE_COLUMNS))
 
-    real = judges(test.pixels())
-    mean = encode(decoder, test)
-    reconstructed = judges(decode(decoder, mean))
-    rows = sample_rows(trained, latents, test, judges, real, reconstructed, mean)
-    report.section(
-        "What the judges say of samples",
-        f"The attribute judge never saw a latent. On the real faces its accuracy is "
-        f"{rows[0]['accuracy']:.3f} and its macro F1 {rows[0]['f1']:.3f}; on their "
-        f"reconstructions {rows[1]['accuracy']:.3f} and {rows[1]['f1']:.3f}: what follows cannot "
-        f"be judged more finely than that. Precision, recall, density and coverage are against "
-        f"the reconstructions. Reconstructions show the very people that they are compared with; "
-        f"reconstructions of other people show what a perfect sampler would get.",
-    )
-    report.table(*table(rows, SAMPLE_COLUMNS))
-
-    word = "taught by a network on pixels, which is not the judge"
-    if flags.teach.teacher_train_seconds <= 0:
-        word = "fitted to encodings alone; `--teacher_train_seconds 60` has it taught by pixels"
-    report.section(
-        "Edits of held-out faces",
-        f"Each attribute of {min(flags.num_edits, len(test))} faces is flipped, one at a time, "
-        f"from what the judge sees in the reconstruction. Success: the judge sees the flip. "
-        f"Leakage: share of the other attributes that the judge sees change. Identity: cosine of "
-        f"the {judges.identity_name} to the reconstruction. Every attribute that is not asked for "
-        f"is held. The critic that is climbed, and that calls an edit satisfied, was {word}.",
-    )
-    edits, sheet = edit_rows(trained, latents, test, judges, flags.num_edits)
-    report.table(*table(edits, EDIT_COLUMNS))
-    pictures.add(
-        "edits.png",
-        sheet,
-        "Held-out faces: the reconstruction, then one flip a column. "
-        "A green frame: the critic calls the edit satisfied. A red one: it does not.",
-    )
-
-    report.section(
-        "What the critics see",
-        "Probability over the two most used latent dimensions, through the mean of the data; "
-        "dots are encodings.",
-    )
-    pictures.contours(trained, latents)
-    report.section("Training")
-    pictures.curves()
+        critic = "distilled from a network on pixels, which is not the judge"
+        if settings["distill"]["pixel_teacher_train_seconds"] <= 0:
+            critic = (
+                "fitted to encodings alone; with `--pixel_teacher_train_seconds 60` it is "
+                "distilled from a network on pixels"
+            )
+        report.section(
+            "Edits of held-out faces",
+            f"Each attribute of {min(count, len(test))} faces is flipped, one at a time, from the "
+            f"judge's value for the reconstruction. Success: share of edits in which the judge "
+            f"finds the flip. Leakage: share of the other attributes whose value changes for the "
+            f"judge. Identity: cosine of the {judges.identity_name} to the reconstruction. All "
+            f"attributes that are not requested are held. The critic whose gradient edits follow, "
+            f"and which decides whether an edit is satisfied, was {critic}.",
+        )
+        edits, sheet = edit_rows(trained, latents, test, judges, count)
+        report.table(*table(edits, EDIT_COLUMNS))
+        pictures.add(
+            "edits.png",
+            sheet,
+            "Held-out faces: the reconstruction, then one flip a column. "
+            "A green frame: satisfied, by the critic. A red frame: not satisfied.",
+        )
+        report.section(
+            "Maps of the critics",
+            "Probability over the two most informative latent dimensions, through the mean of the "
+            "data; dots are encodings.",
+        )
+        pictures.contours(trained, latents)
+        report.section("Training")
+        pictures.curves()
     report.section("Cost")
-    seconds["measure and draw"] = time.monotonic() - began
     report.table(["part", "seconds"], [[k, round(v, 1)] for k, v in seconds.items()])
-    report.settings(dataclasses.asdict(flags))
-    (folder / "results.json").write_text(
-        json.dumps({"samples": rows, "edits": edits, "seconds": seconds}, indent=2)
-    )
+    report.settings(settings)
+    write_json(folder / "results.json", {"samples": rows, "edits": edits, "seconds": seconds})
     return report.save(folder / "report.html")
 
 
@@ -146,7 +149,7 @@ def reference_rows(
     mean: Tensor,
     prior: Prior | None = None,
 ) -> list[dict[str, Any]]:
-    """What samples are to be held against; as many of each as held-out faces."""
+    """Baselines and upper bounds for samples; as many of each as held-out faces."""
     count, prior = len(test), prior or decoder.prior
 
     def row(name: str, z: Tensor, targets: Tensor | None = None) -> dict[str, Any]:
@@ -165,21 +168,15 @@ def reference_rows(
 
 
 def sample_rows(
-    trained: Trained,
-    latents: Latents,
-    test: Faces,
-    judges: Judges,
-    real: Judged,
-    reconstructed: Judged,
-    mean: Tensor,
+    trained: Trained, latents: Latents, test: Faces, judges: Judges
 ) -> list[dict[str, Any]]:
     """The references, and a row for each way to sample."""
     conditional = trained.conditional
-    decoder, count = conditional.decoder, len(test)
-    rows = reference_rows(
-        decoder, latents, test, judges, real, reconstructed, mean, conditional.prior
-    )
-    z = conditional.prior.sample(count, seed=3).to(decoder.device)
+    decoder, prior, count = conditional.decoder, conditional.prior, len(test)
+    real, mean = judges(test.pixels()), encode(decoder, test)
+    reconstructed = judges(decode(decoder, mean))
+    rows = reference_rows(decoder, latents, test, judges, real, reconstructed, mean, prior)
+    z = prior.sample(count, seed=3).to(decoder.device)
     started = time.monotonic()
     moved = trained.realism_actor(z)
     x = decode(decoder, moved)
@@ -201,36 +198,35 @@ def edit_rows(
     count: int,
     editors: Mapping[str, Controller] | None = None,
 ) -> tuple[list[dict[str, Any]], bytes]:
-    """Flips every attribute of `count` faces, by controllers and by the vector they have to beat.
+    """Flips every attribute of `count` faces, by controllers and by attribute vectors.
 
     Arguments:
-        trained: What was trained.
-        latents: Where the vector comes from.
-        test: Faces to edit.
-        judges: See the edits and never a latent.
+        trained: Its critic of attributes and its conditional are used.
+        latents: The encodings whose attribute vectors are the baseline.
+        test: The faces.
+        judges: The networks that evaluate the edits.
         count: Number of faces.
-        editors: Controllers by name; gentle ascent, and the paper's, if not given. The sheet is
-            drawn of the first.
+        editors: Controllers by name; the two kinds of ascent if not given. The sheet shows the
+            edits of the first.
     """
-    conditional = trained.conditional
+    conditional, rows = trained.conditional, []
     decoder, names = conditional.decoder, conditional.names
     x = test.pixels(slice(count)).to(decoder.device)
     z = encode(decoder, test)[: len(x)]
     before = judges(decode(decoder, z), identity=True)
-    stays = torch.full((len(x), len(names)), torch.nan)
-    requests = []
+    requested = torch.full((len(names), len(x), len(names)), torch.nan)
     for column in range(len(names)):
-        y = stays.clone()
-        y[:, column] = (before.probability[:, column] <= 0.5).float()
-        requests.append(y)
-    requested = torch.cat(requests)
+        requested[column, :, column] = (before.probability[:, column] <= 0.5).float()
+    requested = requested.flatten(0, 1)
+    parts = (getattr(before, field.name) for field in dataclasses.fields(Judged))
     repeated = Judged(
-        *(
-            None if part is None else part.repeat(len(names), *[1] * (part.ndim - 1))
-            for part in dataclasses.astuple(before)
-        )
+        *(None if p is None else p.repeat(len(names), *[1] * (p.ndim - 1)) for p in parts)
     )
-    rows = []
+
+    def add(name: str, images: Tensor, **more: Any) -> None:
+        after = judges(images, identity=True)
+        rows.append(edit_row(name, repeated, after, requested, **more))
+
     vectors = attribute_vectors(latents)
     signs = torch.where(torch.isnan(requested), 0.0, 2 * requested - 1)
     for strength in (1.0, 2.0):
@@ -239,50 +235,28 @@ def edit_rows(
         moved = origin + strength * torch.einsum("bk,k...->b...", signs, vectors).to(z.device)
         images = decode(decoder, moved)
         spent = cost(origin, moved, started)
-        rows.append(
-            edit_row(
-                f"attribute vector x{strength:g}",
-                repeated,
-                judges(images, identity=True),
-                requested,
-                evaluations=0,
-                satisfied=None,
-                **spent,
-            )
-        )
+        add(f"attribute vector x{strength:g}", images, evaluations=0, satisfied=None, **spent)
     ascents = {
-        "gentle ascent, others held": Ascent.for_edits(trained.attributes),
-        "the paper's ascent, others held": Ascent(trained.attributes, conditional.realism),
+        "ascent with a shift penalty": Ascent.for_edits(trained.attributes),
+        "the paper's ascent": Ascent(trained.attributes, conditional.realism),
     }
     outcomes = []
     for name, controller in (editors or ascents).items():
         editor = latentctl.condition(decoder, trained.attributes, controller)
         started = time.monotonic()
-        outcomes.append(editor.edit(x.repeat(len(names), 1, 1, 1), y=requested))
-        outcome = outcomes[-1]
-        rows.append(
-            edit_row(
-                name,
-                repeated,
-                judges(outcome.x, identity=True),
-                requested,
-                evaluations=outcome.evaluations.float().mean().item(),
-                satisfied=outcome.satisfied.float().mean().item(),
-                **cost(outcome.start, outcome.z, started),
-            )
-        )
-    outcome = outcomes[0]
-    shown = min(8, len(x))
-    grid = outcome.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1)
-    grid = torch.cat([decode(decoder, z[:shown])[:, None], grid.cpu()], dim=1)
-    satisfied = outcome.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
-    marks = torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1)
+        out = editor.edit(x.repeat(len(names), 1, 1, 1), y=requested)
+        spent = cost(out.start, out.z, started)
+        spent["evaluations"] = out.evaluations.float().mean().item()
+        add(name, out.x, satisfied=out.satisfied.float().mean().item(), **spent)
+        outcomes.append(out)
+    shown, first = min(8, len(x)), outcomes[0]
+    edited = first.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1).cpu()
+    satisfied = first.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
     sheet = face_sheet(
-        grid.clamp(0, 1),
+        torch.cat([decode(decoder, z[:shown])[:, None], edited], dim=1).clamp(0, 1),
         scale=1.5,
-        row_labels=[""] * shown,
-        column_labels=["as it is", *names],
-        marked=marks,
+        column_labels=["reconstruction", *names],
+        marked=torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1),
     )
     return rows, sheet
 
@@ -292,16 +266,16 @@ def attribute_vectors(latents: Latents) -> Tensor:
     mean, labels = latents.mean, latents.labels
     if labels is None:
         return mean.new_empty(0, *mean.shape[1:])
-    with_it, without = (
+    present, absent = (
         torch.einsum("bk,b...->k...", holds / holds.sum(0).clamp_min(1), mean)
         for holds in ((labels > 0.5).float(), (labels <= 0.5).float())
     )
-    return with_it - without
+    return present - absent
 
 
 def table(
     rows: list[dict[str, Any]], columns: dict[str, str]
 ) -> tuple[list[str], list[list[object]]]:
-    """Headings and cells, without columns in which nothing was measured."""
+    """Headings and cells, without columns that have no value."""
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     return [columns[key] for key in keys], [[row.get(key) for key in keys] for row in rows]

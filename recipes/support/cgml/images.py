@@ -1,17 +1,17 @@
-r"""The image tasks of `cgml_modes`: what is asked, what is measured, and the baselines beside it.
+r"""The image tasks of `cgml_modes`: their data, their measures, and the baselines.
 
 The known answers :math:`m_0, m_1` to an input are at :math:`t = 0` and :math:`t = 1` of
 
 .. math:: t = \langle y - m_0, m_1 - m_0 \rangle / \|m_1 - m_0\|^2,
 
-in the task with the bar its brightness above what lies under it. An answer is of the second mode
-where :math:`t > 1/2`, and a ghost where :math:`1/4 < t < 3/4`. Errors are mean absolute
-differences of pixels in [0, 1] to the nearer mode, over what was hidden.
+in the task with the bar its brightness above the image below it. An answer is of the second mode
+where :math:`t > 1/2`, and spurious (between the modes) where :math:`1/4 < t < 3/4`. Errors are mean
+absolute differences of pixels in [0, 1] to the nearer mode, over the hidden part.
 """
 
 from __future__ import annotations
 
-__all__ = ["IMAGE_TASKS", "Pairs", "drawn_digits", "measure", "pairs", "run_images"]
+__all__ = ["Pairs", "drawn_digits", "drawn_faces", "measure", "pairs", "run_images"]
 
 import colorsys
 import logging
@@ -19,28 +19,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from latentctl.controllers.cgml.one_to_many import OneToMany
-from latentctl.controllers.cgml.updater import Updater
+from latentctl import OneToMany
 from latentctl.errors import InputError
 from latentctl.random import generator, seeded
 
 from ..figures import face_sheet
 from ..images import Images, load_images
+from .flags import Flags
 from .networks import Baseline, Encoder, Generator
-
-if TYPE_CHECKING:
-    from .flags import Flags
+from .training import train_cgml, updater_of
 
 logger = logging.getLogger(__name__)
 
-IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour", "faces-masked", "faces-colour")
 SECOND = {"mnist-bar": 0.3, "colour": 0.5}  # share of the second mode, where one is known
 BAR = slice(6, 9)  # rows of the hidden half
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
@@ -53,20 +50,20 @@ STROKES = {  # rows and columns of each segment, in units of half a digit's heig
     "f": (0, 1, 0, 0),
     "g": (1, 1, 0, 1),
 }
-WATCHED, EVERY = 100, 100  # held-out inputs that are watched in training, and how often
+WATCHED, EVERY = 100, 100  # held-out inputs that are evaluated in training, and how often
 
 
 @dataclass
 class Pairs:
-    """Inputs `(N, C, S, S)`, known answers `(N, K, C, R, S)`, and which is taught `(N,)`."""
+    """Inputs `(N, C, S, S)`, known answers `(N, K, C, R, S)`, and the training target `(N,)`."""
 
     x: Tensor
     modes: Tensor
-    taught: Tensor
+    target: Tensor
 
     @property
     def y(self) -> Tensor:
-        return self.modes[torch.arange(len(self.x)), self.taught]
+        return self.modes[torch.arange(len(self.x)), self.target]
 
 
 def drawn_digits(count: int, seed: int) -> Images:
@@ -92,10 +89,10 @@ def drawn_faces(count: int, seed: int) -> Images:
 
 
 def pairs(task: str, images: Images, seed: int) -> Pairs:
-    """What is asked in a task, and its known answers.
+    """The inputs of a task, and their known answers.
 
     Raises:
-        InputError: If colours are asked of images without a class.
+        InputError: If the task is `colour` and the images have no classes.
     """
     x = images.pixels()
     if not task.startswith("faces"):
@@ -105,7 +102,7 @@ def pairs(task: str, images: Images, seed: int) -> Pairs:
     elif task == "colour":
         if (images.labels < 0).any():
             raise InputError("The colours depend on the class: name a --label_column.")
-        # two opposite hues for each class: the rule has exactly two answers
+        # two opposite hues for each class, so that there are exactly two answers
         hues = [[colorsys.hsv_to_rgb(n / 10 + far, 1, 1) for far in (0, 0.5)] for n in range(10)]
         colours = torch.tensor(hues)[images.labels]
         modes = x[:, None] * colours[..., None, None]
@@ -137,59 +134,26 @@ def measure(answers: Tensor, modes: Tensor) -> dict[str, float]:
     if modes.shape[1] > 1:
         result["second"] = second.float().mean().item()
         result["both"] = (second.any(1) & ~second.all(1)).float().mean().item()
-        result["ghosts"] = ((t > 0.25) & (t < 0.75)).float().mean().item()
+        result["spurious"] = ((t > 0.25) & (t < 0.75)).float().mean().item()
     return result
 
 
-def updater_of(flags: Flags) -> Updater:
+def train(kind: str, flags: Flags, data: Pairs, on_step: Callable[[Any, int], None]) -> Any:
+    """cGML, or the baseline of that kind."""
     own: Any = flags.model
-    return Updater(
-        (own.latent_size,),
-        context=64,
-        width=128,
-        depth=3,
-        steps=own.walk_steps,
-        final_jumps=own.final_jumps,
-        domain=own.domain,
-    )
-
-
-def train_cgml(flags: Flags, train: Pairs, on_step: Callable[[OneToMany, int], None]) -> OneToMany:
-    own: Any = flags.model
-    with seeded(flags.seed, "images"):
-        encoder, updater = Encoder(train.x.shape[1], own.width), updater_of(flags)
-        encoder(train.x[:1])
-        size = train.x.shape[-1]
-        channels, rows = train.modes.shape[2:4]
-        maker = Generator(own.latent_size, channels, own.width, size=size, rows=rows)
-    model = OneToMany(
-        encoder,
-        maker,
-        updater,
-        steps=own.steps,
-        learning_rate=own.descent_learning_rate,
-        anneal=own.anneal,
-        assign_starts=own.assign_starts,
-    )
+    if kind == "cgml":
+        with seeded(flags.seed, "images"):
+            encoder, updater = Encoder(data.x.shape[1], own.width), updater_of(own, 64, 128)
+            encoder(data.x[:1])
+            channels, rows = data.modes.shape[2:4]
+            size = data.x.shape[-1]
+            maker = Generator(own.latent_size, channels, own.width, size=size, rows=rows)
+        sets = TensorDataset(data.x, data.y)
+        return train_cgml(own, encoder, maker, updater, sets, seed=flags.seed, on_step=on_step)
+    with seeded(flags.seed, "told" if kind == "oracle" else kind):
+        model = Baseline(kind, data.x[:1], data.y[:1], own.baseline_latent_size, own.width)
     return model.fit(
-        TensorDataset(train.x, train.y),
-        max_train_steps=own.max_train_steps,
-        batch_size=own.train_batch_size,
-        learning_rate=own.learning_rate,
-        seed=flags.seed,
-        loss={"lipschitz": own.lipschitz, "generator_lipschitz": own.generator_lipschitz},
-        on_step=lambda step: on_step(model, step),
-    )
-
-
-def train_baseline(
-    kind: str, flags: Flags, train: Pairs, on_step: Callable[[Baseline, int], None]
-) -> Baseline:
-    own: Any = flags.model
-    with seeded(flags.seed, kind):
-        model = Baseline(kind, train.x[:1], train.y[:1], own.baseline_latent_size, own.width)
-    return model.fit(
-        TensorDataset(train.x, train.y, train.taught),
+        TensorDataset(data.x, data.y, data.target),
         max_train_steps=own.baseline_train_steps or own.max_train_steps,
         batch_size=own.train_batch_size,
         learning_rate=own.learning_rate,
@@ -199,13 +163,13 @@ def train_baseline(
 
 
 class Watch:
-    """Notes the first step at which the held-out error is reached, on a clock of its own."""
+    """Records the first step that reaches a held-out error, and the time of its evaluations."""
 
     def __init__(self, test: Pairs, goal: float) -> None:
         self.test, self.goal = test, goal
         self.reached, self.seconds = -1, 0.0
 
-    def __call__(self, model: Any, step: int) -> None:
+    def __call__(self, model: OneToMany | Baseline, step: int) -> None:
         if step % EVERY or self.reached >= 0:
             return
         began = time.monotonic()
@@ -216,12 +180,13 @@ class Watch:
 
 
 def load(flags: Flags) -> tuple[Pairs, Pairs]:
+    """The pairs for training and for the test; images are drawn if no source is named."""
     if flags.data.train_data_dir or flags.data.dataset_name:
         images = load_images(flags.data, flags.seed)
     else:
         faces = flags.task.startswith("faces")
-        what = "faces are drawn" if faces else "digits are drawn, of seven segments"
-        logger.warning("No data set is named: the %s.", what)
+        what = "faces" if faces else "digits of seven segments"
+        logger.warning("No data set is named: %s are drawn.", what)
         count, draw = flags.data.max_train_samples or 8000, drawn_faces if faces else drawn_digits
         images = {"train": draw(count, flags.seed), "test": draw(500, ~flags.seed)}
     kept = slice(flags.test_inputs // 2)
@@ -230,31 +195,27 @@ def load(flags: Flags) -> tuple[Pairs, Pairs]:
 
 
 def picture(test: Pairs, answers: dict[str, Tensor]) -> bytes:
-    """Ten inputs, their known answers, and some of each network."""
-    rows, labels = [], []
+    """Ten inputs, their known answers, and some answers of each network."""
+    rows, labels = [test.x[:10].expand(-1, 3, -1, -1)], ["input"]
     for name, images in {"known": test.modes[:10], **answers}.items():
         for k in range(min(images.shape[1], 4 if name == "cgml" else 2)):
             whole = test.x[: len(images)].expand(-1, images.shape[2], -1, -1).clone()
             whole[:, :, -images.shape[3] :] = images[:, k].clamp(0, 1)
             rows.append(whole.expand(-1, 3, -1, -1))
             labels.append(name)
-    asked = test.x[: rows[0].shape[0]].expand(-1, 3, -1, -1)
-    return face_sheet(torch.stack([asked, *rows]), row_labels=["asked", *labels])
+    return face_sheet(torch.stack(rows), row_labels=labels)
 
 
 def run_images(flags: Flags, folder: Path) -> dict[str, Any]:
-    """Trains cGML and the baselines on a task, and measures all of them on the same inputs."""
-    train, test = load(flags)
+    """Trains cGML and the baselines on a task, and evaluates all on the same inputs."""
+    data, test = load(flags)
     results: dict[str, Any] = {}
     shown: dict[str, Tensor] = {}
     for kind in ("cgml", *flags.baselines):
-        if kind == "told" and test.modes.shape[1] == 1:
-            continue  # there is nothing to be told
+        if kind == "oracle" and test.modes.shape[1] == 1:
+            continue  # there is one mode only
         watch, began = Watch(test, flags.target_error), time.monotonic()
-        if kind == "cgml":
-            model: Any = train_cgml(flags, train, watch)
-        else:
-            model = train_baseline(kind, flags, train, watch)
+        model = train(kind, flags, data, watch)
         seconds = time.monotonic() - began - watch.seconds
         answers = model.predict(test.x, flags.starts or 20, seed=flags.seed)
         found = measure(answers, test.modes)

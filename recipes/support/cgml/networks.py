@@ -1,9 +1,9 @@
-r"""Networks of `cgml_modes`, and what it is compared with: regressors, a cVAE and a small cGAN.
+r"""Networks of `cgml_modes` and its baselines: regressors, a cVAE and a small cGAN.
 
-All of them are the same encoder :math:`H` and generator :math:`G`; only the training differs:
+All share the encoder :math:`H` and the generator :math:`G`; only the training differs:
 
-    regressor   L1 on :math:`G(H(x), 0)`; of the median of all answers
-    told        L1 on :math:`G(H(x), m)`, where the mode `m` is told: they are cleanly separated
+    regressor   L1 on :math:`G(H(x), 0)`; predicts the median of all answers
+    oracle      L1 on :math:`G(H(x), m)`, given the mode `m`; an upper bound
     cvae        :math:`|G(h, z) - y|_1 / b + \mathrm{KL}(q(z | h, y) \| N(0, I))`; samples N(0, I)
     cgan        least squares against a critic of pairs (x, y), and a little L1
 
@@ -33,7 +33,7 @@ from latentctl.errors import UnknownNameError
 from latentctl.random import noise
 from latentctl.training import Player, Step, fit
 
-BASELINES = ("regressor", "told", "cvae", "cgan")
+BASELINES = ("regressor", "oracle", "cvae", "cgan")
 SCALE = 0.05  # of the Laplace likelihood per pixel of the cVAE
 ADVERSARIAL = 0.02  # weight of the critic beside the L1 of the cGAN
 SHARPNESS = 4.0  # of the first layer over z
@@ -62,12 +62,12 @@ class PointGenerator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """H of images: features `(B, features)`, and what the generator adds on its two grids.
+    """H of images: features `(B, features)`, and the skips of the generator on two grids.
 
     Arguments:
-        channels: Of the input.
+        channels: Channels of the input.
         width: Channels of the finer grid; the coarser one has twice as many.
-        features: Numbers that the updater sees.
+        features: Features for the updater.
     """
 
     def __init__(self, channels: int, width: int = 16, features: int = 64) -> None:
@@ -86,17 +86,17 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """G of images: a U-Net whose skips are sums, `(h, z)` to images.
+    """G of images: a U-Net with additive skips, `(h, z)` to images.
 
-    Its output is linear: under an L1 loss a sigmoid saturates at black, before strokes are learned.
+    The output is linear: under an L1 loss a sigmoid saturates at black before strokes are learned.
 
     Arguments:
         latent_size: Dimensions of z.
-        channels: Of the output.
-        width: As the encoder's.
-        features: As the encoder's.
+        channels: Channels of the output.
+        width: As in the encoder.
+        features: As in the encoder.
         size: Height and width, a multiple of 4.
-        rows: Of these, how many at the bottom are asked for.
+        rows: Rows of the output, those at the bottom.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Generator(nn.Module):
         self.grid = (2 * width, size // 4, size // 4)
         cells = 2 * width * (size // 4) ** 2
         self.first = nn.Linear(features, cells)
-        # layers of its own: z has few dimensions and would be lost among the features at first, and
-        # a generator that is nearly linear in z has more between two answers than the answers
+        # separate layers: z has few dimensions and would have little influence among the features
+        # at first, and a generator that is nearly linear in z interpolates between two answers
         self.places = nn.Linear(latent_size, 64)
         self.latent = nn.Linear(64, cells, bias=False)
         self.same = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
@@ -133,19 +133,19 @@ class Generator(nn.Module):
 
 
 def beside(x: Tensor, y: Tensor) -> Tensor:
-    """Inputs and answers as channels of one image."""
+    """Inputs and outputs as channels of one image."""
     return torch.cat([x, F.pad(y, (0, 0, x.shape[-2] - y.shape[-2], 0))], dim=1)
 
 
 class Baseline(nn.Module):
-    """H and G trained in another way.
+    """H and G with the training of a baseline.
 
     Arguments:
         kind: One of `BASELINES`.
-        x: One input, `(1, C, S, S)`.
-        y: One answer.
+        x: One input, `(1, C, S, S)`, for the sizes.
+        y: One output.
         latent_size: Dimensions of z.
-        width: Of the networks.
+        width: As in the encoder.
 
     Raises:
         UnknownNameError: If there is no such kind.
@@ -171,7 +171,7 @@ class Baseline(nn.Module):
             nn.LazyLinear(1),
         )
         for network in (self.encoder, self.posterior):
-            network(x if network is self.encoder else pair)  # decides the sizes
+            network(x if network is self.encoder else pair)  # sets the sizes
         self.critic(pair)
 
     def draw(self, x: Tensor, z: Tensor) -> Tensor:
@@ -180,19 +180,19 @@ class Baseline(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor, count: int, seed: int, modes: Tensor | None = None) -> Tensor:
-        """Answers `(B, count, ...)`; `modes` are told in the place of latents."""
+        """Outputs `(B, count, ...)`; the oracle is given `modes`, or both in turn."""
         shape = (self.latent_size,)
         z = noise(0, len(x) * count, shape, seed=seed, purpose="latents of a baseline").to(x.device)
-        if self.kind in ("regressor", "told"):
+        if self.kind in ("regressor", "oracle"):
             z = torch.zeros_like(z)
-        if self.kind == "told":
+        if self.kind == "oracle":
             z[:, 0] = torch.arange(len(z)) % 2 if modes is None else modes.float()
         return self.draw(x.repeat_interleave(count, 0), z).unflatten(0, (len(x), count))
 
     def loss(self, batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         x, y, mode = batch
         z = torch.zeros(len(x), self.latent_size, device=x.device)
-        if self.kind == "told":
+        if self.kind == "oracle":
             z[:, 0] = mode.float()
         if self.kind == "cgan":
             z = step.normal(self.latent_size, purpose="z")
@@ -227,7 +227,7 @@ class Baseline(nn.Module):
         seed: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Baseline:
-        """Trains on triples `(x, y, mode)`, as many steps of the generator as are asked for."""
+        """Trains on triples `(x, y, mode)`, with `max_train_steps` steps of the generator."""
         own = [*self.encoder.parameters(), *self.generator.parameters()]
         own += [*self.posterior.parameters()] if self.kind == "cvae" else []
         players = [Player(self.kind, self, self.loss, torch.optim.Adam(own, lr=learning_rate))]

@@ -1,4 +1,4 @@
-"""Receipts of edits: as rows of a table, in words, and summed up."""
+"""Receipts of edits: as rows of a table, as sentences, and their means."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Edited:
-    """One request, made of every face at every strength."""
+    """One request, made for every face at every strength."""
 
     label: str
     """An attribute, or a logical expression."""
 
     requested: Tensor
-    """What it should become of each face, `(B,)`, 0 or 1."""
+    """The requested value for each face, `(B,)`, 0 or 1."""
 
     before: Tensor
     """Its probability in each reconstruction, `(B,)`."""
@@ -35,26 +35,16 @@ class Edited:
     """Its probability at each strength, `(B,)`."""
 
     outcomes: list[Outcome]
-    """What came of it at each strength."""
+    """The edits at each strength."""
 
-    signed_by: str
-    """Whose word on the request that is: the critic's that was climbed, or the evaluator's."""
+    evaluated_by: str
+    """The source of these probabilities: `critic`, whose gradient edits follow, or `evaluator`."""
 
 
 def receipts(
-    files: Sequence[str],
-    edited: Edited,
-    strengths: Sequence[float],
-    start: Outcome,
+    files: Sequence[str], edited: Edited, strengths: Sequence[float], start: Outcome
 ) -> list[dict[str, Any]]:
-    """A row for each strength and face.
-
-    Arguments:
-        files: What the faces are called.
-        edited: What came of one request.
-        strengths: At which it was made.
-        start: The reconstructions.
-    """
+    """A row for each strength and face; `start` holds the reconstructions."""
     rows = []
     for strength, after, out in zip(strengths, edited.after, edited.outcomes, strict=True):
         for index, file in enumerate(files):
@@ -69,7 +59,7 @@ def receipts(
                     "request": edited.label,
                     "strength": strength,
                     "requested": int(edited.requested[index]),
-                    "signed_by": edited.signed_by,
+                    "evaluated_by": edited.evaluated_by,
                     "satisfied": bool(out.satisfied[index]),
                     "unreachable": bool(out.unreachable[index]),
                     "probability_before": edited.before[index].item(),
@@ -89,26 +79,26 @@ def receipts(
 
 def words(row: Row) -> str:
     """A receipt as a sentence."""
-    ends = [f"by the {row['signed_by']}"]
+    ends = [f"by the {row['evaluated_by']}"]
     if row["evaluations"] == 0 and row["strength"] > 0:
-        ends.append("held already, so nothing was moved")
+        ends.append("satisfied before the edit, so nothing was moved")
     elif row["leakage_max"]:
-        ends.append(f"most leaked: {row['most_leaked']} {per_cent(row['leakage_max'])}")
+        ends.append(f"largest leakage: {row['most_leaked']} {per_cent(row['leakage_max'])}")
     count = row["evaluations"]
-    ends += [f"{row['shift']:.2f} shift", f"{count} evaluation{'s' if count != 1 else ''}"]
+    ends += [f"shift {row['shift']:.2f}", f"{count} evaluation{'s' if count != 1 else ''}"]
     before, after = (per_cent(row[f"probability_{when}"]) for when in ("before", "after"))
     return f"{row['request']}: from {before} to {after} {'; '.join(ends)}. {verdict(row)}."
 
 
 def verdict(row: Row) -> str:
-    """The shortest form of a receipt."""
+    """Satisfied, not satisfied, or unreachable."""
     if row["satisfied"]:
         return "Satisfied"
     return "Unreachable" if row["unreachable"] else "Not satisfied"
 
 
 def per_cent(probability: float) -> str:
-    """A probability in whole per cent; none is called certain."""
+    """A probability in whole per cent, or `<1 %` and `>99 %`."""
     if probability < 0.005:
         return "<1 %"
     return ">99 %" if probability > 0.995 else f"{100 * probability:.0f} %"
@@ -124,15 +114,15 @@ def write_receipts(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float | str | None]:
-    """What the report says of many receipts, by column."""
+    """Shares and means over receipts, by column."""
 
     def mean(key: str) -> float | None:
         values = [row[key] for row in rows]
         return None if None in values or not values else sum(values) / len(values)
 
-    def count(requested: int) -> str | None:
-        asked = [row["satisfied"] for row in rows if row["requested"] == requested]
-        return f"{sum(asked)} of {len(asked)}" if asked else None
+    def count(value: int) -> str | None:
+        found = [row["satisfied"] for row in rows if row["requested"] == value]
+        return f"{sum(found)} of {len(found)}" if found else None
 
     return {
         "edits": str(len(rows)),

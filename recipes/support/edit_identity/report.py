@@ -1,7 +1,7 @@
-"""What `edit_identity.py` shows: strips, a sheet of faces, and a page that a person can judge from.
+"""The report of `edit_identity.py`: strips, a sheet of faces, and one page with every receipt.
 
-Every edit of the first faces stands on the page as four pictures (the face, its reconstruction, the
-edit, and the difference of the last two) above its receipt in words, and nothing is picked out.
+For each edit of the first faces the page has four pictures (the face, its reconstruction, the edit,
+and the difference of the last two) above its receipt as a sentence. None is selected or left out.
 """
 
 from __future__ import annotations
@@ -26,62 +26,136 @@ SHOWN = 12  # faces on the page; every face has its strip
 CARD = 106  # pixels of the page across a face beside its receipt
 STRIPS = 4  # faces in a strip of strengths
 GAIN = 2  # of the difference of two pictures
-GREY = 0.5  # where there is none
+GREY = 0.5  # where there is no difference
+NONE = torch.nan  # an image without a frame
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Who made the edits, and whose word the receipts are."""
+    """The method of the edits, and the source of their receipts."""
 
     how: str
-    """What moves latents, in words."""
+    """The controller, in words."""
 
-    teachers: Sequence[str] = ()
-    """Networks on pixels that edits are refined on."""
+    refined_with: Sequence[str] = ()
+    """Networks on pixels on which edits are refined."""
 
     evaluator: str | None = None
-    """The network on pixels that signs."""
+    """The independent network on pixels whose scores the receipts have."""
 
     calibrated_on: int = 0
-    """Labelled faces that it was calibrated on."""
+    """Labelled faces on which it was calibrated."""
 
-    agreement: float | None = None
-    """Share of their labels that it then agrees with."""
+    accuracy: float | None = None
+    """Its accuracy on their labels after calibration."""
 
     @property
-    def signed_by(self) -> str:
+    def evaluated_by(self) -> str:
         return "critic" if self.evaluator is None else "evaluator"
 
     def text(self, threshold: float) -> str:
-        """What a reader has to know before believing a receipt."""
-        ends = ""
-        if self.teachers:
-            count = len(self.teachers)
-            ends = f", refined on {count} network{'s' if count > 1 else ''} on pixels"
-        made = f"The edits were made by {self.how}{ends}."
-        needed = f"A request counts as satisfied at {per_cent(threshold)} or more."
+        """The interpretation of the receipts, for the page."""
+        count = len(self.refined_with)
+        refined = f", refined on {count} network{'s' * (count > 1)} on pixels" if count else ""
+        made = f"The edits were made by {self.how}{refined}."
+        needed = f"A request counts as satisfied at a probability of {per_cent(threshold)} or more."
         if self.evaluator is None:
             return (
-                f"**The receipts are the critic's own word.** {made} No outside judge has looked: "
-                f"the probabilities are those of the very critic that the edits were made with, "
-                f"and nothing is fooled as easily as what is climbed on. A critic that was fitted "
-                f"to encodings alone calls much satisfied that nobody else would; one that was "
-                f"taught by networks on pixels (`latentctl.teach`) less. Believe the pictures, or "
-                f"name an evaluator with `--audit`. {needed}"
+                f"**The probabilities are those of the critic itself.** {made} No independent "
+                f"classifier has scored them, and edits that follow the gradient of a critic can "
+                f"be adversarial to it: most edits that a critic of encodings alone accepts are "
+                f"rejected by independent classifiers. A critic that was distilled from networks "
+                f"on pixels (`latentctl.teach`) is more reliable. Check the pictures, or name an "
+                f"independent network with `--evaluator`. {needed}"
             )
-        if self.agreement is None:
-            sure = (
-                "It was not calibrated, for there were no labelled faces to do it on: read its "
-                "probabilities as scores."
-            )
-        else:
-            sure = (
-                f"It was calibrated on reconstructions of {self.calibrated_on} labelled faces, and "
-                f"then agrees with {per_cent(self.agreement)} of their labels."
+        calibrated = "It is not calibrated, since there were no labelled faces."
+        if self.accuracy is not None:
+            calibrated = (
+                f"It was calibrated on reconstructions of {self.calibrated_on} labelled faces, "
+                f"where its accuracy is {per_cent(self.accuracy)}."
             )
         return (
-            f"**The receipts are the word of an evaluator**, a network on pixels (`{self.evaluator}`) "
-            f"that no edit has climbed. {made} {sure} {needed}"
+            f"**The probabilities are those of an independent evaluator**, a network on pixels "
+            f"(`{self.evaluator}`) whose gradient no edit has followed. {made} {calibrated} "
+            f"{needed}"
+        )
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Faces, their edits and the figures made of them, for B faces, S strengths and R requests."""
+
+    files: Sequence[str]
+    edits: Sequence[Edited]
+    strengths: Sequence[float]
+    faces: Tensor
+    """Faces and reconstructions in [0, 1], `(B, 2, 3, h, w)`."""
+    edited: Tensor
+    """`(B, S, R, 3, h, w)`."""
+    satisfied: Tensor
+    """`(B, S, R)`."""
+
+    @property
+    def place(self) -> int:
+        """The strength of the page: 1 if it is there, or else the largest."""
+        return self.strengths.index(max(self.strengths, key=lambda s: (s == 1, s)))
+
+    def card(self, face: int, request: int) -> bytes:
+        """A face, its reconstruction, an edit and the change, side by side."""
+        original, reconstruction = self.faces[face]
+        edit = self.edited[face, self.place, request]
+        change = (GREY + GAIN * (edit - reconstruction)).clamp(0, 1)
+        satisfied = self.satisfied[face, self.place, request].item()
+        return face_sheet(
+            torch.stack([original, reconstruction, edit, change])[None],
+            scale=CARD / original.shape[-1],
+            marked=torch.tensor([[NONE, NONE, satisfied, NONE]]),
+        )
+
+    def write(self, folder: Path) -> None:
+        """A strip for each face in `faces/`, a line a strength, and `edits.png` of the first."""
+        short = [e.label if len(e.label) <= 24 else "the expression" for e in self.edits]
+        heads = ["original", "reconstruction", *short]
+        several = len(self.strengths) > 1
+        sides = [f"strength {strength:g}" for strength in self.strengths] if several else []
+        both = self.faces[:, None].expand(-1, len(self.strengths), *self.faces.shape[1:])
+        images, marks = torch.cat([both, self.edited], 2), _framed(self.satisfied)
+        (folder / "faces").mkdir(exist_ok=True)
+        for index, file in enumerate(self.files):
+            notes = [
+                ["", "", *(f"{e.before[index]:.2f} → {e.after[s][index]:.2f}" for e in self.edits)]
+                for s in range(len(self.strengths))
+            ]
+            strip = face_sheet(
+                images[index],
+                column_labels=heads,
+                row_labels=sides,
+                marked=marks[index],
+                notes=notes,
+            )
+            (folder / "faces" / f"{index:03d}_{Path(file).stem}.png").write_bytes(strip)
+        sheet = face_sheet(
+            images[:SHOWN, self.place],
+            scale=1.2,
+            column_labels=heads,
+            row_labels=self.files[:SHOWN],
+            marked=marks[:SHOWN, self.place],
+        )
+        (folder / "edits.png").write_bytes(sheet)
+
+    def strength_strip(self, request: int) -> bytes:
+        """One request at all strengths, for the first faces, with its probability below."""
+        edit, faces = self.edits[request], self.faces[:STRIPS]
+        after = torch.stack(edit.after, 1)[:STRIPS].tolist()
+        return face_sheet(
+            torch.cat([faces, self.edited[:STRIPS, :, request]], 1),
+            scale=1.5,
+            column_labels=["original", "reconstruction", *(f"× {s:g}" for s in self.strengths)],
+            marked=_framed(self.satisfied[:STRIPS, :, request]),
+            notes=[
+                ["", *(f"{p:.2f}" for p in (b, *a))]
+                for b, a in zip(edit.before[:STRIPS].tolist(), after, strict=True)
+            ],
         )
 
 
@@ -99,95 +173,87 @@ def write_report(
     """Draws the strips, `edits.png` and `report.html`.
 
     Arguments:
-        folder: Where they go.
+        folder: The folder of the run.
         settings: The flags of the run.
-        editor: What made the edits.
-        sources: Who made them and who signs.
+        editor: The conditional that made the edits.
+        sources: The method of the edits and the source of the receipts.
         x: The faces, `(B, 3, h, w)`, in the decoder's range.
-        files: What they are called.
+        files: The name of each face.
         start: Their reconstructions.
-        edits: What came of each request.
+        edits: The outcomes of each request.
         rows: All receipts.
     """
-    strengths = list(dict.fromkeys(row["strength"] for row in rows))
-    main = max(strengths, key=lambda s: (s == 1, s))  # what the page is about
-    place = strengths.index(main)
     low, high = editor.decoder.value_range or (0.0, 1.0)
 
     def unit(images: Tensor) -> Tensor:
         return ((images.cpu() - low) / (high - low)).clamp(0, 1)
 
-    faces = torch.stack([unit(x), unit(start.x)], 1)
-    drawn = torch.stack([torch.stack([unit(o.x) for o in e.outcomes], 1) for e in edits], 2)
-    held = torch.stack([torch.stack([o.satisfied for o in e.outcomes], 1) for e in edits], 2)
-    satisfied = held.float().cpu()  # (B, strengths, requests)
-    draw_faces(folder, files, faces, drawn, satisfied, edits, strengths)
-
-    mine = [row for row in rows if row["strength"] == main]
-    labels = [edited.label for edited in edits]
+    sheets = Sheets(
+        files,
+        edits,
+        list(dict.fromkeys(row["strength"] for row in rows)),
+        torch.stack([unit(x), unit(start.x)], 1),
+        torch.stack([torch.stack([unit(o.x) for o in e.outcomes], 1) for e in edits], 2),
+        torch.stack([torch.stack([o.satisfied for o in e.outcomes], 1) for e in edits], 2)
+        .float()
+        .cpu(),
+    )
+    sheets.write(folder)
+    place, strength = sheets.place, sheets.strengths[sheets.place]
+    mine = [row for row in rows if row["strength"] == strength]
     report = Report(
         "Edits and their receipts",
         f"{len(files)} faces, {editor.decoder.name}, {sources.how}: one change at a time, "
-        f"{'all others' if any(row['most_leaked'] for row in rows) else 'nothing'} held",
+        f"{'all other attributes' if any(row['most_leaked'] for row in rows) else 'nothing'} held",
     )
     text = sources.text(editor.threshold)
-    unknown = [edited.label for edited in edits if edited.signed_by != sources.signed_by]
-    if unknown:
+    if unknown := [e.label for e in edits if e.evaluated_by != sources.evaluated_by]:
         text += (
-            f"\n\nThe evaluator does not know **{', '.join(unknown)}**, which was learned from "
-            f"examples: whether that holds is the word of the very critic that was climbed. What "
-            f"leaked into other attributes is the evaluator's word there too."
+            f"\n\nThe evaluator has no output for **{', '.join(unknown)}**, which was learned from "
+            f"examples: its probability is that of the critic whose gradient the edit followed. "
+            f"The leakage into other attributes is measured by the evaluator."
         )
-    report.section("Whose word this is", text)
-    report.section("In short", "" if main == 1 else f"At strength {main:g}.")
-    totals = [summary([row for row in mine if row["request"] == name]) for name in labels]
-    if len(labels) > 1:
-        totals.append(summary(mine))
+    report.section("Source of the probabilities", text)
+    report.section("Summary", "" if strength == 1 else f"At strength {strength:g}.")
+    totals = {e.label: summary([row for row in mine if row["request"] == e.label]) for e in edits}
+    if len(edits) > 1:
+        totals["all"] = summary(mine)
     report.table(
-        ["request", *totals[0]],
-        [[n, *t.values()] for n, t in zip([*labels, "all"], totals, strict=False)],
-        caption=f"Shares and means over the faces, by the {sources.signed_by}.",
+        ["request", *summary(mine)],
+        [[name, *total.values()] for name, total in totals.items()],
+        caption=f"Shares and means over the faces, by the {sources.evaluated_by}.",
     )
     report.section(
-        "What the words mean",
-        "**Satisfied**: what was asked holds with the probability that was asked for. "
-        "**Unreachable**: the whole move was made, and what was asked is still less likely than "
-        "not. The request may contradict itself or what is held, or be nothing that this decoder "
-        "can draw; trying harder is not what is missing. Between the two lies what came near "
-        "without being certain. **Leakage**: change of the probability of an attribute that was "
-        "to stay. **Shift**: root mean square move of a latent dimension, in units of the prior. "
-        "**Evaluations**: of the networks that made the move, for one face.",
+        "Terms",
+        "**Satisfied**: the request holds with the required probability. **Unreachable**: after "
+        "the whole move the request is still less likely than not; it may contradict itself or "
+        "the held attributes, or lie outside what the decoder can draw, and more steps do not "
+        "help. **Leakage**: change of the probability of a held attribute. **Shift**: root mean "
+        "square move of a latent dimension, in units of the prior. **Evaluations**: of the "
+        "networks that made the move, for one face.",
     )
-    shown = min(SHOWN, len(files))
     report.section(
         "Faces",
         "The face, its reconstruction, which is the best that a frozen decoder can do, and one "
         "request a column.",
     )
-    more = f" The first {shown} of {len(files)}." if shown < len(files) else ""
-    caption = f"A green frame: satisfied, says the {sources.signed_by}. A red one: not.{more}"
+    more = f" The first {SHOWN} of {len(files)}." if len(files) > SHOWN else ""
+    caption = f"A green frame: satisfied, by the {sources.evaluated_by}. A red frame: not.{more}"
     report.picture(folder / "edits.png", caption)
-    if len(strengths) > 1:
-        add_strengths(report, folder, faces, drawn, satisfied, edits, strengths, rows)
-    for index in range(shown):
-        report.section(
-            f"Face {files[index]}",
-            ""
-            if index
-            else "The face, its reconstruction, the edit, and what the edit changed in "
-            "the reconstruction: grey where nothing did, twice as strong as it is.",
+    if len(sheets.strengths) > 1:
+        add_strengths(report, folder, sheets, rows)
+    for index, file in enumerate(files[:SHOWN]):
+        legend = (
+            "The face, its reconstruction, the edit, and the change from the reconstruction to the "
+            "edit, doubled; grey is no change."
         )
-        for number, edited in enumerate(edits):
-            row = next(r for r in mine if r["index"] == index and r["request"] == edited.label)
-            image = card(
-                *faces[index], drawn[index, place, number], satisfied[index, place, number]
-            )
-            report.picture(image, _strong(row))
-    leaks = [e for e in edits if not e.outcomes[place].leakage.isnan().all()]
-    if leaks:
-        report.section(
-            "Where it leaks", "Mean leakage of each request (row) into what was held (column)."
-        )
+        report.section(f"Face {file}", "" if index else legend)
+        for number, edit in enumerate(edits):
+            row = next(r for r in mine if r["index"] == index and r["request"] == edit.label)
+            text, _, verdict = row["words"][:-1].replace(" %", "\u00a0%").rpartition(". ")
+            report.picture(sheets.card(index, number), f"{text}. **{verdict}.**")
+    if leaks := [e for e in edits if not e.outcomes[place].leakage.isnan().all()]:
+        report.section("Leakage", "Mean leakage of each request (row) into each held attribute.")
         columns = [name.replace("_", " ") for name in start.names]
         means = [[e.label, *e.outcomes[place].leakage.nanmean(0).tolist()] for e in leaks]
         report.table(["request", *columns], means)
@@ -196,104 +262,25 @@ def write_report(
     return report.save(folder / "report.html")
 
 
-def card(face: Tensor, reconstruction: Tensor, edit: Tensor, satisfied: Tensor) -> bytes:
-    """A face, its reconstruction, an edit of it and the difference of the two, side by side."""
-    difference = (GREY + GAIN * (edit - reconstruction)).clamp(0, 1)
-    none = torch.nan
-    return face_sheet(
-        torch.stack([face, reconstruction, edit, difference])[None],
-        scale=CARD / face.shape[-1],
-        marked=torch.tensor([[none, none, float(satisfied), none]]),
-    )
-
-
-def draw_faces(
-    folder: Path,
-    files: Sequence[str],
-    faces: Tensor,
-    drawn: Tensor,
-    satisfied: Tensor,
-    edits: Sequence[Edited],
-    strengths: Sequence[float],
-) -> None:
-    """A strip for each face in `faces/`, a line a strength, and `edits.png` of the first faces."""
-    heads = ["as it is", "reconstructed", *(_short(edited.label) for edited in edits)]
-    several = len(strengths) > 1
-    sides = [f"strength {strength:g}" for strength in strengths] if several else []
-    unmarked = torch.full((len(files), len(strengths), 2), torch.nan)
-    marks = torch.cat([unmarked, satisfied], 2)
-    both = faces[:, None].expand(-1, len(strengths), *faces.shape[1:])
-    images = torch.cat([both, drawn], 2)
-    (folder / "faces").mkdir(exist_ok=True)
-    for index, file in enumerate(files):
-        notes = [
-            ["", "", *(f"{e.before[index]:.2f} → {e.after[s][index]:.2f}" for e in edits)]
-            for s in range(len(strengths))
-        ]
-        strip = face_sheet(
-            images[index],
-            column_labels=heads,
-            row_labels=sides,
-            marked=marks[index],
-            notes=notes,
-        )
-        (folder / "faces" / f"{index:03d}_{Path(file).stem}.png").write_bytes(strip)
-    shown = min(SHOWN, len(files))
-    place = strengths.index(max(strengths, key=lambda s: (s == 1, s)))
-    sheet = face_sheet(
-        images[:shown, place],
-        scale=1.2,
-        column_labels=heads,
-        row_labels=files[:shown],
-        marked=marks[:shown, place],
-    )
-    (folder / "edits.png").write_bytes(sheet)
-
-
-def add_strengths(
-    report: Report,
-    folder: Path,
-    faces: Tensor,
-    drawn: Tensor,
-    satisfied: Tensor,
-    edits: Sequence[Edited],
-    strengths: Sequence[float],
-    rows: Sequence[Row],
-) -> None:
-    """A strip for each request in `strengths/`, and a table."""
+def add_strengths(report: Report, folder: Path, sheets: Sheets, rows: Sequence[Row]) -> None:
+    """A table of the strengths, and a strip for each request in `strengths/`."""
     report.section(
         "Strength",
-        "The same move, taken in part: 0 is the reconstruction, 1 the whole of it. Only the whole "
-        "move can find a request unreachable.",
+        "The same move, scaled: 0 is the reconstruction, 1 the whole move. Requests are called "
+        "unreachable only after the whole move.",
     )
     kept = ("satisfied", "unreachable", "mean leakage", "largest leakage", "shift")
-    totals = [summary([row for row in rows if row["strength"] == s]) for s in strengths]
-    lines = [[f"{s:g}", *(t[k] for k in kept)] for s, t in zip(strengths, totals, strict=True)]
+    totals = {s: summary([row for row in rows if row["strength"] == s]) for s in sheets.strengths}
+    lines = [[f"{s:g}", *(total[k] for k in kept)] for s, total in totals.items()]
     report.table(["strength", *kept], lines)
     (folder / "strengths").mkdir(exist_ok=True)
-    count = min(STRIPS, len(faces))
-    for number, edited in enumerate(edits):
-        after = torch.stack(edited.after, 1).cpu()
-        notes = [
-            ["", f"{edited.before[i]:.2f}", *(f"{p:.2f}" for p in after[i])] for i in range(count)
-        ]
-        strip = face_sheet(
-            torch.cat([faces[:count], drawn[:count, :, number]], 1),
-            scale=1.5,
-            column_labels=["as it is", "reconstructed", *(f"× {s:g}" for s in strengths)],
-            marked=torch.cat([torch.full((count, 2), torch.nan), satisfied[:count, :, number]], 1),
-            notes=notes,
-        )
-        name = re.sub(r"\W+", "_", edited.label).strip("_")[:40]
+    for number, edit in enumerate(sheets.edits):
+        strip = sheets.strength_strip(number)
+        name = re.sub(r"\W+", "_", edit.label).strip("_")[:40]
         (folder / "strengths" / f"{number:02d}_{name}.png").write_bytes(strip)
-        report.picture(strip, f"{edited.label}, with its probability below.")
+        report.picture(strip, f"{edit.label}, with its probability below.")
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= 24 else "the expression"
-
-
-def _strong(row: Row) -> str:
-    """A receipt in words with its verdict in bold."""
-    text, _, verdict = row["words"][:-1].replace(" %", "\N{NO-BREAK SPACE}%").rpartition(". ")
-    return f"{text}. **{verdict}.**"
+def _framed(satisfied: Tensor) -> Tensor:
+    """Marks of a face and its reconstruction, which have none, and of edits `(..., R)`."""
+    return torch.cat([torch.full((*satisfied.shape[:-1], 2), NONE), satisfied], -1)

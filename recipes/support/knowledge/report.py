@@ -1,8 +1,8 @@
-"""What `knowledge` measures and draws at the end, with the paper's figures beside ours."""
+"""The evaluation of `knowledge`, its pictures, and its report with the paper's figures."""
 
 from __future__ import annotations
 
-__all__ = ["answers", "measure", "pictures", "same", "write"]
+__all__ = ["identical", "measure", "outputs", "pictures", "write_report"]
 
 import math
 from collections.abc import Mapping
@@ -25,20 +25,22 @@ PAPER = {  # Livne & Fleet (2018), table of figure 3, in bits per dimension
     "digit": (2.34, None),
 }
 OTHERS = {"NICE": 4.39, "RealNVP": 1.94, "MAF MoG": 1.51, "MADE MoG": 1.39}  # quoted there
-WALKED = (3, 4, 7)  # digits whose characteristic is walked
-REACH = 2.0  # of the walk, in standard deviations of p(C)
+WALKED = (3, 4, 7)  # digits whose code is varied
+REACH = 2.0  # of the codes, in standard deviations of p(C)
 TILES = 16
 BATCH = 500
 
 
-def answers(base: KnowledgeBase, z: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """Everything that each knowledge says of `z`, and its samples at fixed seeds."""
-    with torch.no_grad():
-        return {k.name: (k(z), k.log_prob(z), k.code(z), k.sample(4)) for k in base}
+@torch.no_grad()
+def outputs(base: KnowledgeBase, z: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """Log-odds, likelihoods, codes and samples of each knowledge."""
+    return {k.name: (k(z), k.log_prob(z), k.code(z), k.sample(4)) for k in base}
 
 
-def same(before: Mapping[str, tuple[Tensor, ...]], after: Mapping[str, tuple[Tensor, ...]]) -> bool:
-    """Whether all older answers are what they were, bit for bit."""
+def identical(
+    before: Mapping[str, tuple[Tensor, ...]], after: Mapping[str, tuple[Tensor, ...]]
+) -> bool:
+    """Whether all older outputs are bit-identical."""
     pairs = ((a, b) for name in before for a, b in zip(before[name], after[name], strict=True))
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -54,107 +56,85 @@ def measure(
         base: All knowledge.
         x: Images in bytes.
         labels: One column for each knowledge, in the order of `base.names`.
-        seed: Of the uniform draw in each bin.
+        seed: Seed of the dequantisation noise.
     """
     x = x.float() / 255
     u = noise(0, len(x), model.sample_shape, seed=seed, purpose="test grids", uniform=True).to(x)
     prior = model.bits_per_dimension(x, u).cpu()
-    odds = torch.cat([base(model.dequantise(x[i], u[i])) for i in _parts(len(x))]).cpu()
-    rows: dict[str, Tensor] = {}
-    for i, name in enumerate(base.names):
-        chosen = (labels[:, i] > 0.5).nonzero()[:, 0]
-        rows[name] = chosen
-        at = chosen.to(x.device)
-        if len(at):
-            rows[f"{name} bits"] = model.bits_per_dimension(x[at], u[at], base[name].log_prob).cpu()
+    parts = zip(x.split(BATCH), u.split(BATCH), strict=True)
+    odds = torch.cat([base(model.dequantise(*part)) for part in parts]).cpu()
+    rows = {name: (labels[:, i] > 0.5).nonzero()[:, 0] for i, name in enumerate(base.names)}
+    bits = {
+        name: model.bits_per_dimension(x[at], u[at], base[name].log_prob).cpu()
+        for name, at in rows.items()
+        if len(at)
+    }
     digits = [name for name in base.names if name.startswith("digit_")]
     first = base.names.index(digits[0])
-    mnist, omniglot = rows["mnist"], rows["omniglot"]
-    own = torch.cat([rows[f"{name} bits"] for name in digits if f"{name} bits" in rows])
-    guess = odds[mnist, first : first + 10].argmax(1)
-    truth = labels[mnist, first : first + 10].argmax(1)
+    guess, truth = (y[rows["mnist"], first : first + 10].argmax(1) for y in (odds, labels))
     right = ((odds > 0) == (labels > 0.5)).float().mean(0)
-    sizes = {"mnist": len(mnist), "omniglot": len(omniglot)}
+    # the entropy of the histogram of the training pixels, each pixel coded by itself
+    share = (model.levels.double() / model.levels.double().sum()).log2()
+    sets = ("mnist", "omniglot")
+    histogram = {n: -share[(255 * x[rows[n]]).round().long()].mean() for n in sets}
+    mean = {name: value.mean().item() for name, value in bits.items()}
     return {
-        "test_images": sizes,
+        "test_images": {name: len(rows[name]) for name in sets},
         "bits_per_dimension": {
-            "prior_mnist": prior[mnist].mean().item(),
-            "prior_omniglot": prior[omniglot].mean().item(),
-            "data_set_mnist": rows["mnist bits"].mean().item(),
-            "data_set_omniglot": rows["omniglot bits"].mean().item(),
-            "digit_mnist": own.mean().item(),
-            "pixel_histogram_mnist": _histogram(model, x[mnist.to(x.device)]),
-            "pixel_histogram_omniglot": _histogram(model, x[omniglot.to(x.device)]),
+            **{f"prior_{name}": prior[rows[name]].mean().item() for name in sets},
+            **{f"data_set_{name}": mean[name] for name in sets},
+            "digit_mnist": torch.cat([bits[n] for n in digits if n in bits]).mean().item(),
+            **{f"pixel_histogram_{name}": histogram[name].item() for name in sets},
         },
-        "bits_per_dimension_of_each_digit": {
-            name: rows[f"{name} bits"].mean().item() for name in digits if f"{name} bits" in rows
-        },
+        "bits_per_dimension_of_each_digit": {n: mean[n] for n in digits if n in mean},
         "accuracy_of_ten_digits": (guess == truth).float().mean().item(),
         "accuracy": dict(zip(base.names, right.tolist(), strict=True)),
     }
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + BATCH) for start in range(0, count, BATCH)]
-
-
-def _histogram(model: PixelFlow, x: Tensor) -> float:
-    """What the histogram of the training pixels alone costs, each pixel coded by itself."""
-    share = model.levels.double() / model.levels.double().sum()
-    return -share[(255 * x).round().long()].log2().mean().item()
-
-
 @torch.no_grad()
 def pictures(model: PixelFlow, base: KnowledgeBase, seed: int) -> dict[str, tuple[bytes, str]]:
-    """Sheets of samples as PNG, and what each shows."""
+    """Sheets of samples as PNG, and their captions."""
     digits = [name for name in base.names if name.startswith("digit_")]
 
-    def sheet(z: Tensor, columns: int) -> bytes:
+    def sheet(z: Tensor, columns: int = 8) -> bytes:
         x = torch.nn.functional.interpolate(model.image(z), scale_factor=2)
         return png(grid(x, columns=columns, margin=1))
 
-    def asked(present: list[str], absent: list[str] | None = None) -> bytes:
-        return sheet(base.sample(TILES, present=present, absent=absent or [], seed=seed), 8)
+    def joint(present: list[str], absent: list[str]) -> bytes:
+        return sheet(base.sample(TILES, present=present, absent=absent, seed=seed))
 
-    columns = [base[name].sample(8, seed=seed) for name in digits]
+    each = torch.stack([base[name].sample(8, seed=seed) for name in digits], 1).flatten(0, 1)
+    mnist, omniglot = (base[name].sample(2 * TILES, seed=seed) for name in ("mnist", "omniglot"))
     shown = {
-        "prior": (sheet(model.flow.sample(2 * TILES, seed=seed), 8), "The frozen prior."),
-        "mnist": (sheet(base["mnist"].sample(2 * TILES, seed=seed), 8), "`mnist` present."),
-        "omniglot": (
-            sheet(base["omniglot"].sample(2 * TILES, seed=seed), 8),
-            "`omniglot` present, added last.",
-        ),
+        "prior": (sheet(model.flow.sample(2 * TILES, seed=seed)), "The frozen prior."),
+        "mnist": (sheet(mnist), "`mnist` present."),
+        "omniglot": (sheet(omniglot), "`omniglot` present, added last."),
         "digits": (
-            sheet(torch.stack(columns, 1).flatten(0, 1), len(digits)),
-            "Each digit's knowledge, 0 to 9 from left to right; 9 was added later.",
+            sheet(each, len(digits)),
+            "Knowledge of the digits 0 to 9, the last added late.",
         ),
-        "two": (asked(["mnist", "digit_3"]), "`mnist` and `digit_3` present."),
-        "absence": (
-            asked(["mnist"], digits[:5]),
-            "`mnist` present, and the digits 0 to 4 absent.",
-        ),
+        "two": (joint(["mnist", "digit_3"], []), "`mnist` and `digit_3` present."),
+        "absence": (joint(["mnist"], digits[:5]), "`mnist` present, the digits 0 to 4 absent."),
     }
     size = base["mnist"].density.size
     steps = torch.linspace(-REACH, REACH, 9)
     for digit in WALKED:
-        rows = []
-        for axis in range(size):
-            for step in steps:
-                c = torch.zeros(1, size)
-                c[0, axis] = step
-                rows.append(base[f"digit_{digit}"].sample(1, seed=seed, c=c))
+        codes = torch.zeros(size, len(steps), size)
+        codes[range(size), :, range(size)] = steps
+        walk = [base[f"digit_{digit}"].sample(1, seed=seed, c=c[None]) for c in codes.flatten(0, 1)]
         shown[f"walk_{digit}"] = (
-            sheet(torch.cat(rows), len(steps)),
-            f"`digit_{digit}`: each row walks one dimension of C from {-REACH:g} to {REACH:g}, the "
-            f"noise being the same.",
+            sheet(torch.cat(walk), len(steps)),
+            f"`digit_{digit}`: each row varies one dimension of C from {-REACH:g} to {REACH:g} at "
+            f"the same noise.",
         )
     return shown
 
 
-def write(
+def write_report(
     path: Path, results: dict[str, Any], shown: Mapping[str, tuple[bytes, str]], flags: Any
 ) -> None:
-    """The report, one file that loads nothing."""
+    """The report as one HTML file."""
     bits, sizes = results["bits_per_dimension"], results["test_images"]
     report = Report(
         "Knowledge over a frozen flow of pixels",
@@ -163,14 +143,13 @@ def write(
     report.section(
         "Bits per dimension",
         f"Lower is better. {sizes['mnist']:,} MNIST and {sizes['omniglot']:,} Omniglot test "
-        f"images, padded with black, dequantised by one uniform draw. The data set's and the "
-        f"digit's rows give each image to its own knowledge, whose likelihood is a lower bound, "
-        f"so that its bits are an upper bound. The padding is counted, as in the paper, and is "
-        f"cheap: of 28 x 28 images in 32 x 32, bits for each inner pixel are up to 1.31 times as "
-        f"many. The rivals' figures may be of images without padding.\n\nA perfect prior of both "
-        f"data sets would gain about log2(20) / 1024 = {math.log2(20) / 1024:.4f} bits per "
-        f"dimension from the label of a digit. **Whatever is gained beyond that was missing in the "
-        f"prior**, and is model that the knowledge adds.",
+        f"images, padded with black, with one uniform draw of dequantisation noise. Each image is "
+        f"scored by the knowledge of its own data set or digit, whose likelihood is a lower bound, "
+        f"so that these bits are upper bounds. The padding counts, as in the paper: bits per pixel "
+        f"of the inner 28 x 28 are up to 1.31 times as many. The figures of other models may be of "
+        f"images without padding.\n\nA perfect prior of both data sets would gain about "
+        f"log2(20) / 1024 = {math.log2(20) / 1024:.4f} bits per dimension from the label of a "
+        f"digit. **Any further gain was missing in the prior**, and is modelled by the knowledge.",
     )
     ours = {
         "prior": ("prior_mnist", "prior_omniglot"),
@@ -207,16 +186,16 @@ def write(
         ],
     )
     report.section(
-        "Online",
-        "Two were added to a base that was in use. Log-odds, likelihoods, code_size and "
-        "samples of every older knowledge, before and after:",
+        "Late additions",
+        "Two were added to a base that was in use. Log-odds, likelihoods, codes and samples of all "
+        "older knowledge are compared before and after:",
     )
-    unchanged = results["older_answers_bit_identical"]
+    unchanged = results["older_outputs_bit_identical"]
     report.table(
-        ["added", "older answers bit-identical"],
+        ["added", "older outputs bit-identical"],
         [[name, "met" if value else "missed"] for name, value in unchanged.items()],
     )
-    report.section("Samples", "Drawn with a fixed seed, not chosen.")
+    report.section("Samples", "Drawn with a fixed seed, not selected.")
     for picture, caption in shown.values():
         report.picture(picture, caption)
     report.settings(flags)

@@ -1,4 +1,4 @@
-"""The flags of `latent_flow`, and which of them contradict each other."""
+"""The flags of `latent_flow`, and a check of their combinations."""
 
 from __future__ import annotations
 
@@ -6,39 +6,33 @@ __all__ = ["TRAINING", "AutoencoderFlags", "Flags", "FlowFlags", "check"]
 
 from dataclasses import dataclass, field
 
-from pretrain_vae import RunFlags
-
 from latentctl.errors import InputError, UnknownNameError
 
 from ..images import ImageFlags
+from ..models import DecoderFlags
+from ..run import RunFlags
 
 TRAINING = ("post-hoc", "joint", "regularised", "vae-flow")
 
 
 @dataclass
-class AutoencoderFlags:
-    """The autoencoder; trained here if none is given."""
+class AutoencoderFlags(DecoderFlags):
+    """The autoencoder; trained here if none is given, which only post-hoc allows."""
 
-    pretrained_model_name_or_path: str | None = None
-    """A folder or hub id of a reference VAE, for post-hoc."""
-    revision: str | None = None
-    """Its revision on the hub."""
-    decoder: str | None = None
-    """FILE.py:FUNCTION that returns any model which `latentctl.wrap` takes, for post-hoc."""
     autoencoder: str | None = None
     """ae or vae, for post-hoc; ae by default."""
     latent_size: int = 20
     """Dimensions of the latent."""
     width: int = 16
-    """Channels of its first layer."""
+    """Channels of the first layer."""
     sigma_x: float = 0.1
-    """Standard deviation of a VAE's pixel likelihood, for post-hoc: small is sharp."""
+    """Standard deviation of a VAE's pixel likelihood, for post-hoc: a small one is sharp."""
     perceptual: str | None = None
-    """A timm network: L1 distances of its features are added to the reconstruction error."""
+    """A timm network whose features' L1 distances are added to the reconstruction error."""
     perceptual_weights: str | None = None
     """A local file with its weights; from the hub if not given."""
     max_train_steps: int = 1500
-    """Steps of the autoencoder, and of a flow that is trained with it."""
+    """Steps of the autoencoder, and of a flow that is trained jointly."""
     train_batch_size: int = 128
     """Images in a step of one process."""
     autoencoder_learning_rate: float = 1e-3
@@ -54,7 +48,7 @@ class FlowFlags:
     kind: str = "coupling"
     """coupling, spline or, post-hoc only, matching."""
     flow_width: int = 256
-    """Units of each layer of its networks."""
+    """Units of each layer of the flow's networks."""
     blocks: int = 4
     """Blocks of two couplings."""
     beta: float = 400.0
@@ -78,23 +72,23 @@ class Flags:
 
 
 def check(flags: Flags) -> None:
-    """Raises where flags contradict each other."""
+    """Raises an `InputError` if flags contradict each other."""
     base, training = flags.base, flags.flow.training
     if training not in TRAINING:
         raise UnknownNameError("--training", training, TRAINING)
     if base.autoencoder not in (None, "ae", "vae"):
         raise UnknownNameError("--autoencoder", base.autoencoder, ("ae", "vae"))
     if base.perceptual_weights and not base.perceptual:
-        raise InputError("--perceptual_weights belongs to a network: name it with --perceptual.")
+        raise InputError("--perceptual_weights needs a network: name it with --perceptual.")
     if training == "post-hoc":
         return
     if base.decoder or base.pretrained_model_name_or_path or base.autoencoder:
         raise InputError(
-            f"--training {training} trains an autoencoder of its own kind together with the flow: "
-            f"leave out --autoencoder, --decoder and --pretrained_model_name_or_path."
+            f"--training {training} trains its own autoencoder together with the flow: leave out "
+            f"--autoencoder, --decoder and --pretrained_model_name_or_path."
         )
     if flags.flow.kind == "matching":
         raise InputError(
-            f"--training {training} needs a density at every step, and that of a matching flow "
-            f"costs too much: take --kind coupling or spline, or --training post-hoc."
+            f"--training {training} evaluates the density at every step, which is too slow for a "
+            f"matching flow: use --kind coupling or spline, or --training post-hoc."
         )

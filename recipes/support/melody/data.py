@@ -1,21 +1,15 @@
 """Melodies for the recipes: from parquet files, from a folder of MIDI files, or from music21.
 
-In use is the first of: `--train_data_dir`, a folder that `datasets.load_dataset` reads (its column
-`tokens` has one number for each sixteenth) or one with MIDI files, at any depth; and tunes of
-music21's bundled corpus, where that package is installed. The log says which, and what was left
-out and why.
-
-What is a melody among the notes of a file is decided in `melody_midi`. Duplicates are left out, and
-files and tunes are held out whole.
+The source is the first of: `--train_data_dir`, a folder that `datasets.load_dataset` reads (its
+column `tokens` has one number for each sixteenth) or one with MIDI files at any depth; and tunes of
+music21's corpus, where that package is installed. The log names the source, and which files were
+left out and why. Melodies are taken from notes in `midi.py`. Duplicates are removed, and each file
+or tune is in one split only.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "Melodies",
-    "MelodyDataFlags",
-    "load_melodies",
-]
+__all__ = ["Melodies", "MelodyDataFlags", "load_melodies"]
 
 import importlib.util
 import logging
@@ -40,21 +34,21 @@ logger = logging.getLogger(__name__)
 MIDI_SUFFIXES = (".mid", ".midi")
 COLLECTIONS = ("oneills1850", "ryansMammoth", "essenFolksong")
 SPLITS = ("train", "validation", "test")
-SHOWN = 5  # files named one by one, of each reason to leave files out
+SHOWN = 5  # files that the log names for each reason to leave files out
 
 
 @dataclass
 class MelodyDataFlags:
-    """Where the melodies come from."""
+    """The melodies."""
 
     train_data_dir: str | None = None
     """A folder of parquet files (train, validation, test), or of MIDI files."""
     bars: int = 2
     """Bars of a melody."""
     max_train_samples: int | None = None
-    """Use only so many training melodies."""
+    """Largest number of training melodies, drawn at random."""
     max_tunes: int = 500
-    """Tunes taken from music21, where there is no --train_data_dir."""
+    """Tunes taken from music21, without --train_data_dir."""
 
 
 class Melodies(Dataset[Tensor]):
@@ -76,10 +70,10 @@ class Melodies(Dataset[Tensor]):
 
 
 def load_melodies(flags: MelodyDataFlags, seed: int = 0) -> dict[str, Melodies]:
-    """The splits `train`, `validation` and `test`; files and tunes are held out whole.
+    """The splits `train`, `validation` and `test`; each file or tune is in one of them.
 
     Raises:
-        InputError: If there is no such folder, nothing in it can be used, or nothing is named and
+        InputError: If there is no such folder, nothing in it can be used, or no folder is named and
             music21 is not installed.
     """
     if flags.train_data_dir is None:
@@ -104,7 +98,7 @@ def _parquet(folder: Path, bars: int) -> dict[str, Melodies]:
 
     try:
         loaded = datasets.load_dataset(str(folder))
-    except Exception as error:  # of many kinds, and none says what would do
+    except Exception as error:  # of many kinds
         raise InputError(
             f"--train_data_dir {folder} holds neither MIDI files nor parquet files that can be "
             f"read ({type(error).__name__}: {str(error).splitlines()[0]})."
@@ -131,7 +125,7 @@ def _parquet(folder: Path, bars: int) -> dict[str, Melodies]:
 
 
 def _midi(files: Sequence[Path]) -> list[list[Tune]]:
-    """The tunes of each file that can be used; what cannot is reported and counted."""
+    """The tunes of each file; files that cannot be used are logged and counted."""
     if importlib.util.find_spec("symusic") is None:
         raise InputError("MIDI files are read by symusic: pip install 'latentctl[midi]'.")
     left_out: Counter[str] = Counter()
@@ -155,17 +149,15 @@ def _midi(files: Sequence[Path]) -> list[list[Tune]]:
 
 
 def _music21(max_tunes: int) -> list[list[Tune]]:
-    """Tunes of the corpus that comes with music21, each in 4/4 throughout."""
+    """Tunes of music21's corpus, each in 4/4 throughout."""
     if importlib.util.find_spec("music21") is None:
         raise InputError(
-            "There are no melodies to train on. Give --train_data_dir, a folder of MIDI or parquet "
-            "files, or pip install music21, whose corpus of folk tunes is then used."
+            "No melodies are named. Give --train_data_dir, a folder of MIDI or parquet files, or "
+            "pip install music21, whose corpus of folk tunes is then used."
         )
     from music21 import corpus
 
-    logger.warning(
-        "Melodies: up to %d tunes of music21's corpus; reading takes minutes.", max_tunes
-    )
+    logger.warning("Melodies: up to %d tunes of music21; reading takes minutes.", max_tunes)
     tunes: list[list[Tune]] = []
     for path in (path for name in COLLECTIONS for path in corpus.getComposer(name)):
         parsed = corpus.parse(path)
@@ -196,7 +188,7 @@ def _from_score(score: Any) -> Tune | None:
 
 
 def _split(tunes: Sequence[Sequence[Tune]], bars: int, seed: int) -> dict[str, Melodies]:
-    """Melodies of all tunes, a tenth of the files held out for validation and one for the test."""
+    """Melodies of all tunes; a tenth of the files is for validation, a tenth for the test."""
     seen: set[bytes] = set()
     of_file = []
     for file in tunes:
@@ -212,13 +204,9 @@ def _split(tunes: Sequence[Sequence[Tune]], bars: int, seed: int) -> dict[str, M
     if len(of_file) < 3:
         raise InputError(
             f"{len(of_file)} of {len(tunes)} tunes have a melody of {bars} bars in 4/4; at least 3 "
-            f"are needed, to train, validate and test on different ones. The log says what was "
-            f"left out."
+            f"are needed, one for each split. Add tunes; the log lists those that were left out."
         )
     order = permutation(len(of_file), seed=seed, epoch=0, purpose="tunes").tolist()
-    places = {
-        "validation": order[:held],
-        "test": order[held : 2 * held],
-        "train": order[2 * held :],
-    }
-    return {name: Melodies(torch.cat([of_file[i] for i in places[name]])) for name in SPLITS}
+    parts = order[2 * held :], order[:held], order[held : 2 * held]
+    files = dict(zip(SPLITS, parts, strict=True))
+    return {name: Melodies(torch.cat([of_file[i] for i in rows])) for name, rows in files.items()}

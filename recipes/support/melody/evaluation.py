@@ -1,14 +1,24 @@
-"""What `melody_rewards` answers and measures: requests from fresh starts, edits of real tunes."""
+"""Evaluation of `melody_rewards`: requests from new samples of the prior, edits of real tunes."""
 
 from __future__ import annotations
 
-__all__ = ["LEARNED", "answers", "critic_of_edits", "edits_of", "encoded", "measure"]
+__all__ = [
+    "LEARNED",
+    "answers",
+    "critic_of_edits",
+    "edits_of",
+    "encoded",
+    "measure",
+    "reconstruction_scores",
+]
 
 import math
 
 import torch
 from latentctl_adapters.melody_rewards import C_MAJOR, onsets
+from latentctl_adapters.melody_vae import MelodyVAE
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 import latentctl
 from latentctl import Decoder, Latents, RewardCritic
@@ -17,20 +27,18 @@ from latentctl.rewards import CountedRewards, Exploration, RuleEdit
 from latentctl.rewards.reward_calls import Reward
 
 from .data import Melodies
-from .metrics import NgramModel, diversity, notes_changed, told_apart
+from .metrics import NgramModel, classifier_auc, diversity, notes_changed
 
 COMPARED = 1000  # melodies of an n-gram likelihood and of a classifier, on each side
-LEARNED = 8000  # melodies that the n-gram model learns from
-CHUNK = 500
+LEARNED = 8000  # melodies to which the n-gram model is fitted
+CHUNK = 500  # melodies encoded or decoded at once
 
 
-@torch.no_grad()
 def encoded(decoder: Decoder, melodies: Melodies, count: int, seed: int) -> Latents:
-    """Encodings of some melodies."""
-    order = permutation(len(melodies), seed=seed, epoch=0, purpose="encodings")[:count]
-    parts = [decoder.encode(melodies[rows]) for rows in order.split(CHUNK)]
-    std = [part.std for part in parts if part.std is not None]
-    return Latents(torch.cat([p.mean for p in parts]), torch.cat(std) if std else None)
+    """Encodings of `count` melodies, drawn at random."""
+    rows = permutation(len(melodies), seed=seed, epoch=0, purpose="encodings")[:count]
+    q = decoder.encode(melodies[rows], batch_size=CHUNK)
+    return Latents(q.mean, q.std)
 
 
 @torch.no_grad()
@@ -39,18 +47,18 @@ def answers(
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Latents `(N, D)`, melodies `(N, T)` and starts of each request, from the same starts.
 
-    The requests are nothing (the prior), the first rule, each other rule, and all of them.
+    The requests are none (the prior), each rule, and all of them.
     """
     names = found.critic.names
     start = decoder.prior.sample(count, seed=seed)
-    asked = {"prior": [], **{name: [name] for name in names}}
+    requests: dict[str, list[str]] = {"prior": [], **{name: [name] for name in names}}
     if len(names) > 1:
-        asked[" and ".join(names)] = list(names)
+        requests[" and ".join(names)] = list(names)
     result = {}
-    for title, rules in asked.items():
+    for title, rules in requests.items():
         y = torch.tensor([[1.0 if name in rules else math.nan for name in names]])
         z = found.actor(start, y) if rules else start
-        result[title] = (z, torch.cat([decoder.decode(part) for part in z.split(CHUNK)]), start)
+        result[title] = (z, decoder.decode(z, batch_size=CHUNK), start)
     return result
 
 
@@ -62,7 +70,7 @@ def measure(
     real: Tensor,
     model: NgramModel | None,
 ) -> dict[str, float]:
-    """What melodies came to: rewards, and everything that a cheat of them would spoil.
+    """Rewards of melodies, and measures that degenerate solutions of the rules would lower.
 
     Arguments:
         z: Latents, `(N, D)`.
@@ -70,17 +78,17 @@ def measure(
         start: Latents before the move.
         rules: The rules by name.
         real: Encodings of real melodies, with the posterior's noise, `(M, D)`.
-        model: Of the likelihood of melodies.
+        model: The n-gram model of real melodies.
     """
     scores = CountedRewards(rules)(x)
     row: dict[str, float] = {}
     for name, column in zip(rules, scores.unbind(1), strict=True):
         row[f"{name} reward"] = column.nanmean().item()
-        row[f"{name} kept"] = (column == 1).float().mean().item()
-    row["all kept"] = (scores == 1).all(1).float().mean().item()
+        row[f"{name} satisfied"] = (column == 1).float().mean().item()
+    row["all satisfied"] = (scores == 1).all(1).float().mean().item()
     row |= diversity(x)
     row["likelihood"] = model(x[:COMPARED]).mean().item() if model else math.nan
-    row["told apart"] = told_apart(real[:COMPARED], z[:COMPARED])
+    row["classifier AUC"] = classifier_auc(real[:COMPARED], z[:COMPARED])
     row["norm"] = z.norm(dim=1).mean().item()
     row["shift"] = (z - start).square().mean(1).sqrt().mean().item()
     return row
@@ -95,7 +103,7 @@ def critic_of_edits(
     train_steps: int = 1200,
     seed: int = 0,
 ) -> RewardCritic:
-    """A critic that knows the neighbourhood of encodings, where an actor's critic has not been."""
+    """A critic fitted near encodings, where edits start and the actor's critic has no samples."""
     count = min(samples, 2 * len(encodings))
     near = latentctl.encoding_rewards(decoder, rewards, encodings, count, seed=seed)
     return RewardCritic.fit(near, dropout=0.2, max_train_steps=train_steps, seed=seed)
@@ -104,30 +112,50 @@ def critic_of_edits(
 def edits_of(
     decoder: Decoder, critic: RewardCritic, rules: dict[str, Reward], tunes: Tensor
 ) -> dict[str, tuple[RuleEdit, dict[str, float]]]:
-    """Edits of real tunes into each rule and into all of them, with their receipts."""
-    names = list(rules)
+    """Edits of real tunes towards each rule and towards all of them, with their receipts."""
+    names, before = list(rules), CountedRewards(rules)(tunes)
     result = {}
-    for asked in [[name] for name in names] + ([names] if len(names) > 1 else []):
-        out = latentctl.edit_by_rule(decoder, critic, rules, tunes, rules=asked)
+    for requested in [[name] for name in names] + ([names] if len(names) > 1 else []):
+        out = latentctl.edit_by_rule(decoder, critic, rules, tunes, rules=requested)
         changed, notes = notes_changed(out.x, tunes).float(), onsets(tunes).sum(1)
-        open_ = out.steps > 0
+        moved = out.steps > 0
+        satisfied = (before[:, [names.index(name) for name in requested]] == 1).all(1)
         receipt = {
-            "kept before": (CountedRewards(rules)(tunes)[:, [names.index(n) for n in asked]] == 1)
-            .all(1)
-            .float()
-            .mean()
-            .item(),
-            "kept": out.satisfied.float().mean().item(),
+            "satisfied before": satisfied.float().mean().item(),
+            "satisfied": out.satisfied.float().mean().item(),
             "changed": changed.mean().item(),
-            "share changed": (changed / notes)[open_].median().item() if open_.any() else 0.0,
+            "share changed": (changed / notes)[moved].median().item() if moved.any() else 0.0,
             "steps": out.steps.float().mean().item(),
             "calls": out.calls / len(tunes),
         }
-        if asked == ["c_major"]:
-            wrong = onsets(tunes) & ~torch.isin(tunes % 12, torch.tensor(C_MAJOR))
-            had = wrong.sum(1)
-            some = out.satisfied & (had > 0)
+        if requested == ["c_major"]:
+            outside = (onsets(tunes) & ~torch.isin(tunes % 12, torch.tensor(C_MAJOR))).sum(1)
+            some = out.satisfied & (outside > 0)
             if some.any():
-                receipt["changed / had to"] = (changed / had)[some].median().item()
-        result[" and ".join(asked)] = (out, receipt)
+                receipt["changed / required"] = (changed / outside)[some].median().item()
+        result[" and ".join(requested)] = (out, receipt)
     return result
+
+
+@torch.no_grad()
+def reconstruction_scores(model: MelodyVAE, x: Tensor) -> dict[str, float]:
+    """Reconstruction of melodies `x (N, steps)` from the mean of their posterior.
+
+    Returns:
+        `greedy`, the share of steps that are right; `exact`, the share of melodies without an
+        error; `teacher_forced`, the share of right steps given the true tokens before them; `nll`
+        and `kl` in nats per melody.
+    """
+    device = next(model.parameters()).device
+    sums = dict.fromkeys(("greedy", "exact", "teacher_forced", "nll", "kl"), 0.0)
+    for part in x.split(256):
+        part = part.to(device)
+        q = model.encode(part)
+        right = model.decode(q.mean) == part
+        forced = model.logits(part, q.mean).argmax(2) == part
+        sums["greedy"] += right.float().mean(1).sum().item()
+        sums["exact"] += right.all(1).sum().item()
+        sums["teacher_forced"] += forced.float().mean(1).sum().item()
+        sums["nll"] -= model.log_prob(part, q.mean).sum().item()
+        sums["kl"] += kl_divergence(q, Normal(0.0, 1.0)).sum().item()
+    return {name: value / len(x) for name, value in sums.items()}

@@ -1,8 +1,8 @@
-"""Melodies to look at and to listen to: piano rolls as PNG, sound as WAV, both without a network.
+"""Melodies as pictures and sound: piano rolls as PNG, and a synthesiser that writes WAV.
 
-A melody is a row of whole numbers, one a sixteenth: 0 ... 127 strikes the note of that MIDI pitch,
-128 holds it, 129 rests. The synthesiser plays one note at a time: eight harmonics of the pitch that
-fade as those of a plucked string do, the higher ones sooner.
+A melody is a row of integers, one a sixteenth: 0 ... 127 starts the note of that MIDI pitch, 128
+holds it, 129 is a rest. A note is eight harmonics of its pitch with exponential decay, as of a
+plucked string; higher harmonics decay faster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latentctl.errors import InputError, ShapeError
 
-from ..figures import BLUE, INK, LINE, NOT_SATISFIED, PLOT_DPI, SOFT, drawing, png_of
+from ..figures import BLUE, INK, LINE, NOT_SATISFIED, SOFT, drawing, png_of
 
 BAR = 16  # sixteenths
 RATE = 16_000  # samples a second
@@ -28,7 +28,7 @@ HARMONICS = 8
 
 
 class Note(NamedTuple):
-    """A note: its MIDI pitch, its first sixteenth and how many it lasts."""
+    """A note: its MIDI pitch, its first sixteenth and its length in sixteenths."""
 
     pitch: int
     start: int
@@ -59,26 +59,24 @@ def piano_rolls(
     """The PNG of `R` by `C` piano rolls; notes outside the pitch classes are red.
 
     Arguments:
-        melodies: `(R, C, T)` whole numbers. Rolls of a row share their range of pitches.
+        melodies: `(R, C, T)` integers. The rolls of a row share one range of pitches.
         row_labels: At the left, `R` or none.
         column_labels: Above, `C` or none.
-        pitch_classes: What is not red, 0 being C.
+        pitch_classes: Those that are not red; 0 is C.
 
     Raises:
         ShapeError: If melodies or labels are not of one `R` by `C`.
-        InputError: If something is no melody.
+        InputError: If a token is out of range.
     """
     if melodies.ndim != 3 or melodies.numel() == 0:
         raise ShapeError(f"Piano rolls need melodies (R, C, T), these are {tuple(melodies.shape)}.")
     if melodies.is_floating_point() or int(melodies.min()) < 0 or int(melodies.max()) > REST:
-        raise InputError(f"Melodies are whole numbers from 0 to {REST}.")
+        raise InputError(f"Melodies are integers from 0 to {REST}.")
     rows, columns, steps = melodies.shape
     if len(row_labels) not in (0, rows) or len(column_labels) not in (0, columns):
         raise ShapeError(f"The labels do not fit {rows} rows and {columns} columns of melodies.")
     wide = max(1.8, min(4.5, steps / 16))
-    with drawing(PLOT_DPI) as figure:
-        figure.set_size_inches(wide * columns + 0.9, rows + 0.4)
-        figure.set_layout_engine("constrained")
+    with drawing(size=(wide * columns + 0.9, rows + 0.4)) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for r in range(rows):
             pitches = melodies[r][melodies[r] < HOLD]
@@ -88,7 +86,7 @@ def piano_rolls(
                 roll = axes[r, c]
                 for note in notes_of(melodies[r, c]):
                     colour = BLUE if note.pitch % 12 in pitch_classes else NOT_SATISFIED
-                    # a gap at its end, so that two notes of one pitch are two
+                    # a gap at its end separates two notes of one pitch
                     roll.barh(note.pitch, note.length - 0.15, 0.85, note.start, color=colour)
                 for octave in range(low // 12, high // 12 + 1):
                     if low <= 12 * octave <= high:
@@ -111,9 +109,9 @@ def wave_of(melody: Tensor | Sequence[int], *, beats_per_minute: float = 110) ->
         InputError: If the tempo is not positive.
     """
     if not beats_per_minute > 0:
-        raise InputError(f"The tempo is in beats a minute and positive, not {beats_per_minute}.")
+        raise InputError(f"The tempo must be positive, it is {beats_per_minute} beats a minute.")
     step = 60 / beats_per_minute / 4
-    tail = 0.4  # seconds in which the last note fades
+    tail = 0.4  # seconds for the decay of the last note
     sound = torch.zeros(round((len(torch.as_tensor(melody)) * step + tail) * RATE))
     for note in notes_of(melody):
         first = round(note.start * step * RATE)
@@ -130,13 +128,13 @@ def wave_of(melody: Tensor | Sequence[int], *, beats_per_minute: float = 110) ->
 
 
 def _tone(pitch: int, seconds: float, release: float = 0.06) -> Tensor:
-    """One note, which fades while it is held and ends within `release` seconds after it."""
+    """One note, which decays while it is held and ends within `release` seconds after it."""
     frequency = 440 * 2 ** ((pitch - 69) / 12)
     t = torch.arange(round((seconds + release) * RATE)) / RATE
     orders = torch.arange(1, HARMONICS + 1)
     orders = orders[orders * frequency < RATE / 2][:, None]
-    fading = torch.exp(-t * (1.2 + 0.7 * orders))
-    tone = (torch.sin(2 * torch.pi * frequency * orders * t) * fading / orders**1.3).sum(0)
+    decay = torch.exp(-t * (1.2 + 0.7 * orders))
+    tone = (torch.sin(2 * torch.pi * frequency * orders * t) * decay / orders**1.3).sum(0)
     attack = (t / 0.008).clamp(max=1)
     ending = ((seconds + release - t) / release).clamp(0, 1)
     return 0.3 * tone * attack * ending

@@ -1,17 +1,17 @@
-r"""What melodies are like, by measures that no critic and no rule has a part in.
+r"""Measures of melodies that are independent of critics and rules.
 
-    distinct       share of different melodies
-    edit distance  fewest tokens to insert, remove or replace between two, over random pairs
-    likelihood     nats a token by a model of real melodies: the last tokens predict the next
-    told apart     area under the ROC curve of a classifier of real encodings against latents
+    distinct        share of different melodies
+    edit distance   Levenshtein distance of random pairs, in tokens
+    likelihood      nats per token by an n-gram model of real melodies
+    classifier AUC  area under the ROC curve of a classifier of real encodings against latents
 
-The model of melodies is interpolated as Witten and Bell do: with c(h) tokens seen after a history
-h, of u(h) kinds,
+The n-gram model is interpolated after Witten and Bell: with c(h) tokens observed after a history h,
+of u(h) kinds,
 
 .. math:: p(t \mid h) = \frac{c(h t) + u(h)\, p(t \mid h')}{c(h) + u(h)},
 
-where h' is h without its oldest token. Notes are written as the interval from the note before, so
-that a tune is as likely in every key. Its data must not be what the samples are compared with.
+where h' is h without its oldest token. Notes are intervals from the note before, so that the
+likelihood is the same in every key. Samples are compared to melodies outside the fitted ones.
 
 References:
     | The Zero-Frequency Problem (Witten & Bell, 1991)
@@ -22,14 +22,15 @@ from __future__ import annotations
 
 __all__ = [
     "NgramModel",
+    "classifier_auc",
     "diversity",
     "edit_distance",
     "notes_changed",
-    "told_apart",
 ]
 
 import math
 from collections import Counter, defaultdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,13 +40,14 @@ from torch import Tensor
 from latentctl.errors import InputError
 from latentctl.nn.trunk import ScoreNet
 from latentctl.random import generator, permutation, seeded
+from latentctl.training import Step, train
 
-FIRST = 1000  # before the intervals, where a melody begins
+FIRST = 1000  # offset of tokens that are no intervals
 PAIRS = 1000
 
 
 def edit_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Levenshtein's distance between rows of `a (B, T)` and of `b (B, T)`, in tokens, `(B,)`."""
+    """Levenshtein distance between rows of `a (B, T)` and of `b (B, T)`, in tokens, `(B,)`."""
     count, steps = a.shape
     places = torch.arange(steps + 1, device=a.device)
     row = places.repeat(count, 1)
@@ -68,16 +70,16 @@ def diversity(x: Tensor, *, seed: int = 0) -> dict[str, float]:
 
 
 def notes_changed(x: Tensor, original: Tensor) -> Tensor:
-    """Notes that are struck in one of two melodies `(B, T)` only, or at another pitch, `(B,)`."""
+    """Notes that start in one of two melodies `(B, T)` only, or at another pitch, `(B,)`."""
     now, before = onsets(x), onsets(original)
     return ((now != before) | (now & before & (x != original))).sum(1)
 
 
 class NgramModel:
-    """The likelihood of melodies by what follows what in others.
+    """The likelihood of melodies by the n-grams of others.
 
     Arguments:
-        x: Melodies to learn from, `(N, T)`.
+        x: Melodies to fit, `(N, T)`.
         order: Tokens in an n-gram.
 
     Example:
@@ -89,7 +91,7 @@ class NgramModel:
 
     def __init__(self, x: Tensor, order: int = 5) -> None:
         if order < 1 or len(x) == 0:
-            raise InputError("A model of melodies needs melodies, and an order of 1 or more.")
+            raise InputError("An n-gram model needs melodies, and an order of 1 or more.")
         self.order = order
         self.counts: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for row in x.tolist():
@@ -119,11 +121,10 @@ class NgramModel:
         return math.log(chance)
 
 
-def told_apart(real: Tensor, samples: Tensor, *, steps: int = 400, seed: int = 0) -> float:
-    """How well a classifier tells latents from real encodings, both `(N, *latent_shape)`.
+def classifier_auc(real: Tensor, samples: Tensor, *, steps: int = 400, seed: int = 0) -> float:
+    """Area under the ROC curve of a classifier of latents against real encodings.
 
-    The area under the ROC curve on the half of each that it did not learn from: 0.5 if they cannot
-    be told apart, 1 if all can.
+    Both are `(N, *latent_shape)`; half of each is held out. 0.5: not distinguishable, 1: separable.
     """
     with seeded(seed, "told apart"):
         net = ScoreNet(real.shape[1:], 1, width=128, depth=2, dropout=0.2)
@@ -133,23 +134,21 @@ def told_apart(real: Tensor, samples: Tensor, *, steps: int = 400, seed: int = 0
         order = permutation(len(z), seed=seed, epoch=0, purpose="told apart")
         halves.append(z[order].split(-(-len(z) // 2)))
     (real_fit, real_test), (samples_fit, samples_test) = halves
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
-    net.train()
-    for step in range(steps):
-        draw = generator(seed, step, purpose="told apart")
-        for_real = net(real_fit[torch.randint(len(real_fit), (128,), generator=draw)])
-        for_other = net(samples_fit[torch.randint(len(samples_fit), (128,), generator=draw)])
-        loss = F.softplus(-for_real).mean() + F.softplus(for_other).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def loss(batch: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = step.integers(len(samples_fit), purpose="told apart").cpu()
+        other = net(samples_fit[rows].to(batch))
+        return F.softplus(-net(batch)).mean() + F.softplus(other).mean(), {}
+
+    options: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 1e-2, "batch_size": 128}
+    train(net, loss, real_fit, name="classifier", max_train_steps=steps, seed=seed, **options)
+    net.to(real.device)
     with torch.no_grad():
-        above = net.eval()(real_test) > net(samples_test).mT
-    return above.float().mean().item()
+        return (net(real_test) > net(samples_test).mT).float().mean().item()
 
 
 def _intervals(row: list[int]) -> list[int]:
-    """A melody with its notes as intervals; what is no interval stands above all of them."""
+    """A melody with its notes as intervals; other tokens are offset by `FIRST`."""
     tokens, before = [], None
     for token in row:
         if token >= HOLD:

@@ -1,9 +1,9 @@
-"""Tunes from MIDI files, and melodies into them.
+"""Tunes from MIDI files, and melodies as MIDI files.
 
 A melody is taken from notes as in MusicVAE: 4/4 time, a grid of sixteenths, the highest note where
-several sound together, windows of a few bars that are one bar apart. A note that sounds over the
-start of a window is struck again there. Left out are windows with fewer than `max(3, bars)` notes,
-with one pitch only, or with a rest of more than a bar.
+several sound together, windows of a few bars, one bar apart. A note that sounds at the start of a
+window starts again there. Left out are windows with fewer than `max(3, bars)` notes, with one pitch
+only, or with a rest of more than a bar.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from latentctl.errors import InputError
 from .media import notes_of
 
 BAR = 16  # sixteenths
+STEP = 120  # ticks of a sixteenth
 VELOCITY = 90
 FOUR_FOUR = ((4, 4), (2, 2))
 
@@ -36,9 +37,8 @@ class Tune:
     """One line of notes of a file.
 
     Arguments:
-        notes: The notes of a stretch in 4/4, counted in sixteenths from its first bar line, one
-            list for each such stretch.
-        polyphonic: Whether some notes sounded together, so that the highest were kept.
+        notes: The notes of each section in 4/4, in sixteenths from its first bar line.
+        polyphonic: Whether some notes sounded together, of which the highest are kept.
     """
 
     notes: list[list[Span]]
@@ -46,9 +46,9 @@ class Tune:
 
 
 def monophonic(notes: Iterable[Span]) -> tuple[list[Span], bool]:
-    """The highest line of some notes, and whether any were left out or cut for it.
+    """The highest line of some notes, and whether any were left out or shortened for it.
 
-    A note starts where none that is higher still sounds; it ends what sounded before.
+    A note starts unless a higher one sounds; it ends the note before it.
 
     Example:
         >>> monophonic([(0, 4, 60), (0, 4, 64), (2, 6, 62), (4, 8, 59)])
@@ -69,18 +69,18 @@ def monophonic(notes: Iterable[Span]) -> tuple[list[Span], bool]:
 
 
 def windows(notes: Sequence[Span], bars: int) -> Iterator[Tensor]:
-    """Windows of `bars` bars, one bar apart, as tokens `(16 * bars,)`, of a line of notes."""
+    """Windows of `bars` bars of a line of notes, one bar apart, as tokens `(16 * bars,)`."""
     if not notes:
         return
     length, steps = -(-notes[-1][1] // BAR) * BAR, bars * BAR
     pitch = torch.full((length,), -1)
-    struck = torch.zeros(length, dtype=torch.bool)
+    onset = torch.zeros(length, dtype=torch.bool)
     for start, end, value in notes:
         pitch[start:end] = value
-        struck[start] = True
+        onset[start] = True
     for first in range(0, length - steps + 1, BAR):
         sounds = pitch[first : first + steps]
-        starts = struck[first : first + steps].clone()
+        starts = onset[first : first + steps].clone()
         starts[0] = sounds[0] >= 0
         window = torch.where(starts, sounds, torch.where(sounds >= 0, HOLD, REST))
         onsets = window[window < HOLD]
@@ -96,41 +96,38 @@ def _rest(window: Tensor) -> int:
 
 
 def read_midi(path: str | Path) -> list[Tune]:
-    """The tunes of a MIDI file: one for each track that has notes and is no drum kit.
+    """The tunes of a MIDI file: one for each track with notes that is no drum kit.
 
     Raises:
-        InputError: If it cannot be read, holds no notes, or is nowhere in 4/4.
+        InputError: If it cannot be read, holds no notes, or has no section in 4/4.
         ImportError: If symusic is not installed.
     """
     import symusic
 
     try:
         score = symusic.Score(str(path))
-    except Exception as error:  # whatever the C++ parser throws
-        raise InputError(
-            f"corrupt: {str(error).splitlines()[0] if str(error) else error}"
-        ) from error
+    except Exception as error:  # of the C++ parser
+        raise InputError(f"corrupt: {(str(error).splitlines() or [''])[0]}") from error
     grid = max(score.ticks_per_quarter, 1) / 4
     tracks = [track.notes for track in score.tracks if len(track.notes) and not track.is_drum]
     if not tracks:
         raise InputError("empty: no notes")
     end = max(note.time + note.duration for notes in tracks for note in notes)
-    # without a signature MIDI is in 4/4
     signs = sorted((sign.time, sign.numerator, sign.denominator) for sign in score.time_signatures)
-    signs = signs or [(0, 4, 4)]
+    signs = signs or [(0, 4, 4)]  # the default of MIDI
     ends = [sign[0] for sign in signs[1:]] + [end + 1]
-    stretches = [
+    sections = [
         (first, last)
         for (first, over, under), last in zip(signs, ends, strict=True)
         if (over, under) in FOUR_FOUR and last > first
     ]
-    if not stretches:
+    if not sections:
         found = ", ".join(sorted({f"{over}/{under}" for _, over, under in signs}))
         raise InputError(f"no 4/4: it is in {found}")
     tunes = []
     for notes in tracks:
         lines, cut = [], False
-        for first, last in stretches:
+        for first, last in sections:
             line, some_cut = monophonic(
                 (
                     round((note.time - first) / grid),
@@ -150,10 +147,10 @@ def write_midi(tokens: Tensor, path: str | Path, *, qpm: float = 120.0, program:
     """Write one melody `(steps,)` as a MIDI file, in 4/4.
 
     Arguments:
-        tokens: 0 to 127 (a note starts), 128 (hold), 129 (rest). A hold that holds nothing rests.
+        tokens: 0 to 127 (a note starts), 128 (hold), 129 (rest). A hold after a rest is a rest.
         path: The file.
-        qpm: Quarter notes a minute.
-        program: General MIDI instrument, 0 is a piano.
+        qpm: Quarter notes per minute.
+        program: General MIDI instrument; 0 is a piano.
 
     Raises:
         InputError: If these are not the tokens of one melody.
@@ -161,19 +158,14 @@ def write_midi(tokens: Tensor, path: str | Path, *, qpm: float = 120.0, program:
     """
     import symusic
 
-    if (
-        tokens.ndim != 1
-        or tokens.is_floating_point()
-        or bool(((tokens < 0) | (tokens > REST)).any())
-    ):
+    outside = (tokens < 0) | (tokens > REST)
+    if tokens.ndim != 1 or tokens.is_floating_point() or bool(outside.any()):
         raise InputError(f"A melody is a row of tokens 0 to {REST}, not {tuple(tokens.shape)}.")
-    quarter = 480
-    score = symusic.Score(quarter)
+    score = symusic.Score(4 * STEP)
     score.tempos.append(symusic.Tempo(0, qpm))
     score.time_signatures.append(symusic.TimeSignature(0, 4, 4))
     track = symusic.Track(name="melody", program=program)
-    step = quarter // 4
     for pitch, start, length in notes_of(tokens):
-        track.notes.append(symusic.Note(start * step, length * step, pitch, VELOCITY))
+        track.notes.append(symusic.Note(start * STEP, length * STEP, pitch, VELOCITY))
     score.tracks.append(track)
     score.dump_midi(str(path))
