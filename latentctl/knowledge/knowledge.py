@@ -212,6 +212,7 @@ class Knowledge(Critic, kind="knowledge"):
             sizes["code_size"] = len(code)
         with seeded(seed, f"knowledge {name}"):
             new = cls(name, prior, latents.latent_shape, **sizes)
+        home = prior.sample(1).device
         if held_out is None:
             order = permutation(len(latents), seed=seed, epoch=0, purpose="held out")
             some, train = order.tensor_split([max(1, round(HELD_OUT * len(latents)))])
@@ -232,6 +233,7 @@ class Knowledge(Critic, kind="knowledge"):
             rank=0,
             **options,
         )
+        new.to(home)  # fits end on the device that they are trained on
         if bool((labels <= 0.5).any()):
             logits = new.presence.score(_sampled(known, seed))
             new.calibration.copy_(torch.cat(platt_scaling(logits, labels)))
@@ -250,7 +252,7 @@ class Knowledge(Critic, kind="knowledge"):
                 max_train_steps=max_train_steps,
                 **options,
             )
-        return new.eval()
+        return new.to(home).eval()
 
     @torch.no_grad()
     def _read(self, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,7 +265,7 @@ class Knowledge(Critic, kind="knowledge"):
         share = torch.where(torch.isnan(label), odds.sigmoid(), label)
         e = torch.zeros_like(z)
         for rows in (share > PRESENT).nonzero()[:, 0].split(BATCH):
-            e[rows] = self.prior.to_base(z[rows])
+            e[rows] = self.prior.to_base(z[rows].to(self.device)).to(z)
         return e, share, odds
 
 

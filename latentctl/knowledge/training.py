@@ -115,7 +115,8 @@ def fit_density(
 
 @torch.no_grad()
 def _held_out_bound(density: ConditionalDensity, e: Tensor, seed: int) -> Tensor:
-    eps = noise(0, 8, (density.size,), seed=seed, purpose="held-out bound")[:, None].to(e.device)
+    home = next(density.parameters()).device
+    eps = noise(0, 8, (density.size,), seed=seed, purpose="held-out bound")[:, None].to(home)
     return torch.cat(
-        [bound(density, part, eps.expand(-1, len(part), -1)) for part in e.split(BATCH)]
+        [bound(density, p.to(home), eps.expand(-1, len(p), -1)) for p in e.split(BATCH)]
     )

@@ -212,7 +212,8 @@ class LatentFlow(Saved, kind="latent-flow"):
         }
         train(flow, flow.loss, latents, name="flow", **settings)
         try:
-            flow.check_invertible(latents[: min(len(latents), 64)].mean)
+            some = latents[: min(len(latents), 64)].mean
+            flow.check_invertible(some.to(flow.map.white.mean.device))
         except NonFiniteError as error:
             if kind != "matching":
                 raise

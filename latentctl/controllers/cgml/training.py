@@ -101,7 +101,8 @@ def train_dagger(
 
     @torch.no_grad()
     def own_step(rows: Tensor, z: Tensor) -> Tensor:
-        return updater.stride(z, *updater.predict(context(rows, z), z))
+        here = z.to(updater.length.weight.device)
+        return updater.stride(here, *updater.predict(context(rows, here), here)).to(z.device)
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         rows, z, goal = batch
