@@ -22,8 +22,9 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate import Accelerator
 from support.celeba_attrs.pictures import Trained
 from support.celeba_attrs.pixel_teacher import DistillationFlags, distilled
 from support.celeba_attrs.report import write_report
@@ -40,9 +41,6 @@ from latentctl.controllers import Controller, Transport
 from latentctl.decoder import Prior
 from latentctl.errors import FingerprintError, UnknownNameError
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}
 
 
@@ -54,30 +52,18 @@ class ControlFlags:
     """actor, flow-matching, ascent or transport: the controller of conditional samples."""
     preset: str = "default"
     """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher, no attribute critic)."""
-    teacher_train_steps: int = 500
-    """Steps of the flow matching whose moves the actor clones; 0 for none."""
-    realism_teacher_train_steps: int = 300
-    """The same for the actor of realism alone."""
-    demonstration_steps: int = 500
-    """Steps in which an actor clones these moves."""
-    critic_warmup_steps: int = 100
-    """Steps of the realism critic alone after the cloning."""
-    max_train_steps: int = 150
-    """Steps of the adversarial training, critic and actor together."""
-    realism_train_steps: int = 0
-    """The same for the actor of realism alone."""
-    critic_train_steps: int = 600
-    """Steps of the attribute critic."""
-    train_batch_size: int = 256
-    """Latents in a step of one process."""
-    learning_rate: float = 3e-4
-    """Learning rate of the realism critics."""
-    actor_learning_rate: float = 3e-5
-    """Learning rate of the actors in the adversarial training."""
-    attribute_weight: float = 0.3
-    """Weight of the attribute critic in the actor's loss; 0 in the paper."""
-    distance_weight: float = 0.0
-    """Weight of the distance penalty; 0 or 0.1 in the paper."""
+    teacher_train_steps: int = 500  # Steps of the flow matching that the actor clones; 0: none.
+    realism_teacher_train_steps: int = 300  # The same for the actor of realism alone.
+    demonstration_steps: int = 500  # Steps in which an actor clones these moves.
+    critic_warmup_steps: int = 100  # Steps of the realism critic alone after the cloning.
+    max_train_steps: int = 150  # Steps of the adversarial training, critic and actor together.
+    realism_train_steps: int = 0  # The same for the actor of realism alone.
+    critic_train_steps: int = 600  # Steps of the attribute critic.
+    train_batch_size: int = 256  # Latents in a step of one process.
+    learning_rate: float = 3e-4  # Learning rate of the realism critics.
+    actor_learning_rate: float = 3e-5  # Learning rate of the actors in the adversarial training.
+    attribute_weight: float = 0.3  # Weight of the attribute critic in the loss; 0 in the paper.
+    distance_weight: float = 0.0  # Weight of the distance penalty; 0 or 0.1 in the paper.
 
 
 @dataclass
@@ -91,8 +77,7 @@ class Flags:
     control: ControlFlags = field(default_factory=ControlFlags)
     distill: DistillationFlags = field(default_factory=DistillationFlags)
     judges: JudgeFlags = field(default_factory=JudgeFlags)
-    num_edits: int = 50
-    """Held-out faces of which every attribute is flipped once."""
+    num_edits: int = 50  # Held-out faces of which every attribute is flipped once.
 
 
 def train(

@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
 from support.edit_identity.receipts import Edited, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
@@ -50,8 +52,7 @@ from latentctl.errors import InputError, UnknownNameError
 class ModelFlags(DecoderFlags):
     """The models that edit and evaluate."""
 
-    pack: str
-    """A folder written by Conditional.save_pretrained."""
+    pack: str  # A folder written by Conditional.save_pretrained.
     controller: Literal["ascent", "paper", "pack"] = "ascent"
     """Ascent with a shift penalty, the paper's ascent, or the pack's own editor."""
     refine_with: tuple[str, ...] = ()
@@ -64,18 +65,14 @@ class ModelFlags(DecoderFlags):
 class EditFlags:
     """The requests."""
 
-    attributes: tuple[str, ...] = ()
-    """The attributes to flip, one at a time; all of the pack if nothing is requested."""
-    where: str | None = None
-    """A logical expression over attributes to satisfy, with & | ~ and parentheses."""
+    attributes: tuple[str, ...] = ()  # The attributes to flip, one at a time; else all of the pack.
+    where: str | None = None  # An expression to satisfy, with & | ~ and parentheses.
     from_examples: str | None = None
     """A folder with `with/` and `without/`, or `before/` and `after/`, of an attribute to add."""
     hold: tuple[str, ...] = ()
     """The attributes to hold; all that are not requested if none is given, `none` for none."""
-    num_faces: int = 8
-    """Faces, the first ones of the folder or of the data set."""
-    strength: tuple[float, ...] = (1.0,)
-    """Share of each move, one or several: 0 is the reconstruction, 1 the whole move."""
+    num_faces: int = 8  # Faces, the first ones of the folder or of the data set.
+    strength: tuple[float, ...] = (1.0,)  # Shares of the move: 0 the reconstruction, 1 all of it.
     threshold: float | None = None
     """Probability with which a request must hold; the pack's own, or 0.8 with an evaluator."""
 
@@ -84,7 +81,7 @@ class EditFlags:
 class Flags(OutputFlags):
     """Edit one attribute of a face and hold the others."""
 
-    output_dir: str = "outputs/edit_identity"
+    output_dir: str = "outputs/edit_identity"  # Folder of all results.
     model: ModelFlags
     edit: EditFlags = field(default_factory=EditFlags)
     data: FaceFlags = field(default_factory=FaceFlags)
@@ -215,9 +212,6 @@ def make(
 
 
 def main(flags: Flags) -> Path | None:
-    from accelerate import Accelerator
-    from accelerate.utils import tqdm
-
     if flags.num_threads:
         torch.set_num_threads(flags.num_threads)
     accelerator = Accelerator()

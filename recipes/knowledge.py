@@ -26,9 +26,10 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from latentctl_adapters.flow_decoder import PixelFlow
 from support.knowledge.data import LATE, NAMES, DataFlags, load, together
 from support.knowledge.report import identical, measure, outputs, pictures, write_report
@@ -37,9 +38,6 @@ from torch import Tensor
 
 from latentctl import KnowledgeBase, Latents
 from latentctl.random import noise
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -51,45 +49,30 @@ CHUNK = 500
 class PriorFlags:
     """The frozen flow."""
 
-    gaussianise: bool = True
-    """Make the marginal distribution of pixels normal first; not in the paper."""
+    gaussianise: bool = True  # Make the marginals of pixels normal first; not in the paper.
     patch: int = 32
     """Height and width of the patches whose pixels become channels; by default the whole image,
     which suits small, centred images."""
-    prior_width: int = 256
-    """Units of each layer of the couplings."""
-    prior_blocks: int = 4
-    """Blocks of two couplings."""
-    prior_train_steps: int = 500
-    """Optimizer steps."""
-    prior_batch_size: int = 256
-    """Images in a step of one process."""
-    prior_learning_rate: float = 1e-3
-    """Peak learning rate."""
+    prior_width: int = 256  # Units of each layer of the couplings.
+    prior_blocks: int = 4  # Blocks of two couplings.
+    prior_train_steps: int = 500  # Optimizer steps.
+    prior_batch_size: int = 256  # Images in a step of one process.
+    prior_learning_rate: float = 1e-3  # Peak learning rate.
 
 
 @dataclass
 class KnowledgeFlags:
     """Each knowledge."""
 
-    code_size: int = 2
-    """Dimensions of C; 2 in the paper."""
-    hidden: int = 70
-    """Units of each layer from C to mean and std; 70 in the paper."""
-    knowledge_width: int = 128
-    """Units of each layer of the couplings."""
-    knowledge_blocks: int = 2
-    """Blocks of two couplings; the paper has four layers of flow."""
-    knowledge_train_steps: int = 200
-    """Optimizer steps of the density; the best on held-out images is kept."""
-    critic_width: int = 256
-    """Units of each layer of the discriminator."""
-    critic_train_steps: int = 400
-    """Optimizer steps of the discriminator."""
-    train_batch_size: int = 128
-    """Images in a step of one process."""
-    learning_rate: float = 1e-3
-    """Learning rate of both."""
+    code_size: int = 2  # Dimensions of C; 2 in the paper.
+    hidden: int = 70  # Units of each layer from C to mean and std; 70 in the paper.
+    knowledge_width: int = 128  # Units of each layer of the couplings.
+    knowledge_blocks: int = 2  # Blocks of two couplings; the paper has four layers of flow.
+    knowledge_train_steps: int = 200  # Steps of the density; the best on held-out images is kept.
+    critic_width: int = 256  # Units of each layer of the discriminator.
+    critic_train_steps: int = 400  # Optimizer steps of the discriminator.
+    train_batch_size: int = 128  # Images in a step of one process.
+    learning_rate: float = 1e-3  # Learning rate of both.
 
 
 @dataclass

@@ -67,17 +67,12 @@ EXPLORE = ("rounds", "prior_samples", "moves", "first_steps", "train_steps", "re
 class Flags(OutputFlags):
     """Zero-shot rules on a melody VAE."""
 
-    output_dir: str = "outputs/melody_rewards"
-    pretrained_model_name_or_path: str | None = None
-    """The melody VAE: a folder, or its name on the hub."""
-    revision: str | None = None
-    """Its revision on the hub."""
-    num_melodies: int = 1000
-    """Melodies of each request that are evaluated."""
-    num_edits: int = 500
-    """Real test tunes that are edited."""
-    max_encodings: int = 12_000
-    """Real training melodies that are encoded: the reference of realism."""
+    output_dir: str = "outputs/melody_rewards"  # Folder of all results.
+    pretrained_model_name_or_path: str | None = None  # The melody VAE: a folder or a hub id.
+    revision: str | None = None  # Its revision on the hub.
+    num_melodies: int = 1000  # Melodies of each request that are evaluated.
+    num_edits: int = 500  # Real test tunes that are edited.
+    max_encodings: int = 12_000  # Training melodies that are encoded, the reference of realism.
     rules: RuleFlags = field(default_factory=RuleFlags)
     data: MelodyDataFlags = field(default_factory=MelodyDataFlags)
 

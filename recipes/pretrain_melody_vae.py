@@ -29,48 +29,27 @@ from latentctl.training import Step, train
 class MelodyVAEFlags:
     """The autoencoder."""
 
-    pretrained_model_name_or_path: str | None = None
-    """Continue from the weights of this folder or hub id, with its sizes."""
-    latent_size: int = 128
-    """Dimensions of the latent; 512 in the paper."""
-    embedding: int = 64
-    """Dimensions of a token's embedding."""
-    encoder_size: int = 128
-    """Units of the encoder in each direction; 2048 in the paper."""
-    encoder_layers: int = 1
-    """Layers of the encoder."""
-    conductor_size: int | None = None
-    """Units of the conductor, 0 for none; by default 0 up to 2 bars, else 256."""
-    conductor_layers: int = 2
-    """Layers of the conductor."""
-    decoder_size: int = 256
-    """Units of the LSTM over notes; 1024 in the paper."""
-    decoder_layers: int = 1
-    """Layers of that LSTM; 2 in the paper."""
-    by_position: bool = True
-    """Separate weights for each step between latent and LSTM; False for the paper's networks."""
-    beta: float = 0.15
-    """Weight of the KL divergence."""
-    beta_warmup: float = 0.3
-    """Share of the run over which the weight rises from 0."""
-    free_bits: float = 0.0
-    """Bits of the KL of a melody that are not penalised."""
-    token_dropout: float = 0.3
-    """Share of the decoder's input tokens that are dropped, so that it uses the latent."""
-    scheduled_sampling: float = 0.0
-    """Share of the decoder's input tokens that are its own predictions, reached at the end."""
-    transpose: int = 0
-    """Largest random transposition in semitones, within the pitches of the training data."""
-    vae_train_steps: int = 3000
-    """Optimizer steps."""
-    vae_batch_size: int = 128
-    """Melodies in a step of one process."""
-    vae_learning_rate: float = 2e-3
-    """Peak learning rate."""
-    validation_steps: int = 500
-    """Steps from one validation to the next."""
-    validation_samples: int = 1000
-    """Melodies of each validation."""
+    pretrained_model_name_or_path: str | None = None  # Weights to continue from.
+    latent_size: int = 128  # Dimensions of the latent; 512 in the paper.
+    embedding: int = 64  # Dimensions of a token's embedding.
+    encoder_size: int = 128  # Units of the encoder in each direction; 2048 in the paper.
+    encoder_layers: int = 1  # Layers of the encoder.
+    conductor_size: int | None = None  # Units of the conductor; 0 up to 2 bars, else 256.
+    conductor_layers: int = 2  # Layers of the conductor.
+    decoder_size: int = 256  # Units of the LSTM over notes; 1024 in the paper.
+    decoder_layers: int = 1  # Layers of that LSTM; 2 in the paper.
+    by_position: bool = True  # Separate weights for each step after the latent; not in the paper.
+    beta: float = 0.15  # Weight of the KL divergence.
+    beta_warmup: float = 0.3  # Share of the run over which the weight rises from 0.
+    free_bits: float = 0.0  # Bits of the KL of a melody that are not penalised.
+    token_dropout: float = 0.3  # Share of the decoder's input tokens that are dropped.
+    scheduled_sampling: float = 0.0  # Share of its own predictions among them at the end.
+    transpose: int = 0  # Largest transposition in semitones, within the range of the data.
+    vae_train_steps: int = 3000  # Optimizer steps.
+    vae_batch_size: int = 128  # Melodies in a step of one process.
+    vae_learning_rate: float = 2e-3  # Peak learning rate.
+    validation_steps: int = 500  # Steps from one validation to the next.
+    validation_samples: int = 1000  # Melodies of each validation.
 
     def check(self) -> None:
         """Raises an `InputError` if a share is not in [0, 1], or a weight is negative."""
@@ -96,14 +75,7 @@ def build(flags: MelodyVAEFlags, bars: int) -> MelodyVAE:
 
 
 def transposed(x: Tensor, u: Tensor, semitones: int, pitches: tuple[int, int]) -> Tensor:
-    """Melodies transposed at random, within a range of pitches.
-
-    Arguments:
-        x: Tokens, `(B, steps)`.
-        u: Uniform draws in [0, 1), `(B, 1)`, that select the shift.
-        semitones: The largest shift.
-        pitches: The lowest and the highest pitch.
-    """
+    """Melodies `x (B, steps)` transposed by uniform draws `u (B, 1)`, within a range of pitches."""
     notes = x < HOLD
     low = x.where(notes, HOLD).amin(1, keepdim=True)
     high = x.where(notes, -1).amax(1, keepdim=True)

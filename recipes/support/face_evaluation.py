@@ -51,14 +51,11 @@ logger = logging.getLogger(__name__)
 class JudgeFlags:
     """The networks that evaluate samples and edits."""
 
-    judge: str | None = None
-    """A folder with a trained pixel classifier; if not given, one is trained on the data."""
-    judge_train_seconds: float = 45.0
-    """Seconds of that training."""
+    judge: str | None = None  # A folder of a pixel classifier; trained here if not given.
+    judge_train_seconds: float = 45.0  # Seconds of that training.
     identity_model: str | None = None
     """An ONNX file of MobileFaceNet; identity is measured in the judge's features if not given."""
-    detector_model: str | None = None
-    """An ONNX file of YuNet; faces are not counted if not given."""
+    detector_model: str | None = None  # An ONNX file of YuNet; faces are not counted if not given.
 
 
 @dataclass(frozen=True)
@@ -137,16 +134,10 @@ def sample_row(
     reconstructed: Judged,
     **more: Any,
 ) -> dict[str, Any]:
-    """A row of the table of samples.
+    """A row of the table of samples, with targets `(B, K)` or None.
 
-    Arguments:
-        name: Name of the samples.
-        judged: The samples.
-        targets: Their targets, `(B, K)`, or None.
-        real: Real images, the reference of the Frechet distance.
-        reconstructed: Their reconstructions, the reference of precision, recall, density and
-            coverage, since a frozen decoder draws nothing else.
-        more: Further columns.
+    The reference of the Frechet distance are real images; that of precision, recall, density and
+    coverage their reconstructions, since a frozen decoder draws nothing else.
     """
     quality = precision_recall(reconstructed.features, judged.features)
     cover = density_coverage(reconstructed.features, judged.features)

@@ -46,12 +46,9 @@ DRAWN = {"train": 8000, "validation": 500, "test": 1000}
 class DataFlags(SampledFlags):
     """The faces; drawn here if no source is named."""
 
-    center_crop: int = 148
-    """Side of the square cut from the middle of images that are not square."""
-    attributes: tuple[str, ...] = PAPER_ATTRIBUTES
-    """The label columns."""
-    resolution: int = 64
-    """Height and width of the images for the decoder."""
+    center_crop: int = 148  # Side of the square cut from the middle of images that are not square.
+    attributes: tuple[str, ...] = PAPER_ATTRIBUTES  # The label columns.
+    resolution: int = 64  # Height and width of the images for the decoder.
 
 
 class Faces(Images):

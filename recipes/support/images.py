@@ -37,16 +37,11 @@ IDX = {"train": "train-{}-idx{}-ubyte*", "test": "t10k-{}-idx{}-ubyte*"}
 class SourceFlags:
     """The source of the images."""
 
-    train_data_dir: str | None = None
-    """A local folder of parquet files or images; splits train, (validation,) test."""
-    dataset_name: str | None = None
-    """A data set on the hub, such as ylecun/mnist or flwrlabs/celeba."""
-    dataset_config_name: str | None = None
-    """Its configuration, where it has several."""
-    cache_dir: str | None = None
-    """Folder of downloads."""
-    image_column: str | None = None
-    """The column of images; found by its type if not given."""
+    train_data_dir: str | None = None  # A local folder of parquet files or images, by split.
+    dataset_name: str | None = None  # A data set on the hub, such as flwrlabs/celeba.
+    dataset_config_name: str | None = None  # Its configuration, where it has several.
+    cache_dir: str | None = None  # Folder of downloads.
+    image_column: str | None = None  # The column of images; found by its type if not given.
 
     def source(self) -> dict[str, Any]:
         """The fields of `SourceFlags` alone, for other flags of the same source."""
@@ -57,20 +52,16 @@ class SourceFlags:
 class SampledFlags(SourceFlags):
     """The source of the images, and how many are used."""
 
-    max_train_samples: int | None = None
-    """Largest number of training images, drawn at random."""
-    max_test_samples: int | None = None
-    """Largest number of images of each other split, the first ones."""
+    max_train_samples: int | None = None  # Largest number of training images, drawn at random.
+    max_test_samples: int | None = None  # Largest number of images of the other splits.
 
 
 @dataclass
 class ImageFlags(SampledFlags):
     """The images."""
 
-    label_column: str | None = None
-    """The column of classes; found by its type or name if not given. None is needed."""
-    resolution: int | None = None
-    """Height and width to resize to; images keep their size if not given."""
+    label_column: str | None = None  # The column of classes; by its type or name if not given.
+    resolution: int | None = None  # Height and width to resize to; their own if not given.
 
 
 class Images(Dataset[Any]):

@@ -19,12 +19,9 @@ from latentctl.errors import InputError, UnknownNameError
 class DecoderFlags:
     """The frozen decoder."""
 
-    pretrained_model_name_or_path: str | None = None
-    """A folder or hub id of a reference VAE."""
-    revision: str | None = None
-    """Its revision on the hub."""
-    decoder: str | None = None
-    """FILE.py:FUNCTION that returns any model which `latentctl.wrap` takes."""
+    pretrained_model_name_or_path: str | None = None  # A folder or hub id of a reference VAE.
+    revision: str | None = None  # Its revision on the hub.
+    decoder: str | None = None  # FILE.py:FUNCTION that returns a model for `latentctl.wrap`.
 
 
 def load_decoder(flags: DecoderFlags) -> latentctl.Decoder | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 __all__ = ["VAEFlags", "overview", "pretrain"]
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch import Tensor
 
@@ -19,30 +19,19 @@ from latentctl.training import Step, train
 from .faces import Faces
 from .run import RunFlags
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 
 @dataclass
 class VAEFlags:
     """The autoencoder."""
 
-    latent_size: int = 128
-    """Dimensions of the latent; 1024 in the paper."""
-    width: int = 32
-    """Channels of the first layer; 256 in the paper."""
-    sigma_x: float = 0.1
-    """Standard deviation of the pixel likelihood: 0.1 is sharp, 1 is blurry."""
-    beta: float = 1.0
-    """Weight of the KL divergence."""
-    variational: bool = True
-    """False for a plain autoencoder."""
-    vae_train_steps: int = 1300
-    """Optimizer steps."""
-    vae_batch_size: int = 32
-    """Images in a step of one process."""
-    vae_learning_rate: float = 2e-3
-    """Peak learning rate."""
+    latent_size: int = 128  # Dimensions of the latent; 1024 in the paper.
+    width: int = 32  # Channels of the first layer; 256 in the paper.
+    sigma_x: float = 0.1  # Standard deviation of the pixel likelihood: 0.1 is sharp, 1 is blurry.
+    beta: float = 1.0  # Weight of the KL divergence.
+    variational: bool = True  # False for a plain autoencoder.
+    vae_train_steps: int = 1300  # Optimizer steps.
+    vae_batch_size: int = 32  # Images in a step of one process.
+    vae_learning_rate: float = 2e-3  # Peak learning rate.
 
 
 def pretrain(

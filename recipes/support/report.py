@@ -25,59 +25,7 @@ from latentctl.storage.files import write_atomic
 from .figures import critic_contours, face_sheet, loss_curves
 
 STATUS = ("met", "missed")
-CSS = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #222427; --soft: #5f6368;
-  --line: #dedfdb; --shade: #f3f3ef; --met: #17734b; --missed: #b3372f; }
-@media (prefers-color-scheme: dark) { :root { --paper: #17191b; --ink: #dcddda; --soft: #a0a4a8;
-  --line: #36393c; --shade: #202325; --met: #6cc79c; --missed: #f0928a; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1000px; padding: 2.5rem 1.25rem 4rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 650; text-wrap: balance; }
-h2 { margin: 0 0 .25rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650; }
-header p { margin: .5rem 0 0; color: var(--soft); font-size: 1.05rem; max-width: 44rem; }
-nav { margin-top: 1.25rem; font-size: .9rem; line-height: 1.9; }
-nav a { margin-right: 1.1rem; color: var(--soft); text-underline-offset: .2em;
-  text-decoration-color: var(--line); white-space: nowrap; }
-section { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1.1rem 1.5rem;
-  margin-top: 2.25rem; padding-top: 1.5rem; border-top: 1px solid var(--line); }
-section > * { flex: 0 0 100%; min-width: 0; }
-section > p { margin: 0; max-width: 44rem; }
-section > h2 + p { margin-top: -.6rem; }
-code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-figure { margin: 0; }
-figure.picture { flex: 0 1 auto; width: var(--width); min-width: min(18rem, 100%);
-  max-width: 100%; }
-.players { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 15rem));
-  gap: .75rem 1.25rem; }
-@media (max-width: 40rem) { .players { grid-template-columns: 1fr; } }
-audio { display: block; width: 100%; height: 2.2rem; }
-.scroll { overflow-x: auto; }
-img { display: block; width: var(--width); max-width: 100%; height: auto;
-  min-width: min(.75 * var(--width), 760px); background: #fff; border-radius: 4px; }
-figcaption { margin-top: .5rem; color: var(--soft); font-size: .875rem; line-height: 1.45;
-  max-width: 44rem; }
-table { border-collapse: collapse; font-size: .9rem; line-height: 1.4;
-  font-variant-numeric: tabular-nums; border-top: 2px solid var(--ink);
-  border-bottom: 2px solid var(--ink); }
-th, td { padding: .38rem .8rem; text-align: right; vertical-align: top; }
-th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--soft); }
-th:first-child, td:first-child { padding-left: .2rem; text-align: left; min-width: 9rem; }
-th:last-child, td:last-child { padding-right: .2rem; }
-thead + tbody td:not(.long, :first-child) { white-space: nowrap; }
-tbody tr + tr td { border-top: 1px solid var(--line); }
-.met { color: var(--met); font-weight: 600; }
-.missed { color: var(--missed); font-weight: 600; }
-summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
-details table { margin-top: .75rem; border-width: 1px; border-color: var(--line); }
-details td { text-align: left; overflow-wrap: anywhere; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
-  img { min-width: 0; } .scroll { overflow: visible; }
-  section { display: block; } section > * { margin-bottom: 1rem; }
-  section > p, section > h2 + p { margin: 0 0 1rem; } h2, h2 + p { break-after: avoid; }
-  p, figcaption { orphans: 3; widows: 3; }
-  figure.picture, tr { break-inside: avoid; } }
-"""
+STYLE = Path(__file__).with_name("report.css")
 
 
 class Report:
@@ -235,7 +183,7 @@ class Report:
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(self.title)}</title>\n<style>{CSS}</style></head>\n"
+            f"<title>{html.escape(self.title)}</title>\n<style>\n{STYLE.read_text()}</style></head>\n"
             f"<body><header><h1>{html.escape(self.title)}</h1>{subtitle}{nav}</header>\n"
             f"<main>{sections}</main></body></html>\n"
         )

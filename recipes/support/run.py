@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from latentctl.errors import LatentctlError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 OPTIONS = (
     *("seed", "gradient_accumulation_steps", "max_grad_norm", "dataloader_num_workers"),
@@ -32,43 +30,29 @@ OPTIONS = (
 class OutputFlags:
     """The run."""
 
-    output_dir: str = "outputs"
-    """Folder of all results."""
-    seed: int = 0
-    """Seed of all random numbers."""
-    num_threads: int | None = None
-    """CPU threads of a process; chosen by the number of cores if not given."""
+    output_dir: str = "outputs"  # Folder of all results.
+    seed: int = 0  # Seed of all random numbers.
+    num_threads: int | None = None  # CPU threads of a process; by the cores if not given.
 
 
 @dataclass
 class RunFlags(OutputFlags):
     """The run."""
 
-    mixed_precision: str = "no"
-    """no or bf16."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches in a step."""
-    max_grad_norm: float | None = None
-    """Largest gradient norm of each network; larger gradients are clipped."""
-    dataloader_num_workers: int = 0
-    """Processes that read batches."""
-    checkpointing_steps: int | None = None
-    """Steps from one checkpoint of the training state to the next."""
-    checkpoints_total_limit: int | None = 2
-    """Checkpoints that are kept."""
-    resume_from_checkpoint: str | None = None
-    """`latest`, or the path of a checkpoint; a missing one is an error."""
+    mixed_precision: str = "no"  # no or bf16.
+    gradient_accumulation_steps: int = 1  # Micro-batches in a step.
+    max_grad_norm: float | None = None  # Norm above which the gradient of a network is clipped.
+    dataloader_num_workers: int = 0  # Processes that read batches.
+    checkpointing_steps: int | None = None  # Steps from one checkpoint to the next.
+    checkpoints_total_limit: int | None = 2  # Checkpoints that are kept.
+    resume_from_checkpoint: str | None = None  # `latest`, or the path of a checkpoint.
     report_to: str | None = None
     """A tracker of accelerate, such as tensorboard or wandb; metrics.jsonl is always written."""
-    logging_dir: str = "logs"
-    """Folder of the tracker, inside output_dir."""
-    max_bad_steps: int = 3
-    """Consecutive steps that may be not finite before the run stops."""
+    logging_dir: str = "logs"  # Folder of the tracker, inside output_dir.
+    max_bad_steps: int = 3  # Consecutive steps that may be not finite before the run stops.
 
     def accelerator(self, project: str) -> Accelerator:
         """The accelerator of this run."""
-        from accelerate import Accelerator
-
         # accelerate launch would give each process one thread
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(

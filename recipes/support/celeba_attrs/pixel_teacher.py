@@ -6,9 +6,10 @@ __all__ = ["DistillationFlags", "distilled"]
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from latentctl_adapters.pixels.classifier import PixelClassifier
 
 import latentctl
@@ -16,9 +17,6 @@ from latentctl import AttributeCritic, Latents, PixelCritic
 
 from ..faces import Faces, as_bytes, reconstruct
 from ..run import RunFlags
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 # another architecture than the judge's, so that adversarial edits do not transfer to the judge
 TEACHER: dict[str, Any] = {
@@ -36,8 +34,7 @@ class DistillationFlags:
     fitted to the labels of encodings."""
     distillation_samples: int = 8000
     """Latents of the first round; the second has half as many edits made with the student."""
-    distillation_train_steps: int = 1000
-    """Steps of the student in each of the two rounds."""
+    distillation_train_steps: int = 1000  # Steps of the student in each of the two rounds.
 
 
 def distilled(

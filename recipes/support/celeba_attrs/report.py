@@ -62,14 +62,7 @@ def write_report(
 ) -> Path:
     """Evaluates, draws and writes `report.html`, its pictures and `results.json`.
 
-    Arguments:
-        folder: The folder of the run.
-        settings: The flags of the run, by group.
-        trained: The trained critics and controllers.
-        latents: The encodings of the training faces.
-        faces: The faces, by split.
-        judges: The networks that evaluate.
-        seconds: The time of each part so far.
+    The `settings` are the flags of the run, by group; `seconds` the time of each part so far.
     """
     conditional, test, count = trained.conditional, faces["test"], settings["num_edits"]
     decoder = conditional.decoder
@@ -200,14 +193,8 @@ def edit_rows(
 ) -> tuple[list[dict[str, Any]], bytes]:
     """Flips every attribute of `count` faces, by controllers and by attribute vectors.
 
-    Arguments:
-        trained: Its critic of attributes and its conditional are used.
-        latents: The encodings whose attribute vectors are the baseline.
-        test: The faces.
-        judges: The networks that evaluate the edits.
-        count: Number of faces.
-        editors: Controllers by name; the two kinds of ascent if not given. The sheet shows the
-            edits of the first.
+    The attribute vectors are those of `latents`. The `editors` are controllers by name, the two
+    kinds of ascent by default; the sheet shows the edits of the first.
     """
     conditional, rows = trained.conditional, []
     decoder, names = conditional.decoder, conditional.names

@@ -35,38 +35,23 @@ DEFAULTS = {  # of the toy and of images
 class ModelFlags:
     """The networks and their training; defaults depend on the task, see `DEFAULTS`."""
 
-    latent_size: int | None = None
-    """Dimensions of z."""
-    domain: str = "ball"
-    """Domain of z: ball or sphere."""
-    width: int | None = None
-    """Units of each layer of the toy; channels of the first layer of images."""
-    steps: int | None = None
-    """Steps M of a descent."""
-    walk_steps: int | None = None
-    """Evaluations of the updater in a walk."""
+    latent_size: int | None = None  # Dimensions of z.
+    domain: str = "ball"  # Domain of z: ball or sphere.
+    width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
+    steps: int | None = None  # Steps M of a descent.
+    walk_steps: int | None = None  # Evaluations of the updater in a walk.
     final_jumps: int | None = None
     """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
-    descent_learning_rate: float | None = None
-    """Initial learning rate of the descent, by Adam."""
-    anneal: float | None = None
-    """Exponent of its decay to zero."""
-    assign_starts: bool | None = None
-    """Assign the starts of a batch to its pairs by cost; False as in the paper."""
-    lipschitz: float | None = None
-    """Weight of the noise term of the updater."""
-    generator_lipschitz: float | None = None
-    """Weight of the noise term of the generator."""
-    max_train_steps: int | None = None
-    """Training steps of cGML."""
-    baseline_latent_size: int = 8
-    """Dimensions of z of the cVAE and the cGAN."""
-    baseline_train_steps: int | None = None
-    """Training steps of each baseline; as many as of cGML by default."""
-    train_batch_size: int | None = None
-    """Pairs in a step."""
-    learning_rate: float | None = None
-    """Peak learning rate of all networks."""
+    descent_learning_rate: float | None = None  # Initial learning rate of the descent, by Adam.
+    anneal: float | None = None  # Exponent of its decay to zero.
+    assign_starts: bool | None = None  # Assign the starts of a batch by cost; not in the paper.
+    lipschitz: float | None = None  # Weight of the noise term of the updater.
+    generator_lipschitz: float | None = None  # Weight of the noise term of the generator.
+    max_train_steps: int | None = None  # Training steps of cGML.
+    baseline_latent_size: int = 8  # Dimensions of z of the cVAE and the cGAN.
+    baseline_train_steps: int | None = None  # Steps of each baseline; as of cGML if not given.
+    train_batch_size: int | None = None  # Pairs in a step.
+    learning_rate: float | None = None  # Peak learning rate of all networks.
 
     def filled(self, task: str) -> ModelFlags:
         """These flags, with the defaults of a task where nothing is given."""
@@ -81,16 +66,11 @@ class ModelFlags:
 class Flags(OutputFlags):
     """One-to-many prediction by cGML."""
 
-    output_dir: str = "outputs/cgml"
-    task: str = "toy"
-    """toy, mnist-bar, mnist-masked, colour, faces-masked or faces-colour."""
-    test_inputs: int = 1000
-    """Held-out inputs of the toy; on images at most half as many."""
-    starts: int | None = None
-    """Starts for each input: 64 in the toy, 20 on images."""
-    target_error: float = 0.1
-    """On images: the first step with a held-out error of at most this is recorded."""
+    output_dir: str = "outputs/cgml"  # Folder of all results.
+    task: str = "toy"  # toy, mnist-bar, mnist-masked, colour, faces-masked or faces-colour.
+    test_inputs: int = 1000  # Held-out inputs of the toy; on images at most half as many.
+    starts: int | None = None  # Starts for each input: 64 in the toy, 20 on images.
+    target_error: float = 0.1  # On images: held-out error whose first step is recorded.
     model: ModelFlags = field(default_factory=ModelFlags)
-    baselines: tuple[str, ...] = BASELINES
-    """On images: the baselines to train as well."""
+    baselines: tuple[str, ...] = BASELINES  # On images: the baselines to train as well.
     data: ImageFlags = field(default_factory=lambda: ImageFlags(max_train_samples=8000))

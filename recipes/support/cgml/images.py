@@ -33,7 +33,7 @@ from latentctl.random import generator, seeded
 from ..figures import face_sheet
 from ..images import Images, load_images
 from .flags import Flags
-from .networks import Baseline, Encoder, Generator
+from .networks import FEATURES, Baseline, Encoder, Generator
 from .training import train_cgml, updater_of
 
 logger = logging.getLogger(__name__)
@@ -41,15 +41,9 @@ logger = logging.getLogger(__name__)
 SECOND = {"mnist-bar": 0.3, "colour": 0.5}  # share of the second mode, where one is known
 BAR = slice(6, 9)  # rows of the hidden half
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
-STROKES = {  # rows and columns of each segment, in units of half a digit's height
-    "a": (0, 0, 0, 1),
-    "b": (0, 1, 1, 1),
-    "c": (1, 2, 1, 1),
-    "d": (2, 2, 0, 1),
-    "e": (1, 2, 0, 0),
-    "f": (0, 1, 0, 0),
-    "g": (1, 1, 0, 1),
-}
+# rows and columns of the segments a to g, in units of half a digit's height
+STROKES = ((0, 0, 0, 1), (0, 1, 1, 1), (1, 2, 1, 1), (2, 2, 0, 1), (1, 2, 0, 0), (0, 1, 0, 0))
+STROKES += ((1, 1, 0, 1),)
 WATCHED, EVERY = 100, 100  # held-out inputs that are evaluated in training, and how often
 
 
@@ -76,8 +70,9 @@ def drawn_digits(count: int, seed: int) -> Images:
     x = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
     for i, digit in enumerate(label.tolist()):
         for segment in SEGMENTS[digit]:
-            rows = [top[i] + half[i] * n for n in STROKES[segment][:2]]
-            columns = [left[i] + 2 + half[i] * n for n in STROKES[segment][2:]]
+            stroke_of = STROKES["abcdefg".index(segment)]
+            rows = [top[i] + half[i] * n for n in stroke_of[:2]]
+            columns = [left[i] + 2 + half[i] * n for n in stroke_of[2:]]
             x[i, 0, rows[0] : rows[1] + stroke[i], columns[0] : columns[1] + stroke[i]] = 255
     return Images(x, label)
 
@@ -143,7 +138,7 @@ def train(kind: str, flags: Flags, data: Pairs, on_step: Callable[[Any, int], No
     own: Any = flags.model
     if kind == "cgml":
         with seeded(flags.seed, "images"):
-            encoder, updater = Encoder(data.x.shape[1], own.width), updater_of(own, 64, 128)
+            encoder, updater = Encoder(data.x.shape[1], own.width), updater_of(own, FEATURES, 128)
             encoder(data.x[:1])
             channels, rows = data.modes.shape[2:4]
             size = data.x.shape[-1]

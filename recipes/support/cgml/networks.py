@@ -36,6 +36,7 @@ from latentctl.training import Player, Step, fit
 BASELINES = ("regressor", "oracle", "cvae", "cgan")
 SCALE = 0.05  # of the Laplace likelihood per pixel of the cVAE
 ADVERSARIAL = 0.02  # weight of the critic beside the L1 of the cGAN
+FEATURES = 64  # of images, for the updater
 SHARPNESS = 4.0  # of the first layer over z
 Skips: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
         features: Features for the updater.
     """
 
-    def __init__(self, channels: int, width: int = 16, features: int = 64) -> None:
+    def __init__(self, channels: int, width: int = 16, features: int = FEATURES) -> None:
         super().__init__()
         self.fine = nn.Conv2d(channels, width, 4, 2, 1)
         self.coarse = nn.Conv2d(width, 2 * width, 4, 2, 1)
@@ -94,26 +95,18 @@ class Generator(nn.Module):
         latent_size: Dimensions of z.
         channels: Channels of the output.
         width: As in the encoder.
-        features: As in the encoder.
         size: Height and width, a multiple of 4.
         rows: Rows of the output, those at the bottom.
     """
 
     def __init__(
-        self,
-        latent_size: int,
-        channels: int,
-        width: int = 16,
-        *,
-        features: int = 64,
-        size: int = 28,
-        rows: int = 28,
+        self, latent_size: int, channels: int, width: int = 16, size: int = 28, rows: int = 28
     ) -> None:
         super().__init__()
         self.rows = rows
         self.grid = (2 * width, size // 4, size // 4)
         cells = 2 * width * (size // 4) ** 2
-        self.first = nn.Linear(features, cells)
+        self.first = nn.Linear(FEATURES, cells)
         # separate layers: z has few dimensions and would have little influence among the features
         # at first, and a generator that is nearly linear in z interpolates between two answers
         self.places = nn.Linear(latent_size, 64)

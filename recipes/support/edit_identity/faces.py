@@ -33,12 +33,9 @@ ENCODINGS = 2000  # unlabelled encodings for the critic of examples
 class FaceFlags(SourceFlags):
     """The faces."""
 
-    images: str | None = None
-    """A folder of image files; a data set then only calibrates the evaluator."""
-    on_bad_sample: Literal["raise", "skip"] = "raise"
-    """What happens to a file in it that cannot be read."""
-    center_crop: int = 148
-    """Side of the square cut from the middle of images that are not square."""
+    images: str | None = None  # A folder of image files; a data set then calibrates only.
+    on_bad_sample: Literal["raise", "skip"] = "raise"  # For files that cannot be read.
+    center_crop: int = 148  # Side of the square cut from the middle of images that are not square.
 
     @property
     def only_images(self) -> bool:
@@ -62,15 +59,10 @@ class FaceFlags(SourceFlags):
 def read_faces(
     flags: FaceFlags, decoder: Decoder, count: int, labels: Sequence[str], seed: int
 ) -> tuple[Tensor, list[str], Faces | None]:
-    """Samples `(N, 3, h, w)` of faces, their names, and labelled faces.
+    """Samples `(N, 3, h, w)` of faces, their names, and labelled faces of the validation split.
 
-    Arguments:
-        flags: The source.
-        decoder: The decoder of the samples.
-        count: Number of faces.
-        labels: Attributes of the labelled faces, which are of the validation split. There are none
-            if this is empty, or no data set of the same kind of faces has such labels.
-        seed: Seed of drawn faces.
+    There are no labelled faces if `labels` is empty, or if no data set of the same kind of faces
+    has such labels.
 
     Raises:
         InputError: If the decoder takes no faces, or there are none.
@@ -102,11 +94,9 @@ def read_faces(
 def learn(folder: Path, pack: Conditional, flags: FaceFlags, seed: int) -> Critic:
     """The critic of a new attribute, fitted to a folder of examples and named after it.
 
-    Arguments:
-        folder: Images in `with/` and `without/`, or pairs of equal names in `before/` and `after/`.
-        pack: A conditional whose critic gives the features of the new one.
-        flags: The source of other faces, which need no labels.
-        seed: Seed of drawn faces, or of samples of the prior.
+    The folder has images in `with/` and `without/`, or pairs of equal names in `before/` and
+    `after/`. The features are those of the pack's critic; other faces, without labels, are from the
+    source of the flags or from the prior.
 
     Raises:
         InputError: If the folder holds no such images, or pairs do not match.

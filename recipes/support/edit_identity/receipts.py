@@ -24,19 +24,14 @@ class Edited:
 
     label: str
     """An attribute, or a logical expression."""
-
     requested: Tensor
     """The requested value for each face, `(B,)`, 0 or 1."""
-
     before: Tensor
     """Its probability in each reconstruction, `(B,)`."""
-
     after: list[Tensor]
     """Its probability at each strength, `(B,)`."""
-
     outcomes: list[Outcome]
     """The edits at each strength."""
-
     evaluated_by: str
     """The source of these probabilities: `critic`, whose gradient edits follow, or `evaluator`."""
 

@@ -36,16 +36,12 @@ class Sources:
 
     how: str
     """The controller, in words."""
-
     refined_with: Sequence[str] = ()
     """Networks on pixels on which edits are refined."""
-
     evaluator: str | None = None
     """The independent network on pixels whose scores the receipts have."""
-
     calibrated_on: int = 0
     """Labelled faces on which it was calibrated."""
-
     accuracy: float | None = None
     """Its accuracy on their labels after calibration."""
 
@@ -172,16 +168,8 @@ def write_report(
 ) -> Path:
     """Draws the strips, `edits.png` and `report.html`.
 
-    Arguments:
-        folder: The folder of the run.
-        settings: The flags of the run.
-        editor: The conditional that made the edits.
-        sources: The method of the edits and the source of the receipts.
-        x: The faces, `(B, 3, h, w)`, in the decoder's range.
-        files: The name of each face.
-        start: Their reconstructions.
-        edits: The outcomes of each request.
-        rows: All receipts.
+    The faces `x (B, 3, h, w)` are in the decoder's range, `start` are their reconstructions, and
+    `rows` the receipts of all `edits`.
     """
     low, high = editor.decoder.value_range or (0.0, 1.0)
 

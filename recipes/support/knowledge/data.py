@@ -28,18 +28,12 @@ LATE = ("digit_9", "omniglot")  # added to a base that is already in use
 class DataFlags:
     """The two data sets."""
 
-    mnist: str | None = None
-    """A local folder with MNIST, or its name on the hub: ylecun/mnist."""
-    omniglot: str | None = None
-    """The same for Omniglot."""
-    resolution: int = 28
-    """Height and width that images are resized to."""
-    padded: int = 32
-    """Height and width after padding with black."""
-    max_train_samples: int | None = 20_000
-    """Largest number of training images of each, drawn at random."""
-    max_test_samples: int | None = None
-    """Largest number of test images of each, the first ones."""
+    mnist: str | None = None  # A local folder with MNIST, or its name on the hub: ylecun/mnist.
+    omniglot: str | None = None  # The same for Omniglot.
+    resolution: int = 28  # Height and width that images are resized to.
+    padded: int = 32  # Height and width after padding with black.
+    max_train_samples: int | None = 20_000  # Largest number of training images of each.
+    max_test_samples: int | None = None  # Largest number of test images of each, the first ones.
 
 
 def load(flags: DataFlags, seed: int) -> dict[str, dict[str, Images]]:

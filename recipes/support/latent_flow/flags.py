@@ -19,46 +19,29 @@ TRAINING = ("post-hoc", "joint", "regularised", "vae-flow")
 class AutoencoderFlags(DecoderFlags):
     """The autoencoder; trained here if none is given, which only post-hoc allows."""
 
-    autoencoder: str | None = None
-    """ae or vae, for post-hoc; ae by default."""
-    latent_size: int = 20
-    """Dimensions of the latent."""
-    width: int = 16
-    """Channels of the first layer."""
-    sigma_x: float = 0.1
-    """Standard deviation of a VAE's pixel likelihood, for post-hoc: a small one is sharp."""
-    perceptual: str | None = None
-    """A timm network whose features' L1 distances are added to the reconstruction error."""
-    perceptual_weights: str | None = None
-    """A local file with its weights; from the hub if not given."""
-    max_train_steps: int = 1500
-    """Steps of the autoencoder, and of a flow that is trained jointly."""
-    train_batch_size: int = 128
-    """Images in a step of one process."""
-    autoencoder_learning_rate: float = 1e-3
-    """Peak learning rate."""
+    autoencoder: str | None = None  # ae or vae, for post-hoc; ae by default.
+    latent_size: int = 20  # Dimensions of the latent.
+    width: int = 16  # Channels of the first layer.
+    sigma_x: float = 0.1  # Standard deviation of a VAE's pixel likelihood, for post-hoc.
+    perceptual: str | None = None  # A timm network for a perceptual loss (L1 of its features).
+    perceptual_weights: str | None = None  # A local file of its weights; else from the hub.
+    max_train_steps: int = 1500  # Steps of the autoencoder, and of a flow that is trained jointly.
+    train_batch_size: int = 128  # Images in a step of one process.
+    autoencoder_learning_rate: float = 1e-3  # Peak learning rate.
 
 
 @dataclass
 class FlowFlags:
     """The flow."""
 
-    training: str = "post-hoc"
-    """post-hoc, joint, regularised or vae-flow."""
-    kind: str = "coupling"
-    """coupling, spline or, post-hoc only, matching."""
-    flow_width: int = 256
-    """Units of each layer of the flow's networks."""
-    blocks: int = 4
-    """Blocks of two couplings."""
-    beta: float = 400.0
-    """Weight of the reconstruction error, in regularised and vae-flow."""
-    flow_train_steps: int = 1500
-    """Steps of the flow, for post-hoc."""
-    flow_batch_size: int = 256
-    """Latents in a step of one process, for post-hoc."""
-    flow_learning_rate: float = 1e-3
-    """Peak learning rate."""
+    training: str = "post-hoc"  # post-hoc, joint, regularised or vae-flow.
+    kind: str = "coupling"  # coupling, spline or, post-hoc only, matching.
+    flow_width: int = 256  # Units of each layer of the flow's networks.
+    blocks: int = 4  # Blocks of two couplings.
+    beta: float = 400.0  # Weight of the reconstruction error, in regularised and vae-flow.
+    flow_train_steps: int = 1500  # Steps of the flow, for post-hoc.
+    flow_batch_size: int = 256  # Latents in a step of one process, for post-hoc.
+    flow_learning_rate: float = 1e-3  # Peak learning rate.
 
 
 @dataclass

@@ -13,10 +13,11 @@ from __future__ import annotations
 __all__ = ["Pair", "fit_flow", "perceptual_network", "train_autoencoder"]
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -30,9 +31,6 @@ from latentctl.training import Step, train
 from ..images import Images
 from ..run import RunFlags
 from .flags import AutoencoderFlags, FlowFlags
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 MOMENTUM = 0.01  # of the running moments
 EMA = 0.99

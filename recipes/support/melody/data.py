@@ -41,14 +41,10 @@ SHOWN = 5  # files that the log names for each reason to leave files out
 class MelodyDataFlags:
     """The melodies."""
 
-    train_data_dir: str | None = None
-    """A folder of parquet files (train, validation, test), or of MIDI files."""
-    bars: int = 2
-    """Bars of a melody."""
-    max_train_samples: int | None = None
-    """Largest number of training melodies, drawn at random."""
-    max_tunes: int = 500
-    """Tunes taken from music21, without --train_data_dir."""
+    train_data_dir: str | None = None  # A folder of parquet files by split, or of MIDI files.
+    bars: int = 2  # Bars of a melody.
+    max_train_samples: int | None = None  # Largest number of training melodies, drawn at random.
+    max_tunes: int = 500  # Tunes taken from music21, without --train_data_dir.
 
 
 class Melodies(Dataset[Tensor]):

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "LEARNED",
-    "answers",
-    "critic_of_edits",
-    "edits_of",
-    "encoded",
-    "measure",
-    "reconstruction_scores",
-]
+__all__ = ["answers", "critic_of_edits", "edits_of", "encoded", "measure", "reconstruction_scores"]
 
 import math
 
@@ -72,13 +64,8 @@ def measure(
 ) -> dict[str, float]:
     """Rewards of melodies, and measures that degenerate solutions of the rules would lower.
 
-    Arguments:
-        z: Latents, `(N, D)`.
-        x: Melodies, `(N, T)`.
-        start: Latents before the move.
-        rules: The rules by name.
-        real: Encodings of real melodies, with the posterior's noise, `(M, D)`.
-        model: The n-gram model of real melodies.
+    Melodies `x (N, T)` are of latents `z (N, D)`, which were at `start` before the move; `real
+    (M, D)` are encodings of real melodies with the posterior's noise.
     """
     scores = CountedRewards(rules)(x)
     row: dict[str, float] = {}

@@ -34,15 +34,12 @@ Span = tuple[int, int, int]
 
 @dataclass
 class Tune:
-    """One line of notes of a file.
-
-    Arguments:
-        notes: The notes of each section in 4/4, in sixteenths from its first bar line.
-        polyphonic: Whether some notes sounded together, of which the highest are kept.
-    """
+    """One line of notes of a file."""
 
     notes: list[list[Span]]
+    """The notes of each section in 4/4, in sixteenths from its first bar line."""
     polyphonic: bool = False
+    """Whether some notes sounded together, of which the highest are kept."""
 
 
 def monophonic(notes: Iterable[Span]) -> tuple[list[Span], bool]:

@@ -31,12 +31,8 @@ def write_report(
 ) -> Path:
     """Writes `report.html`, the pictures, `midi/` and `wav/` into a folder.
 
-    Arguments:
-        folder: The folder of the run.
-        config: The settings.
-        results: The contents of `results.json`.
-        melodies: By request, `(N, T)`; row by row they come from the same sample of the prior.
-        edits: By request, real tunes before and after, both `(N, T)`.
+    By request, `melodies (N, T)` are row by row from the same samples of the prior, and `edits`
+    are real tunes before and after, both `(N, T)`. The `results` are those of `results.json`.
     """
     titles = list(melodies)
     # as in the paper: the prior, the first rule, all of them

@@ -24,26 +24,17 @@ class RuleFlags:
 
     reward: tuple[str, ...] = ()
     """Rules of your own, FILE.py:FUNCTION or MODULE:FUNCTION; C major and density by default."""
-    dense_notes: int | None = None
-    """Notes that the rule of density requires; by default the 90th percentile of the data."""
-    max_reward_calls: int = 80_000
-    """Melodies that are scored by the rules in training."""
+    dense_notes: int | None = None  # Notes of the rule of density; else the data's 90 % quantile.
+    max_reward_calls: int = 80_000  # Melodies that are scored by the rules in training.
     rounds: int | None = None
     """Rounds of exploration; defaults of this and the next flags as in `latentctl.explore`."""
-    prior_samples: int | None = None
-    """Samples of the prior that are scored first."""
-    moves: int | None = None
-    """Moves that are scored in a round."""
-    first_steps: int | None = None
-    """Training steps of the critic on the prior."""
-    train_steps: int | None = None
-    """Training steps in a round."""
-    realism_weight: float | None = None
-    """Weight of realism in the actor's loss."""
-    edit_samples: int = 24_000
-    """Encodings that are scored for the critic of edits, half of them means."""
-    edit_train_steps: int = 1200
-    """Training steps of the critic of edits."""
+    prior_samples: int | None = None  # Samples of the prior that are scored first.
+    moves: int | None = None  # Moves that are scored in a round.
+    first_steps: int | None = None  # Training steps of the critic on the prior.
+    train_steps: int | None = None  # Training steps in a round.
+    realism_weight: float | None = None  # Weight of realism in the actor's loss.
+    edit_samples: int = 24_000  # Encodings that are scored for the critic of edits.
+    edit_train_steps: int = 1200  # Training steps of the critic of edits.
 
 
 def rules_of(flags: RuleFlags, real: Tensor) -> dict[str, Reward]:
