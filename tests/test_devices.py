@@ -1,0 +1,189 @@
+"""Every fit, sample and edit on a second device: nothing mixes devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import NAMES, ToyVAE, toy_decoder, toy_latents
+from emulated_device import emulated_device
+
+import latentctl
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    ExampleCritic,
+    FlowMatching,
+    Gaussian,
+    KnowledgeBase,
+    LatentFlow,
+    Latents,
+    PixelCritic,
+    Updater,
+    condition,
+    encoding_rewards,
+    explore,
+    teach,
+)
+from latentctl.controllers import Transport, amortise
+from latentctl.priors import GaussianMixture
+from latentctl.rewards import edit_by_rule
+
+FEW = {"max_train_steps": 3, "batch_size": 32}
+SMALL = {"width": 16}
+
+
+@pytest.fixture
+def device():
+    with emulated_device():
+        yield "cuda"
+
+
+@pytest.fixture(scope="module")
+def latents():
+    return toy_latents(200, 0)
+
+
+@pytest.fixture
+def decoder(device):
+    return toy_decoder(ToyVAE()).to(device)
+
+
+@pytest.fixture
+def critic(device, latents):
+    return AttributeCritic.fit(latents, **FEW, **SMALL)
+
+
+@pytest.fixture
+def photos():
+    return torch.rand(3, 3, 4, 4)
+
+
+def test_a_decoder_takes_and_gives_tensors_of_its_device(decoder):
+    x = decoder.decode(torch.zeros(3, 8))
+    assert x.is_cuda and decoder.encode(x).mean.is_cuda and decoder.encode(x.cpu()).mean.is_cuda
+
+
+def test_samples_and_edits(decoder, critic, photos, tmp_path):
+    faces = condition(decoder, critic)
+    out = faces.sample(4, Smiling=True)
+    assert out.x.is_cuda and out.probability.is_cuda
+    out.save(tmp_path / "samples.png")
+    repr(out)
+    for x in (photos, out.x):
+        faces.edit(x, Male=True)
+        faces.edit(x, where=critic["Hat"] | ~critic["Male"])
+        faces.score(x)
+    mask = torch.zeros(3, 4, 4)
+    mask[:, :2] = 1
+    faces.complete(photos, mask, count=2, steps=3)
+    faces.add("Tall", latents_of("Tall"), **FEW, **SMALL)
+    faces.edit(photos, Tall=True)
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert again.sample(2, Smiling=True).x.is_cuda
+
+
+def latents_of(name):
+    return Latents(toy_latents(200, 0).mean, None, toy_latents(200, 0).labels[:, :1], [name])
+
+
+@pytest.mark.parametrize("kind", ["langevin", "realism", "transport", "flow", "actor", "updater"])
+def test_controllers(kind, decoder, critic, latents, photos):
+    if kind == "flow":
+        controller = FlowMatching.fit(latents, **FEW, **SMALL, depth=1, steps=2)
+    elif kind == "updater":
+        options = {"attributes": critic, "requests": 40, "depth": 1}
+        controller = Updater.fit(latents, Ascent(critic, steps=4), **options, **FEW, **SMALL)
+    elif kind in ("actor", "realism"):
+        teacher = FlowMatching.fit(latents, **FEW, **SMALL, depth=1, steps=2)
+        options = {"demonstration_steps": 4, "critic_warmup_steps": 2, "distance_weight": 0.1}
+        options |= {"attributes": critic, "attribute_weight": 1.0, "depth": 1}
+        controller = Actor.fit(latents, teacher=teacher, **options, **FEW, **SMALL)
+        if kind == "realism":
+            controller = Ascent(critic, controller.realism, steps=3)
+    else:
+        made = {"langevin": Ascent(critic, noise=0.1, steps=5), "transport": Transport(critic)}
+        controller = made[kind]
+    faces = condition(decoder, critic, controller)
+    assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
+
+
+def test_an_amortised_editor(decoder, critic, latents, photos):
+    editor = amortise(Ascent.for_edits(critic), latents, **FEW, **SMALL, depth=1)
+    condition(decoder, critic, editor=editor).edit(photos, Male=True)
+
+
+def test_networks_on_samples(decoder, latents, photos):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).to(decoder.device)
+    pixels = PixelCritic(decoder, network, names=NAMES)
+    for x in (decoder.decode(latents.mean[:40]), torch.rand(40, 3, 4, 4)):
+        pixels.calibrate(x, latents.labels[:40])
+    student = teach(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
+    faces = condition(decoder, student, evaluator=pixels, refine_with=pixels)
+    assert faces.edit(photos, Male=True).x.is_cuda and faces.sample(3, Hat=True).x.is_cuda
+
+
+@pytest.mark.parametrize("kind", ["matching", "coupling", "spline"])
+def test_flows(kind, decoder, critic, latents):
+    flow = LatentFlow.fit(latents, kind, **FEW, **SMALL)
+    assert flow.sample(3).is_cuda and flow.to_base(latents.mean[:4].to("cuda")).is_cuda
+    if kind != "matching":  # its density is a forward-mode transform, which the emulation lacks
+        assert flow.log_prob(latents.mean[:4].to("cuda")).is_cuda
+    through = decoder.through(flow)
+    condition(through, critic).sample(2, Smiling=True)
+
+
+def test_knowledge(decoder, latents, photos):
+    base = KnowledgeBase(decoder.prior, (8,))
+    quick = {"max_train_steps": 4, "critic_steps": 5, "critic_width": 16, **SMALL}
+    for name in ("Smiling", "Male"):
+        base.add(name, latents, **quick)
+    assert base.sample(3, present=["Smiling"], absent=["Male"]).is_cuda
+    condition(decoder, base).edit(photos, Male=True)
+
+
+def test_priors(decoder, critic, latents):
+    for prior in (Gaussian.fit(latents), GaussianMixture.fit(latents, 3)):
+        assert condition(decoder, critic, prior=prior).sample(3, Smiling=True).x.is_cuda
+
+
+def test_examples(decoder, critic, latents, photos):
+    z = decoder.encode(torch.rand(20, 3, 4, 4)).mean
+    tall = ExampleCritic.fit("Tall", z[:10], z[10:], latents=latents, known=critic.to("cuda"))
+    condition(decoder, tall).edit(photos, Tall=True)
+
+
+def test_rules(decoder, latents):
+    rules = {"high": lambda x: (x > 0.5).float().mean((1, 2, 3))}
+    quick = {"rounds": 1, "prior_samples": 60, "moves": 30, "width": 8, "first_steps": 5}
+    for encodings in (None, latents):
+        found = explore(decoder, rules, encodings=encodings, train_steps=8, **quick)
+        condition(decoder, found.critic, found.actor).sample(3, high=True)
+    encoding_rewards(decoder, found.rewards, latents, 50)
+    edit_by_rule(decoder, found.critic, found.rewards, decoder.decode(torch.zeros(3, 8)), steps=2)
+
+
+def test_encoding(decoder, tmp_path):
+    for number, x in enumerate((torch.rand(30, 3, 4, 4), torch.rand(30, 3, 4, 4).to("cuda"))):
+        assert len(latentctl.encode_dataset(decoder, x, tmp_path / str(number))) == 30
+
+
+def test_inversion(device):
+    generator = latentctl.Decoder(
+        ToyVAE(), lambda m, z: m.decode(z), latent_shape=(8,), sample_shape=(3, 4, 4)
+    )
+    with_inversion = latentctl.with_inversion(generator.to(device), steps=5)
+    assert with_inversion.encode(torch.rand(2, 3, 4, 4)).mean.is_cuda
+
+
+def test_grids(device):
+    means = torch.randn(60, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    up = (means.mean((1, 2, 3)) > 0).float()[:, None]
+    critic = AttributeCritic.fit(Latents(means, None, up, ["Up"]), **FEW, width=8)
+    pair = torch.nn.Conv2d(3, 4, 2, stride=2), torch.nn.ConvTranspose2d(4, 3, 2, stride=2)
+    decoder = latentctl.wrap(pair, latent_shape=(4, 8, 8), value_range=(-9, 9)).to(device)
+    mask = torch.zeros(16, 16)
+    mask[:8] = 1
+    x = decoder.decode(torch.zeros(2, 4, 8, 8))
+    assert condition(decoder, critic).edit(x, Up=True, mask=mask).x.is_cuda
