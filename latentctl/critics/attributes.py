@@ -4,15 +4,13 @@ Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \e
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
 
 __all__ = ["AttributeCritic"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,13 +22,11 @@ from ..latents.covariance import default_rank
 from ..random import seeded
 from ..training import Step
 from .base import cross_entropy
-from .network import NetworkCritic
+from .network import NetworkCritic, require_labels
 
 
 class AttributeCritic(NetworkCritic, kind="attributes"):
-    r"""Log-odds `(B, K)` of named attributes, one network with `K` heads.
-
-    Trained by cross-entropy on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
+    """Log-odds `(B, K)` of named attributes, one network with `K` heads.
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -38,10 +34,10 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped while training.
-        smooth: Whether units are SiLU, whose slopes vary, rather than rectified; for a critic
-            that learns gradients (`latentctl.teach`).
-        rank: Leading directions of the latents' covariance that edits measure their way by, 0 for
-            none; see `latentctl.latents.Covariance`.
+        smooth: Use SiLU, whose derivative is continuous, instead of ReLU; for a critic whose
+            gradients are fitted (`latentctl.teach`).
+        rank: Leading directions of the latents' covariance in which edits are measured, 0 for no
+            covariance; see `latentctl.latents.Covariance`.
 
     Example:
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
@@ -54,28 +50,6 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         True
     """
 
-    def __init__(
-        self,
-        latent_shape: Sequence[int],
-        names: Sequence[str],
-        *,
-        width: int = 512,
-        depth: int = 2,
-        dropout: float = 0.0,
-        smooth: bool = False,
-        rank: int = 0,
-    ) -> None:
-        super().__init__(
-            latent_shape,
-            names,
-            1,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            smooth=smooth,
-            rank=rank,
-        )
-
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, K)` of `z (B, *latent_shape)`."""
         logits: Tensor = self.net(z)
@@ -83,12 +57,9 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
 
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats per known label, on one sample of each posterior."""
-        if batch.labels is None:
-            raise InputError("An AttributeCritic learns from labels; these latents have none.")
-        z = batch.sample(step.normal(*self.latent_shape))
-        entropy = cross_entropy(self(z), batch.labels)
-        known = ~torch.isnan(batch.labels)
-        return entropy.sum() / known.sum().clamp_min(1), {}
+        labels = require_labels(batch, "An AttributeCritic")
+        entropy = cross_entropy(self(batch.sample(step.normal(*self.latent_shape))), labels)
+        return entropy.sum() / (~torch.isnan(labels)).sum().clamp_min(1), {}
 
     @classmethod
     def fit(
@@ -111,24 +82,24 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
             dropout: Share of units dropped while training.
             rank: As above; by default 512 for a grid, or half of its size, and 0 for a vector.
             seed: Decides every random number.
-            options: Of the training, as in `NetworkCritic.learn`.
+            options: Of the training, as in `NetworkCritic.fit_network`.
 
         Raises:
             InputError: If there are no labels, or an attribute has one class only.
         """
         check_classes(latents)
-        shape, names = latents.latent_shape, latents.names
+        shape = latents.latent_shape
+        sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
         rank = default_rank(shape) if rank is None else rank
         with seeded(seed, "attribute critic"):
-            critic = cls(shape, names, width=width, depth=depth, dropout=dropout, rank=rank)
-        return critic.learn(latents, name="attributes", seed=seed, **options)
+            critic = cls(shape, latents.names, rank=rank, **sizes)
+        return critic.fit_network(latents, name="attributes", seed=seed, **options)
 
 
 def check_classes(latents: Latents) -> None:
-    """Raises an `InputError` where a label has one class only, or where there is none."""
-    if latents.labels is None:
-        raise InputError("An AttributeCritic learns from labels; these latents have none.")
-    for name, column in zip(latents.names, latents.labels.unbind(1), strict=True):
+    """Raises an `InputError` where there is no label, or one has a single class."""
+    labels = require_labels(latents, "An AttributeCritic")
+    for name, column in zip(latents.names, labels.unbind(1), strict=True):
         known = column[~torch.isnan(column)]
         if len(known) == 0 or bool((known > 0.5).all()) or bool((known <= 0.5).all()):
             found = "no known value" if len(known) == 0 else f"only {float(known[0]):g}"

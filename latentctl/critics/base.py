@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError, UnknownNameError
 from ..latents import Covariance
-from ..storage import Saved
+from ..storage import Saved, register_to_config
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
@@ -53,7 +53,7 @@ class Critic(Saved, abc.ABC):
     names: tuple[str, ...] = ()
     """The attributes, in the order of the outputs; none for a single unnamed output."""
     latent_shape: tuple[int, ...] = ()
-    """Shape of one latent; empty where the critic was made for no certain one."""
+    """Shape of one latent; empty if it may be any."""
     posterior_std: Tensor
     """Mean posterior std of the latents it was fitted on, `latent_shape`; None if it was not."""
     covariance: Covariance | None
@@ -117,8 +117,7 @@ class Critic(Saved, abc.ABC):
     @property
     def attributes(self) -> frozenset[str]:
         """Names of the attributes that this critic depends on."""
-        children = (c for c in self.children() if isinstance(c, Critic))
-        return frozenset(self.names).union(*(c.attributes for c in children))
+        return frozenset(self.names).union(*(c.attributes for c in self._operands().values()))
 
     def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
         """The same expression over another critic of the same names, such as an evaluator.
@@ -129,13 +128,19 @@ class Critic(Saved, abc.ABC):
         """
         if instead_of is self:
             return critic
-        children = [(n, c) for n, c in self.named_children() if isinstance(c, Critic)]
-        parts = {name: child.of(critic, instead_of) for name, child in children}
+        parts = {name: c.of(critic, instead_of) for name, c in self._operands().items()}
         if not parts:
             return self
         other = copy.copy(self)
         other._modules = {**self._modules, **parts}
         return other
+
+    def _operands(self) -> dict[str, Critic]:
+        """The critics that this one is a function of."""
+        return {name: c for name, c in self.named_children() if isinstance(c, Critic)}
+
+    def parts(self) -> dict[str, nn.Module | None]:
+        return dict(self._operands())
 
     def __and__(self, other: Critic) -> Critic:
         return _And(self, other)
@@ -144,7 +149,7 @@ class Critic(Saved, abc.ABC):
         return ~(~self & ~other)
 
     def __invert__(self) -> Critic:
-        return _Not(self)
+        return self * -1.0
 
     def __mul__(self, weight: float) -> Critic:
         return _Weighted(self, weight)
@@ -167,12 +172,10 @@ class _Expression(Critic):
 
 
 class _And(_Expression, kind="and"):
+    @register_to_config
     def __init__(self, left: Critic, right: Critic) -> None:
         super().__init__(left, right)
-        self.left, self.right, self.config = left, right, {}
-
-    def parts(self) -> dict[str, nn.Module | None]:
-        return {"left": self.left, "right": self.right}
+        self.left, self.right = left, right
 
     def forward(self, z: Tensor) -> Tensor:
         a, b = self.left(z), self.right(z)
@@ -180,27 +183,11 @@ class _And(_Expression, kind="and"):
         return -torch.logsumexp(torch.stack([-a, -b, -(a + b)]), dim=0)
 
 
-class _Not(_Expression, kind="not"):
-    def __init__(self, critic: Critic) -> None:
-        super().__init__(critic)
-        self.critic, self.config = critic, {}
-
-    def parts(self) -> dict[str, nn.Module | None]:
-        return {"critic": self.critic}
-
-    def forward(self, z: Tensor) -> Tensor:
-        out: Tensor = -self.critic(z)
-        return out
-
-
 class _Weighted(_Expression, kind="weighted"):
+    @register_to_config
     def __init__(self, critic: Critic, weight: float) -> None:
         super().__init__(critic)
-        self.critic, self.weight = critic, float(weight)
-        self.config = {"weight": self.weight}
-
-    def parts(self) -> dict[str, nn.Module | None]:
-        return {"critic": self.critic}
+        self.critic, self.weight = critic, weight
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.weight * self.critic(z)
@@ -210,13 +197,10 @@ class _Weighted(_Expression, kind="weighted"):
 class _Head(Critic, kind="attribute"):
     """One attribute of a critic."""
 
+    @register_to_config
     def __init__(self, critic: Critic, name: str) -> None:
         super().__init__()
         self.critic, self.names, self.latent_shape = critic, (name,), critic.latent_shape
-        self.config = {"name": name}
-
-    def parts(self) -> dict[str, nn.Module | None]:
-        return {"critic": self.critic}
 
     @property
     def attributes(self) -> frozenset[str]:
@@ -238,11 +222,7 @@ class _Match(Critic, kind="match"):
     def __init__(self, critic: Critic, y: Tensor) -> None:
         super().__init__()
         self.critic, self.y = critic, y
-        rows = [[None if v != v else v for v in row] for row in y.tolist()]
-        self.config = {"y": rows}
-
-    def parts(self) -> dict[str, nn.Module | None]:
-        return {"critic": self.critic}
+        self.config = {"y": [[None if v != v else v for v in row] for row in y.tolist()]}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> _Match:

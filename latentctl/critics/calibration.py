@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .base import cross_entropy
 
-PENALTY = 1e-3  # keeps the scale finite where the scores make no error
+PENALTY = 1e-3  # keeps the scale finite where the classes are separable
 
 
 def platt_scaling(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

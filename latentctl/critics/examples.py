@@ -1,27 +1,27 @@
 r"""An attribute from a few examples, or from pairs before and after.
 
-Ten examples tell hardly anything in 256 dimensions: the difference of their means is mostly noise,
-and noise is what an edit would follow. Two things that need no labels of the new attribute help. A
-critic that knows *other* attributes has features :math:`\phi(z)`, the last hidden layer of its
-network, in which a new one is simple; and encodings without labels tell how features vary. First
-comes the regularised linear discriminant of the features,
+The difference of the means of ten examples in 256 dimensions is mostly noise, which an edit would
+follow. Two sources without labels of the new attribute reduce it: the features :math:`\phi(z)` of
+a critic of *other* attributes, the last hidden layer of its network, and the covariance of
+encodings. The first step is the regularised linear discriminant of the features,
 
 .. math::
     s(z) = w^T (\phi(z) - \tfrac{1}{2} (\bar \phi_{+} + \bar \phi_{-})), \quad
     w = (S + \tfrac{\rho}{n} \bar v I)^{-1} (\bar \phi_{+} - \bar \phi_{-})
 
 with the covariance :math:`S` of all encodings, of mean variance :math:`\bar v`, and the number of
-examples :math:`n`: the fewer they are, the nearer it is to the plain difference of means. Then the
-discriminant guesses labels of all encodings, and the critic is linear in the latents, along what
-differs between those: smoother than any network, which is what edits that keep a face need,
+examples :math:`n`: the fewer they are, the nearer it is to the plain difference of means. In the
+second step the discriminant predicts soft labels of all encodings, and the critic is linear in the
+latents, along their covariance with those labels. A linear critic is smoother than any network,
+which preserves identity in edits,
 
 .. math::
     \mathrm{logit}\, P(a \mid z) = \alpha \, u^T z + \beta, \quad
     u = \mathrm{Cov}(z, \mathrm{sigmoid}(\gamma s(z)))
 
-where :math:`\alpha` and :math:`\beta` give it the spread over encodings with which ascent moves as
-far as on a critic of all labels. Without another critic the features are the latents, and
-:math:`u = w`.
+where :math:`\alpha` and :math:`\beta` set the standard deviation of the log-odds over encodings to
+that of a critic of all labels, so that ascent moves as far. Without another critic the features are
+the latents, and :math:`u = w`.
 
 References:
     | Regularized Discriminant Analysis (Friedman, 1989)
@@ -36,27 +36,27 @@ __all__ = ["ExampleCritic"]
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ShapeError
+from ..errors import InputError, ShapeError, check_rows
 from ..latents import Latents
 from ..random import permutation
+from ..storage import register_to_config
 from .base import Critic
 from .network import NetworkCritic
 
-RIDGE = 1000.0  # in mean variances, divided by the number of examples
-SPREAD = 2.0  # standard deviation of the log-odds over encodings
-GUESS = 4.0  # the same, of the log-odds by which labels are guessed
+PSEUDO_SPREAD = 4.0  # standard deviation of the log-odds of pseudo-labels over encodings
 MOST_FEATURES = 4096  # up to here the covariance is a matrix
-MOST_ROWS = 16_384  # encodings that are looked at
+MOST_ROWS = 16_384  # encodings that are used
 FEWER_ROWS = 1024  # the same, where the covariance is no matrix
 PART = 1024  # latents at once
 
 
 class ExampleCritic(Critic, kind="examples"):
-    r"""Log-odds `(B, 1)` of one attribute that few examples tell, linear in the latent.
+    """Log-odds `(B, 1)` of one attribute, fitted to few examples and linear in the latent.
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -73,24 +73,22 @@ class ExampleCritic(Critic, kind="examples"):
     weight: Tensor
     bias: Tensor
 
+    @register_to_config
     def __init__(self, latent_shape: Sequence[int], name: str) -> None:
         super().__init__()
         self.latent_shape, self.names = tuple(latent_shape), (name,)
-        self.config = {"latent_shape": list(latent_shape), "name": name}
         self.register_buffer("weight", torch.zeros(self.latent_shape))
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds `(B, 1)` of `z (B, *latent_shape)`."""
-        if z.shape[1:] != self.latent_shape:
-            raise ShapeError(
-                f"This critic takes latents (B, {', '.join(map(str, self.latent_shape))}), it was "
-                f"given {tuple(z.shape)}. It was made for another decoder."
-            )
+        advice = "It was made for another decoder."
+        check_rows(z, self.latent_shape, "This critic takes latents", advice)
         return (z.flatten(1) @ self.weight.flatten() + self.bias)[:, None]
 
     @classmethod
+    @torch.no_grad()
     def fit(
         cls,
         name: str,
@@ -99,21 +97,21 @@ class ExampleCritic(Critic, kind="examples"):
         *,
         latents: Latents | None = None,
         known: NetworkCritic | None = None,
-        ridge: float = RIDGE,
-        spread: float = SPREAD,
+        ridge: float = 1000.0,
+        spread: float = 2.0,
     ) -> ExampleCritic:
-        r"""A critic of what tells `with_it` from `without`, in closed form.
+        r"""A critic that discriminates `with_it` from `without`, in closed form.
 
         Arguments:
             name: The attribute.
             with_it: Latents of examples, `(n, *latent_shape)`.
             without: Latents of counterexamples, `(m, *latent_shape)`; best as many.
-            latents: Encodings, the more the better; their labels are not looked at. Without them
-                the critic is the plain difference of means.
+            latents: Encodings, the more the better; their labels are not used. Without them the
+                critic is the plain difference of means.
             known: A critic of other attributes, the more the better, such as an `AttributeCritic`.
-                It needs `latents`, and is not needed any more afterwards.
-            ridge: :math:`\rho`, how little few examples are to be trusted; infinity gives the
-                difference of means.
+                It needs `latents`. The new critic does not refer to it.
+            ridge: Regularisation :math:`\rho`, divided by the number of examples; infinity gives
+                the difference of means.
             spread: Standard deviation of the log-odds over encodings.
 
         Raises:
@@ -121,57 +119,6 @@ class ExampleCritic(Critic, kind="examples"):
             ShapeError: If the shapes differ.
         """
         _check(name, with_it, without, latents, known)
-        return cls._learn(name, with_it, without, latents, known, ridge, spread)
-
-    @classmethod
-    def from_pairs(
-        cls,
-        name: str,
-        before: Tensor,
-        after: Tensor,
-        *,
-        latents: Latents | None = None,
-        known: NetworkCritic | None = None,
-        ridge: float = RIDGE,
-        spread: float = SPREAD,
-    ) -> ExampleCritic:
-        """A critic of what was added between `before` and `after`, in closed form.
-
-        The mean difference of pairs is the difference of means, but what both of a pair have in
-        common, such as who it is, drops out of it: pairs say more than as many examples.
-
-        Arguments:
-            name: The attribute.
-            before: Latents without it, `(n, *latent_shape)`.
-            after: The same with it, row by row.
-            latents: As in `fit`.
-            known: As in `fit`.
-            ridge: As in `fit`.
-            spread: As in `fit`.
-
-        Raises:
-            InputError: If there is no pair, or nothing differs.
-            ShapeError: If the shapes differ.
-        """
-        _check(name, after, before, latents, known)
-        if len(before) != len(after):
-            raise ShapeError(
-                f"Each of the {len(before)} latents before needs one after, there are {len(after)}."
-            )
-        return cls._learn(name, after, before, latents, known, ridge, spread)
-
-    @classmethod
-    @torch.no_grad()
-    def _learn(
-        cls,
-        name: str,
-        with_it: Tensor,
-        without: Tensor,
-        latents: Latents | None,
-        known: NetworkCritic | None,
-        ridge: float,
-        spread: float,
-    ) -> ExampleCritic:
         critic = cls(with_it.shape[1:], name).to(with_it.device)
         examples = torch.cat([with_it, without])
         features = _features(known)
@@ -192,17 +139,40 @@ class ExampleCritic(Critic, kind="examples"):
         size = score.std().clamp_min(1e-12)
         flat = z.flatten(1)
         if known is not None:
-            guess = torch.sigmoid(GUESS * score / size)
-            weight = (flat - flat.mean(0)).T @ (guess - guess.mean())
+            pseudo_labels = torch.sigmoid(PSEUDO_SPREAD * score / size)
+            weight = (flat - flat.mean(0)).T @ (pseudo_labels - pseudo_labels.mean())
         along = flat @ weight
         weight = weight * (spread / along.std().clamp_min(1e-12))
         critic.weight.copy_(weight.view(critic.latent_shape))
         critic.bias.copy_(spread * score.mean() / size - (flat @ weight).mean())
         return critic.eval()
 
+    @classmethod
+    def from_pairs(cls, name: str, before: Tensor, after: Tensor, **options: Any) -> ExampleCritic:
+        """A critic of what was added between `before` and `after`, in closed form.
+
+        The mean difference of pairs is the difference of means. What both of a pair have in common,
+        such as the identity, cancels, so pairs determine it better than as many examples.
+
+        Arguments:
+            name: The attribute.
+            before: Latents without it, `(n, *latent_shape)`.
+            after: The same with it, row by row.
+            options: `latents`, `known`, `ridge` and `spread` of `fit`.
+
+        Raises:
+            InputError: If there is no pair, or nothing differs.
+            ShapeError: If the shapes differ.
+        """
+        if len(before) != len(after) and len(before) and len(after):
+            raise ShapeError(
+                f"Each of the {len(before)} latents before needs one after, there are {len(after)}."
+            )
+        return cls.fit(name, after, before, **options)
+
 
 def _features(known: NetworkCritic | None) -> Callable[[Tensor], Tensor]:
-    """What a discriminant is linear in, `(B, F)`: of a grid, means over its cells."""
+    """The features `(B, F)` in which a discriminant is linear; means over the cells of a grid."""
 
     def hidden(z: Tensor) -> Tensor:
         if known is None:
@@ -247,8 +217,8 @@ def _check(
             )
         if not len(part):
             raise InputError(
-                f"There is no example {what} of {name!r}. One class says nothing of what tells it "
-                f"apart: bring latents of both, ordinary ones without it will do."
+                f"There is no example {what} of {name!r}. A critic needs both classes: bring "
+                f"latents of both; any latents without it will do."
             )
         if not bool(torch.isfinite(part).all()):
             raise InputError(f"An example {what} of {name!r} is not finite.")
@@ -260,6 +230,6 @@ def _check(
             )
     if known is not None and latents is None:
         raise InputError(
-            f"What {', '.join(known.names[:3])} have taught tells of {name!r} only through "
+            f"A known critic ({', '.join(known.names[:3])}) helps to fit {name!r} only on "
             f"encodings: pass latents=..., which need no labels."
         )

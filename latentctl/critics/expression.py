@@ -1,19 +1,19 @@
 r"""Logical expressions over attribute names as critics, such as `"(Smiling & Eyeglasses) | ~Male"`.
 
-The text is parsed, never run: names and `&`, `|`, `~` (or `and`, `or`, `not`) are all that it may
-consist of, and everything else is refused with its place. `~` binds closer than `&`, and `&` closer
-than `|`; `not`, `and` and `or` bind looser than these, in this order.
+The text is parsed, never run. It may consist of names and `&`, `|`, `~` (or `and`, `or`, `not`);
+everything else is refused with its place. `~` binds closer than `&`, and `&` closer than `|`;
+`not`, `and` and `or` bind looser than these, in this order.
 
 Negations are pushed down to the names by De Morgan's laws, so that all names that are joined by one
-connective become one target :math:`y`, which `critics.match` evaluates at once:
+connective become one target :math:`y`, which `Critic.match` evaluates at once:
 
 .. math::
     a \wedge \neg b \to \mathrm{match}(a{=}1, b{=}0), \qquad
     a \vee \neg b \to \neg\, \mathrm{match}(a{=}0, b{=}1)
 
-An expression thus costs an evaluation of the critics for each connective, not for each name. It is
-the same critic as the algebra gives, but for a name that is said twice in one conjunction or
-disjunction: it counts once.
+An expression thus costs an evaluation of the critic for each connective, not for each name. It is
+the same critic as the algebra gives, except that a name that is repeated in one conjunction or
+disjunction counts once.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ import torch
 from ..errors import InputError, UnknownNameError
 from .base import Critic
 
+CONNECTIVES: dict[type[ast.AST], str] = {
+    **dict.fromkeys((ast.BitAnd, ast.And), "and"),
+    **dict.fromkeys((ast.BitOr, ast.Or), "or"),
+}
 HELP = (
     'Use names of attributes with & (and), | (or), ~ (not) and parentheses, such as "(Smiling & '
     'Eyeglasses) | ~Male"; a name that is not made of letters, digits and _ alone, or begins with '
@@ -37,17 +41,17 @@ HELP = (
 )
 
 
-def parse(text: str, critics: Critic) -> Critic:
-    """The critic of a logical expression over the attributes of `critics`.
+def parse(text: str, critic: Critic) -> Critic:
+    """The critic of a logical expression over the attributes of `critic`.
 
     Arguments:
         text: Names of attributes with `&`, `|`, `~` and parentheses. A name such as
             `5_o_Clock_Shadow`, which is no identifier, stands in quotes.
-        critics: What the names mean.
+        critic: A critic with these names.
 
     Raises:
         UnknownNameError: If a name is not an attribute; with its place and the nearest names.
-        InputError: If the text is no such expression; with the place of what does not belong.
+        InputError: If the text is no such expression; with the place of the first error.
 
     Example:
         >>> from latentctl import AttributeCritic
@@ -62,7 +66,7 @@ def parse(text: str, critics: Critic) -> Critic:
     if not flat:
         raise InputError(f"The expression is empty. {HELP}")
     try:
-        return _Reader(flat, critics).critic(ast.parse(flat, mode="eval").body, True)
+        return _Reader(flat, critic).critic(ast.parse(flat, mode="eval").body, True)
     except SyntaxError as error:
         raise InputError(
             f"The expression {flat!r} cannot be read at character {error.offset or 1}: "
@@ -82,70 +86,41 @@ def parse(text: str, critics: Critic) -> Critic:
 class _Reader:
     """Critics of the parts of one expression."""
 
-    def __init__(self, text: str, critics: Critic) -> None:
-        self.text, self.critics = text, critics
+    def __init__(self, text: str, critic: Critic) -> None:
+        self.text, self.names, self.heads = text, critic.names, critic
 
-    def critic(self, node: ast.expr, wanted: bool) -> Critic:
-        """Of a part, or of its negation."""
-        node, wanted = self.unwrapped(node, wanted)
-        connective = self.connective(node)
+    def critic(self, node: ast.expr, positive: bool) -> Critic:
+        """The critic of a part, or of its negation."""
+        node, positive = _without_negation(node, positive)
+        connective = _connective(node)
         if connective is None:
-            head = self.critics[self.name(node)]
-            return head if wanted else ~head
-        operands = self.operands(node, connective)
-        if (connective == "and") == wanted:
-            return self.conjunction(operands, wanted)
-        return ~self.conjunction(operands, not wanted)
+            return self.head(self.name(node), positive)
+        operands = _operands(node, connective)
+        if (connective == "and") == positive:
+            return self.conjunction(operands, positive)
+        return ~self.conjunction(operands, not positive)
 
-    def conjunction(self, operands: Sequence[ast.expr], wanted: bool) -> Critic:
+    def head(self, name: str, positive: bool) -> Critic:
+        return self.heads[name] if positive else ~self.heads[name]
+
+    def conjunction(self, operands: Sequence[ast.expr], positive: bool) -> Critic:
         """All operands at once, or all their negations; the names among them as one target."""
         target: dict[str, bool] = {}
         parts = []
         for operand in operands:
-            node, value = self.unwrapped(operand, wanted)
-            if self.connective(node) is not None:
+            node, value = _without_negation(operand, positive)
+            # a & ~a is no target: it stays a product, which is never certain
+            if _connective(node) or target.setdefault(self.name(node), value) != value:
                 parts.append(self.critic(node, value))
-            elif target.setdefault(self.name(node), value) != value:
-                parts.append(self.critic(node, value))  # a & ~a: honest, and never satisfied
-        y = torch.full((1, len(self.critics.names)), torch.nan)
-        for name, value in target.items():
-            y[0, self.critics.index(name)] = float(value)
         if len(target) > 1:
-            parts.insert(0, self.critics.match(y))
+            y = torch.tensor([[float(target.get(name, torch.nan)) for name in self.names]])
+            parts.insert(0, self.heads.match(y))
         elif target:
-            ((name, value),) = target.items()
-            parts.insert(0, self.critics[name] if value else ~self.critics[name])
+            parts.insert(0, self.head(*target.popitem()))
         while len(parts) > 1:  # a balanced tree, so that a long chain is not a deep one
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [functools.reduce(operator.and_, pair) for pair in pairs]
         return parts[0]
-
-    def unwrapped(self, node: ast.expr, wanted: bool) -> tuple[ast.expr, bool]:
-        """What is negated, and whether it is still wanted."""
-        while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
-            node, wanted = node.operand, not wanted
-        return node, wanted
-
-    def connective(self, node: ast.expr) -> str | None:
-        if isinstance(node, ast.BinOp | ast.BoolOp):
-            if isinstance(node.op, ast.BitAnd | ast.And):
-                return "and"
-            if isinstance(node.op, ast.BitOr | ast.Or):
-                return "or"
-        return None
-
-    def operands(self, node: ast.expr, connective: str) -> list[ast.expr]:
-        """Those of a chain of one connective, in their order, whatever its parentheses."""
-        found, waiting = [], [node]
-        while waiting:
-            part = waiting.pop()
-            if self.connective(part) != connective:
-                found.append(part)
-            elif isinstance(part, ast.BinOp):
-                waiting += [part.right, part.left]
-            elif isinstance(part, ast.BoolOp):
-                waiting += reversed(part.values)
-        return found
 
     def name(self, node: ast.expr) -> str:
         place = len(self.text.encode()[: node.col_offset].decode()) + 1
@@ -159,8 +134,33 @@ class _Reader:
                 f"{part!r} at character {place} of the expression {self.text!r} is no name of an "
                 f"attribute. {HELP}"
             )
-        if name not in self.critics.names:
+        if name not in self.names:
             raise UnknownNameError(
-                f"attribute (character {place} of the expression)", name, self.critics.names
+                f"attribute (character {place} of the expression)", name, self.names
             )
         return name
+
+
+def _without_negation(node: ast.expr, positive: bool) -> tuple[ast.expr, bool]:
+    """The operand of all negations, and whether their number is even."""
+    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
+        node, positive = node.operand, not positive
+    return node, positive
+
+
+def _connective(node: ast.expr) -> str | None:
+    return CONNECTIVES.get(type(node.op)) if isinstance(node, ast.BinOp | ast.BoolOp) else None
+
+
+def _operands(node: ast.expr, connective: str) -> list[ast.expr]:
+    """Those of a chain of one connective, in their order, whatever its parentheses."""
+    found, waiting = [], [node]
+    while waiting:
+        part = waiting.pop()
+        if _connective(part) != connective:
+            found.append(part)
+        elif isinstance(part, ast.BinOp):
+            waiting += [part.right, part.left]
+        elif isinstance(part, ast.BoolOp):
+            waiting += reversed(part.values)
+    return found

@@ -5,61 +5,60 @@ Trained by AdamW on samples of the posterior, :math:`z = \mu + \sigma \epsilon`.
 
 from __future__ import annotations
 
-__all__ = ["NetworkCritic"]
+__all__ = ["NetworkCritic", "require_labels"]
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..latents import Covariance, Latents
 from ..nn.trunk import ScoreNet
+from ..storage import register_to_config
 from ..training import Step, train
 from .base import Critic
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+TRAINING: dict[str, Any] = {
+    "max_train_steps": 1500,
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "lr_scheduler": "cosine",
+}
+
 
 class NetworkCritic(Critic):
     """A critic of named attributes over one network.
 
-    Arguments:
-        latent_shape: Shape of one latent.
-        names: The attributes.
-        heads: Outputs of the network for each name.
-        width: Units of each layer.
-        depth: Number of layers.
-        dropout: Share of units dropped while training.
-        smooth: Whether units are SiLU, whose slopes vary, rather than rectified.
-        rank: Leading directions of the latents' covariance that are kept one by one; 0 for none.
+    The arguments are those of `AttributeCritic`.
     """
 
+    heads_per_name: ClassVar[int] = 1
+
+    @register_to_config
     def __init__(
         self,
         latent_shape: Sequence[int],
         names: Sequence[str],
-        heads: int,
         *,
-        width: int,
-        depth: int,
-        dropout: float,
+        width: int = 512,
+        depth: int = 2,
+        dropout: float = 0.0,
         smooth: bool = False,
         rank: int = 0,
     ) -> None:
         super().__init__()
-        self.latent_shape = tuple(latent_shape)
-        self.names = tuple(names)
-        sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
-        if smooth:
-            sizes["smooth"] = True
-        self.config = {"latent_shape": list(latent_shape), "names": list(names), **sizes}
+        self.latent_shape, self.names = tuple(latent_shape), tuple(names)
         if rank:
-            self.config["rank"] = rank
             self.covariance = Covariance(latent_shape, rank)
-        self.net = ScoreNet(latent_shape, heads * len(names), **sizes)
+        sizes: dict[str, Any] = {"depth": depth, "dropout": dropout, "smooth": smooth}
+        self.net = ScoreNet(latent_shape, self.heads_per_name * len(names), width=width, **sizes)
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     @abc.abstractmethod
@@ -73,41 +72,27 @@ class NetworkCritic(Critic):
         if self.covariance is not None:
             self.covariance.learn(latents, seed=seed)
 
-    def learn(
-        self,
-        latents: Latents,
-        *,
-        name: str,
-        max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        seed: int = 0,
-        **options: Any,
-    ) -> Self:
-        """Trains on latents, in place, by AdamW.
+    def fit_network(self, latents: Latents, *, name: str, seed: int, **options: Any) -> Self:
+        """Trains on latents with labels, in place.
 
         Arguments:
             latents: Encodings with labels.
             name: Its name in the log.
-            max_train_steps: Steps of training.
-            batch_size: Latents in a step.
-            learning_rate: Peak learning rate; it falls by a cosine.
-            weight_decay: Decoupled weight decay.
             seed: Decides every random number.
-            options: Further arguments of `latentctl.training.fit`.
+            options: Further arguments of `latentctl.training.train`; by default 1500 steps of
+                AdamW on 256 latents, with learning rate 1e-3, falling by a cosine, and weight
+                decay 1e-2.
         """
         self.fit_statistics(latents, seed=seed)
-        train(
-            self,
-            self.loss,
-            latents,
-            name=name,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            seed=seed,
-            **{"lr_scheduler": "cosine", **options},
-        )
+        train(self, self.loss, latents, name=name, seed=seed, **{**TRAINING, **options})
         return self
+
+
+def require_labels(latents: Latents, critic: str) -> Tensor:
+    """The labels; an `InputError` where there are none."""
+    if latents.labels is None:
+        raise InputError(
+            f"{critic} learns from labels; these latents have none. Bring data with labels, or "
+            f"score samples with latentctl.prior_rewards."
+        )
+    return latents.labels

@@ -5,9 +5,9 @@ r"""Networks on samples as critics of latents: through the frozen decoder.
 with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
 :math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (`critics.calibration`). Such
 critics are exact and slow: every evaluation decodes. They are distilled into a fast one
-(`latentctl.teach`), refine its edits (`controllers.Refined`), and evaluate receipts
-(`condition(..., evaluator=...)`). An evaluator should share no network with what edits ascend:
-those edits are adversarial to that network.
+(`latentctl.teach`), refine its edits (`controllers.Refined`), and score results independently
+(`condition(..., evaluator=...)`). An evaluator should share no network with the critics that edits
+ascend, since edits are adversarial to those.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class PixelCritic(Critic):
         >>> import latentctl
         >>> decoder = latentctl.wrap(nn.Linear(4, 12), decode="forward", value_range=(0, 1))
         >>> bright = lambda x: 10 * (x.mean(1, keepdim=True) - 0.5)
-        >>> critics = PixelCritic(decoder, bright, names=["Bright"])
-        >>> critics(torch.zeros(3, 4)).shape, critics["Bright"](torch.zeros(3, 4)).shape
+        >>> critic = PixelCritic(decoder, bright, names=["Bright"])
+        >>> critic(torch.zeros(3, 4)).shape, critic["Bright"](torch.zeros(3, 4)).shape
         (torch.Size([3, 1]), torch.Size([3, 1]))
     """
 
@@ -79,16 +79,12 @@ class PixelCritic(Critic):
                     f"The networks have different outputs: {', '.join(own)} and "
                     f"{', '.join(found)}. Give networks of the same attributes in the same order."
                 )
-        self.names = tuple(found)
-        self.latent_shape = decoder.latent_shape
-        self.decoder = decoder
-        self.probabilities = probabilities
+        self.names, self.latent_shape = tuple(found), decoder.latent_shape
+        self.decoder, self.probabilities = decoder, probabilities
         self.networks: list[Any] = [
             frozen_view(n) if isinstance(n, nn.Module) else n for n in networks
         ]
-        for number, network in enumerate(self.networks):
-            if isinstance(network, nn.Module):
-                self.add_module(f"network_{number}", network)
+        self.views = nn.ModuleList(n for n in self.networks if isinstance(n, nn.Module))
         self.register_buffer("scale", torch.ones(len(self.names)))
         self.register_buffer("bias", torch.zeros(len(self.names)))
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
@@ -130,11 +126,10 @@ class PixelCritic(Critic):
         return torch.cat(parts).to(x.device)
 
     def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritic:
-        """Fits scale and bias of each attribute on samples that the networks did not see.
+        """Fits scale and bias of each attribute on held-out samples.
 
         Arguments:
-            x: Samples as the decoder draws them, `(N, *sample_shape)`: reconstructions, rather
-                than originals.
+            x: Output of the decoder, `(N, *sample_shape)`: reconstructions, rather than originals.
             labels: `(N, K)` in [0, 1]; NaN = unknown.
 
         Raises:

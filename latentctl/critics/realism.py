@@ -1,12 +1,11 @@
-r"""The realism critic: is this latent where the encodings of data are?
+r"""The realism critic: a discriminator of encodings of data from samples of the prior.
 
-A move that pleases it stays where the decoder was trained. The conditional critic asks the same of
-the pair :math:`(z, y)`.
+A latent with high realism is where the decoder was trained. The conditional critic discriminates
+pairs :math:`(z, y)`.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.trunk import ScoreNet, encode_targets
+from ..storage import register_to_config
 from .base import Critic
 
 
@@ -30,8 +30,8 @@ class RealismCritic(Critic, kind="realism"):
         L_D = \mathbb{E}_{q(z \mid x)}[-\log D(z, y)] + \mathbb{E}_{p(z)}[-\log(1 - D(z, y))]
             + \mathbb{E}_{G(p(z), y)}[-\log(1 - D(z, y))]
 
-    A conditional critic also refuses real encodings with *other* attributes. To it is added a
-    penalty on the gradient between real and fake latents (see `gradient_penalty`).
+    For a conditional critic, real encodings with *other* attributes are negatives too. A penalty on
+    the gradient between real and fake latents is added (see `gradient_penalty`).
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -40,6 +40,7 @@ class RealismCritic(Critic, kind="realism"):
         depth: Number of layers.
     """
 
+    @register_to_config
     def __init__(
         self,
         latent_shape: Sequence[int],
@@ -49,14 +50,7 @@ class RealismCritic(Critic, kind="realism"):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        self.latent_shape = tuple(latent_shape)
-        self.context_names = tuple(context_names)
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "context_names": list(context_names),
-            "width": width,
-            "depth": depth,
-        }
+        self.latent_shape, self.context_names = tuple(latent_shape), tuple(context_names)
         context = 2 * len(context_names)
         self.net = ScoreNet(latent_shape, 1, context=context, width=width, depth=depth)
 
@@ -83,7 +77,7 @@ class RealismCritic(Critic, kind="realism"):
         *,
         penalty: float = 10.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critic's side of the game.
+        """The loss of the critic, and what to log.
 
         Arguments:
             real: Encodings of data, `(B, *latent_shape)`.
@@ -124,13 +118,8 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor) 
 
     .. math:: \mathbb{E}[(\| \nabla_z D(z) \| - 1)^2], \quad z = r + \alpha \odot (f - r)
 
-    The penalty is on the log-odds, and :math:`\alpha` is uniform in each dimension.
-
-    Arguments:
-        critic: The critic, with its targets given.
-        real: Latents of data, `(B, *latent_shape)`.
-        fake: Latents of the other kind, `(B, *latent_shape)`.
-        alpha: Uniform numbers in [0, 1], `(B, *latent_shape)`.
+    The penalty is on the log-odds of a `critic` with fixed targets. The latents `real` and `fake`
+    and the uniform numbers `alpha` in [0, 1], one for each dimension, are `(B, *latent_shape)`.
     """
     between = torch.lerp(real, fake, alpha).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)

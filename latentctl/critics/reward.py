@@ -1,4 +1,4 @@
-r"""Reward critics: what a Python function will say of a decoded latent, and whether it is content.
+r"""Reward critics: predictions of Python functions of the sample that a latent decodes to.
 
 With rewards :math:`c_k(x) \in [0, 1]` of samples :math:`x \sim p(x \mid z)`, each has two heads,
 
@@ -7,13 +7,12 @@ With rewards :math:`c_k(x) \in [0, 1]` of samples :math:`x \sim p(x \mid z)`, ea
 
 both fitted by cross-entropy, to whether the rule is kept and to the soft target :math:`c_k(x)`. The
 paper has the second only. But a mean of 0.95 may be a melody with one wrong note in twenty, or any
-of twenty melodies: to ask for a rule is to ask for :math:`p_k`, and :math:`r_k` says how far it is
-to there where hardly any sample keeps it.
+of twenty melodies. A request for a rule is one for :math:`p_k`; :math:`r_k` has a gradient where
+hardly any sample keeps the rule.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -29,13 +28,14 @@ from torch import Tensor
 from ..errors import InputError
 from ..latents import Latents
 from ..random import seeded
+from ..storage import register_to_config
 from ..training import Step
 from .base import cross_entropy
-from .network import NetworkCritic
+from .network import NetworkCritic, require_labels
 
 
 class RewardCritic(NetworkCritic, kind="rewards"):
-    r"""Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
+    """Log-odds `(B, K)` that each of K rules is kept, and the mean reward by each.
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -51,6 +51,9 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         (torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5, 1]))
     """
 
+    heads_per_name = 2
+
+    @register_to_config
     def __init__(
         self,
         latent_shape: Sequence[int],
@@ -60,7 +63,7 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         depth: int = 3,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(latent_shape, names, 2, width=width, depth=depth, dropout=dropout)
+        super().__init__(latent_shape, names, width=width, depth=depth, dropout=dropout)
 
     def heads(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds of :math:`p_k(z)` and of :math:`r_k(z)`, both `(B, K)`."""
@@ -77,12 +80,11 @@ class RewardCritic(NetworkCritic, kind="rewards"):
 
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats per known reward, of both heads."""
-        if batch.labels is None:
-            raise InputError("A RewardCritic learns from rewards; these latents have none.")
+        labels = require_labels(batch, "A RewardCritic")
         kept, mean = self.heads(batch.sample(step.normal(*self.latent_shape)))
-        known = (~torch.isnan(batch.labels)).sum().clamp_min(1)
-        on_kept = cross_entropy(kept, satisfied(batch.labels)).sum() / known
-        on_mean = cross_entropy(mean, batch.labels).sum() / known
+        known = (~torch.isnan(labels)).sum().clamp_min(1)
+        on_kept = cross_entropy(kept, satisfied(labels)).sum() / known
+        on_mean = cross_entropy(mean, labels).sum() / known
         return on_kept + on_mean, {"kept": on_kept, "mean": on_mean}
 
     @classmethod
@@ -104,30 +106,21 @@ class RewardCritic(NetworkCritic, kind="rewards"):
             depth: Number of layers.
             dropout: Share of units dropped while training.
             seed: Decides every random number.
-            options: Of the training, as in `NetworkCritic.learn`.
+            options: Of the training, as in `NetworkCritic.fit_network`.
 
         Raises:
             InputError: If there are no rewards, or a rule has none.
         """
-        check_rewards(latents)
-        shape, names = latents.latent_shape, latents.names
+        unknown = torch.isnan(require_labels(latents, "A RewardCritic")).all(0)
+        for name, missing in zip(latents.names, unknown, strict=True):
+            if missing:
+                raise InputError(f"The reward {name!r} raised for all {len(latents)} samples.")
+        sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
         with seeded(seed, "reward critic"):
-            critic = cls(shape, names, width=width, depth=depth, dropout=dropout)
-        return critic.learn(latents, name="rewards", seed=seed, **options)
+            critic = cls(latents.latent_shape, latents.names, **sizes)
+        return critic.fit_network(latents, name="rewards", seed=seed, **options)
 
 
 def satisfied(rewards: Tensor) -> Tensor:
     """1 where a rule is kept, its reward being 1, else 0; NaN stays NaN."""
     return torch.where(torch.isnan(rewards), rewards, (rewards == 1).to(rewards.dtype))
-
-
-def check_rewards(latents: Latents) -> None:
-    """Raises an `InputError` where there are no rewards, or a rule has no known one."""
-    if latents.labels is None:
-        raise InputError(
-            "A RewardCritic learns from rewards; these latents have none. latentctl.prior_rewards "
-            "makes some."
-        )
-    for name, column in zip(latents.names, latents.labels.unbind(1), strict=True):
-        if bool(torch.isnan(column).all()):
-            raise InputError(f"The reward {name!r} raised for all {len(column)} samples.")

@@ -9,6 +9,7 @@ __all__ = [
     "load_folder",
     "load_strict",
     "pack_modules",
+    "register_to_config",
     "save_folder",
     "unpack_modules",
     "verify_folder",
@@ -16,5 +17,5 @@ __all__ = [
 
 from .files import VERSION
 from .folder import load_folder, save_folder, verify_folder
-from .saved import Saved, pack_modules, unpack_modules
+from .saved import Saved, pack_modules, register_to_config, unpack_modules
 from .weights import fingerprint, load_strict

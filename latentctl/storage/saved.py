@@ -1,19 +1,21 @@
 """Modules that save themselves as a folder: kind, configuration, weights, and the parts they hold.
 
 A class is registered once, by its kind: `class Ascent(Saved, kind="ascent")`. Its `config` are the
-keyword arguments that build it, and its `parts` are modules that are saved under kinds of their
-own, such as the critic that an ascent climbs. A part that several modules share is saved once.
-A part that the caller holds, such as the decoder's prior, is not saved: its fingerprint is, and
-loading takes it again.
+arguments that build it, recorded by `register_to_config`, and its `parts` are modules that are
+saved under kinds of their own, such as the critic that an ascent climbs. A part that several
+modules share is saved once. A part that the caller holds, such as the decoder's prior, is not
+saved: its fingerprint is, and loading takes it again.
 """
 
 from __future__ import annotations
 
-__all__ = ["Saved", "pack_modules", "unpack_modules"]
+__all__ = ["Saved", "pack_modules", "register_to_config", "unpack_modules"]
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 KINDS: dict[str, type[Saved]] = {}
+P = ParamSpec("P")
+S = TypeVar("S", bound="Saved")
 
 
 class Saved(nn.Module):
@@ -33,9 +37,9 @@ class Saved(nn.Module):
     Example:
         >>> import tempfile
         >>> class Double(Saved, kind="double"):
+        ...     @register_to_config
         ...     def __init__(self, size):
         ...         super().__init__()
-        ...         self.config = {"size": size}
         ...         self.linear = nn.Linear(size, 2 * size)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Double(3).save(folder + "/double")
@@ -90,6 +94,33 @@ class Saved(nn.Module):
             kinds = ", ".join(type(module).__name__ for module in found.values())
             raise CheckpointError(f"{path} holds {kinds or 'nothing'}, not a {cls.__name__}.")
         return loaded
+
+
+def register_to_config(
+    init: Callable[Concatenate[S, P], None],
+) -> Callable[Concatenate[S, P], None]:
+    """Decorates a constructor: its arguments, but for the modules, become the `config`.
+
+    A tuple is recorded as a list. Where a subclass is decorated too, its own arguments count.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def construct(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if "config" not in vars(self):
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            _, *given = bound.arguments.items()
+            self.config = {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in given
+                if not isinstance(value, nn.Module)
+            }
+        init(self, *args, **kwargs)
+        for part in self.parts():  # those that are None
+            self.config.pop(part, None)
+
+    return construct
 
 
 def pack_modules(

@@ -29,8 +29,8 @@ logit = st.floats(-100, 100, width=32)
 MODULES = {m.__name__ for m in (attributes_module, base_module, realism_module)}
 
 
-class Read(Critic):
-    """The latent's own numbers as log-odds, so that any value can be tried."""
+class Coordinate(Critic):
+    """One coordinate of the latent as log-odds, so that any value can be tested."""
 
     def __init__(self, column):
         super().__init__()
@@ -40,7 +40,7 @@ class Read(Critic):
         return z[:, self.column : self.column + 1]
 
 
-A, B, C = Read(0), Read(1), Read(2)
+A, B, C = Coordinate(0), Coordinate(1), Coordinate(2)
 
 
 def subclasses(kind):
@@ -60,7 +60,7 @@ def examples(critic, realism):
     ]
 
 
-def test_the_laws_hold_for_every_critic_there_is(critic, realism):
+def test_the_laws_hold_for_every_critic_class(critic, realism):
     z, found = noise(0, 20, (8,), seed=0), set()
     for example in examples(critic, realism):
         check_critic(example, z)
@@ -77,7 +77,7 @@ def test_the_laws_find_a_conjunction_that_is_no_product():
             return z[:, :1]
 
         def __and__(self, other):
-            return Read(0)
+            return Coordinate(0)
 
     with pytest.raises(LawError, match=r"P\(a & b\)"):
         check_critic(Lower(), noise(0, 5, (2,), seed=0))
@@ -112,7 +112,7 @@ def test_the_algebra_at_any_log_odds(values):
 
 
 @pytest.mark.parametrize("values", [(100.0, 100.0), (-100.0, -100.0), (100.0, -100.0)])
-def test_gradients_live_where_probabilities_are_zero_or_one(values):
+def test_gradients_do_not_vanish_where_probabilities_are_zero_or_one(values):
     z = torch.tensor([values], requires_grad=True)
     for critic in (A & B, A | B, ~A & B):
         (gradient,) = torch.autograd.grad(critic(z).sum(), z)
@@ -125,7 +125,7 @@ def test_and_is_stricter_than_or_and_differs_from_it():
     assert (both < A.probability(z)).all() and (either > A.probability(z)).all()
 
 
-def test_a_critic_knows_of_which_attributes_it_speaks(critic):
+def test_a_critic_has_the_attributes_that_it_depends_on(critic):
     both = (critic["Smiling"] & ~critic["Hat"] * 2.0) | critic["Smiling"]
     assert both.attributes == {"Smiling", "Hat"}
     assert critic.match(torch.tensor([[NAN, 0.0, NAN]])).attributes == {"Male"}
@@ -168,7 +168,7 @@ def test_a_fractional_target_costs_least_where_it_is_met(target):
     assert (free == 0).all() and cost.min() > 0
 
 
-def test_fit_learns_what_the_labels_say(critic, held_out):
+def test_fit_predicts_the_labels(critic, held_out):
     right = (critic.probability(held_out.mean) > 0.5).float() == held_out.labels
     assert (right.float().mean(0) > 0.93).all(), right.float().mean(0)
     torch.testing.assert_close(critic.posterior_std, held_out.posterior_std())
@@ -221,13 +221,13 @@ def test_a_target_of_another_width_is_refused(critic):
         critic.match(torch.zeros(1, 2))
 
 
-def test_realism_tells_data_from_the_prior(realism, held_out):
+def test_realism_discriminates_data_from_the_prior(realism, held_out):
     prior = noise(0, 500, (8,), seed=4)
     on_data, on_prior = realism.probability(held_out.mean), realism.probability(prior)
     assert on_data.mean() > 0.7 > 0.4 > on_prior.mean()
     unreal = prior.clone()
     unreal[:, 3] = -2
-    assert realism.probability(unreal).max() < 0.1, "it has learned where data are: z3 near 1.5"
+    assert realism.probability(unreal).max() < 0.1, "data have z3 near 1.5"
 
 
 def build_conditional(shape=(4,)):
@@ -235,7 +235,7 @@ def build_conditional(shape=(4,)):
         return RealismCritic(shape, ["A", "B"], width=16, depth=2)
 
 
-def parts():
+def inputs():
     real, fake = noise(0, 6, (4,), seed=0), 3 + noise(0, 6, (4,), seed=1)
     alpha = noise(0, 6, (4,), seed=2, uniform=True)
     y = (torch.arange(12).view(6, 2) // 2 % 2).float()
@@ -244,7 +244,7 @@ def parts():
 
 def test_mismatched_rows_count_only_where_they_differ():
     critic = build_conditional()
-    real, fake, alpha, y = parts()
+    real, fake, alpha, y = inputs()
     base, _ = critic.loss(real, fake, alpha, y)
     same, _ = critic.loss(real, fake, alpha, y, y.clone())
     torch.testing.assert_close(same, base)
@@ -259,7 +259,7 @@ def test_mismatched_rows_count_only_where_they_differ():
 
 def test_a_free_attribute_cannot_mismatch():
     critic = build_conditional()
-    real, fake, alpha, y = parts()
+    real, fake, alpha, y = inputs()
     y[:, 0] = NAN
     other = torch.cat([torch.ones(6, 1), y[:, 1:]], 1)
     base, _ = critic.loss(real, fake, alpha, y)
@@ -267,13 +267,13 @@ def test_a_free_attribute_cannot_mismatch():
     torch.testing.assert_close(loss, base)
     other[0, 1] = 1 - other[0, 1]
     loss, _ = critic.loss(real, fake, alpha, y, other)
-    seen = torch.tensor([[NAN, other[0, 1]]])  # the free one is not told either
+    seen = torch.tensor([[NAN, other[0, 1]]])  # the free one is not in the context either
     torch.testing.assert_close(loss - base, F.softplus(critic(real[:1], seen)).sum() / 6)
 
 
-def test_the_loss_is_the_game_of_the_paper():
+def test_the_loss_is_that_of_the_paper():
     critic = build_conditional()
-    real, fake, alpha, y = parts()
+    real, fake, alpha, y = inputs()
     loss, logs = critic.loss(real, fake, alpha, y, penalty=0.0)
     by_hand = F.softplus(-critic(real, y)).mean() + F.softplus(critic(fake, y)).mean()
     torch.testing.assert_close(loss, by_hand)
@@ -285,7 +285,7 @@ def test_the_loss_is_the_game_of_the_paper():
 
 def test_the_penalty_is_taken_between_real_and_fake():
     critic = build_conditional()
-    real, fake, alpha, y = parts()
+    real, fake, alpha, y = inputs()
     _, logs = critic.loss(real, fake, alpha, y)
     between = (real + alpha * (fake - real)).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between, y).sum(), between)
@@ -296,7 +296,7 @@ def test_the_penalty_is_taken_between_real_and_fake():
 
 
 def test_the_penalty_in_closed_form():
-    real, fake, alpha, _ = parts()
+    real, fake, alpha, _ = inputs()
     w = torch.tensor([3.0, 0, 4, 0])
     torch.testing.assert_close(
         gradient_penalty(Linear(w), real, fake, alpha), torch.tensor(16.0), rtol=1e-5, atol=1e-5
@@ -312,9 +312,9 @@ def test_the_penalty_in_closed_form():
         torch.testing.assert_close(found, (ends.norm(dim=1) - 1).square().mean())
 
 
-def test_the_penalty_trains_the_critic_and_leaves_the_latents_alone():
+def test_the_penalty_has_gradients_of_weights_and_none_of_latents():
     critic = build_conditional()
-    real, fake, alpha, y = parts()
+    real, fake, alpha, y = inputs()
     fake.requires_grad_()
     penalty = gradient_penalty(critic.with_context(y), real, fake, alpha)
     gradients = torch.autograd.grad(penalty, list(critic.parameters()), allow_unused=True)
@@ -347,7 +347,7 @@ def test_critics_of_grids(spatial_latents):
     assert torch.isfinite(loss)
 
 
-def test_the_toy_is_what_it_says(latents, decoder):
+def test_the_toy_decoder_is_invertible_and_its_labels_are_true(latents, decoder):
     z = latents.mean[:20]
     torch.testing.assert_close(decoder.encode(decoder.decode(z)).mean, z, rtol=1e-3, atol=1e-3)
     assert torch.equal(latents.labels, truth(latents.mean))

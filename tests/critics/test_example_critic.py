@@ -1,4 +1,4 @@
-"""An attribute from a few examples: better than the mean difference, and honest about its input."""
+"""An attribute from a few examples: better than the mean difference, and checks of the input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from latentctl.storage.weights import load_strict
 SIZE = 32
 SPREAD = torch.linspace(0.2, 4.0, SIZE)  # the directions differ much in variance
 TURN = torch.linalg.qr(noise(0, SIZE, (SIZE,), seed=5))[0]
-SHIFT = torch.where(torch.arange(SIZE) < 8, 0.6, 0.0) * SPREAD  # and the class is in the small ones
+SHIFT = torch.where(torch.arange(SIZE) < 8, 0.6, 0.0) * SPREAD  # the class, in the small ones
 
 
 def gaussian(count, seed):
@@ -32,7 +32,7 @@ def accuracy(critic, z, held):
     return ((critic(z)[:, 0] > 0) == held).float().mean().item()
 
 
-def test_encodings_without_labels_make_ten_examples_worth_more():
+def test_encodings_without_labels_raise_the_accuracy_of_ten_examples():
     unlabelled, (z, held) = Latents(gaussian(4000, 1)[0]), gaussian(2000, 2)
     better = []
     for seed in range(10, 18):
@@ -54,7 +54,7 @@ def test_an_infinite_ridge_is_the_difference_of_means():
     assert torch.cosine_similarity(near.weight, difference, dim=0) < 0.9
 
 
-def test_log_odds_are_zero_between_the_classes_and_have_the_spread_asked_for():
+def test_log_odds_are_zero_between_the_classes_and_have_the_requested_spread():
     x, y = gaussian(30, 3)
     unlabelled = gaussian(500, 1)[0]
     for spread in (1.0, 4.0):
@@ -64,25 +64,25 @@ def test_log_odds_are_zero_between_the_classes_and_have_the_spread_asked_for():
         assert critic(middle[None]).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_a_critic_of_other_attributes_makes_ten_examples_worth_more():
-    """Others that live in the same few directions tell where to look."""
+def test_a_critic_of_other_attributes_raises_the_accuracy_of_ten_examples():
+    """The other attributes depend on the same few directions."""
     z, _ = gaussian(3000, 1)
     inner = z @ TURN.T
     labels = torch.stack([(inner[:, k : k + 2].sum(1) > 0).float() for k in range(0, 8, 2)], 1)
     latents = Latents(z, labels=labels, names=["One", "Two", "Three", "Four"])
     known = AttributeCritic.fit(latents, width=64, max_train_steps=200, batch_size=128)
-    test, truly = gaussian(2000, 2)
+    test, test_labels = gaussian(2000, 2)
     better = []
     for seed in range(10, 18):
         x, y = gaussian(10, seed)
         alone = ExampleCritic.fit("Tall", x[y], x[~y], latents=latents)
         helped = ExampleCritic.fit("Tall", x[y], x[~y], latents=latents, known=known)
-        better.append(accuracy(helped, test, truly) - accuracy(alone, test, truly))
+        better.append(accuracy(helped, test, test_labels) - accuracy(alone, test, test_labels))
     assert sum(better) / len(better) > 0.05, better
     assert sum(gain > 0 for gain in better) >= 6, better
 
 
-def test_the_critic_it_learned_from_is_left_alone_and_not_needed_any_more():
+def test_the_known_critic_is_not_changed_and_not_referred_to():
     latents = toy_latents(200, seed=0)
     known = AttributeCritic.fit(latents, width=16, max_train_steps=5, batch_size=32)
     before = {k: v.clone() for k, v in known.state_dict().items()}
@@ -91,22 +91,22 @@ def test_the_critic_it_learned_from_is_left_alone_and_not_needed_any_more():
     )
     assert all(p.requires_grad for p in known.parameters())
     assert all(torch.equal(v, before[k]) for k, v in known.state_dict().items())
-    said = critic(latents.mean)
+    expected = critic(latents.mean)
     with torch.no_grad():
         for parameter in known.parameters():
             parameter.zero_()
-    assert torch.equal(critic(latents.mean), said)
+    assert torch.equal(critic(latents.mean), expected)
 
 
-def test_pairs_say_more_than_as_many_examples():
-    """In pairs, what both share drops out."""
+def test_pairs_are_more_accurate_than_as_many_examples():
+    """What both of a pair have in common cancels."""
     z, held = gaussian(2000, 2)
     gains = []
     for seed in range(20, 26):
-        who = SPREAD * noise(0, 10, (SIZE,), seed=seed)
+        identity = SPREAD * noise(0, 10, (SIZE,), seed=seed)
         other = SPREAD * noise(10, 10, (SIZE,), seed=seed)
         slight = 0.3 * SPREAD * noise(20, 10, (SIZE,), seed=seed)
-        before, after = (who - SHIFT) @ TURN, (who + slight + SHIFT) @ TURN
+        before, after = (identity - SHIFT) @ TURN, (identity + slight + SHIFT) @ TURN
         pairs = ExampleCritic.from_pairs("Tall", before, after)
         examples = ExampleCritic.fit("Tall", after, (other - SHIFT) @ TURN)
         gains.append(accuracy(pairs, z, held) - accuracy(examples, z, held))
@@ -123,7 +123,7 @@ def test_a_spatial_latent_too_large_for_a_matrix_has_the_same_answer(monkeypatch
     assert critic(z).shape == (300, 1)
 
 
-def test_it_is_a_critic_like_others_and_ascent_climbs_it():
+def test_the_laws_of_critics_hold_and_ascent_climbs_it():
     latents = toy_latents(400, seed=0)
     smiles = truth(latents.mean)[:, 0] > 0.5
     others = AttributeCritic.fit(
@@ -140,7 +140,7 @@ def test_it_is_a_critic_like_others_and_ascent_climbs_it():
     assert truth(moved)[:, 0].mean() > 0.8
 
 
-def test_the_same_examples_give_the_same_critic_and_it_comes_back_from_disk(tmp_path):
+def test_the_fit_is_deterministic_and_is_restored_from_disk(tmp_path):
     latents = toy_latents(300, seed=0)
     known = RewardCritic.fit(latents, width=16, depth=2, max_train_steps=5, batch_size=32)
     one, two = (
@@ -156,7 +156,7 @@ def test_the_same_examples_give_the_same_critic_and_it_comes_back_from_disk(tmp_
     assert torch.equal(again(latents.mean), one(latents.mean))
 
 
-def test_bad_examples_are_refused_with_what_to_do():
+def test_bad_examples_are_refused():
     z = noise(0, 20, (8,), seed=0)
     with pytest.raises(InputError, match=r"no example without it of 'Tall'.*bring latents of both"):
         ExampleCritic.fit("Tall", z, z[:0])
@@ -174,7 +174,7 @@ def test_bad_examples_are_refused_with_what_to_do():
         ExampleCritic.fit("Tall", z[:5], z[5:], latents=Latents(z[:, :4]))
     with pytest.raises(ShapeError, match="another decoder"):
         ExampleCritic.fit("Tall", z[:5], z[5:], known=AttributeCritic((4,), ["Smiling"], width=8))
-    with pytest.raises(InputError, match=r"Smiling have taught.*pass latents"):
+    with pytest.raises(InputError, match=r"known critic \(Smiling\).*pass latents"):
         ExampleCritic.fit("Tall", z[:5], z[5:], known=AttributeCritic((8,), ["Smiling"], width=8))
     with pytest.raises(ShapeError, match="another decoder"):
         ExampleCritic.fit("Tall", z[:5], z[5:])(z[:, :4])

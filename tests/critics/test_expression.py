@@ -1,4 +1,4 @@
-"""Logical expressions over attribute names: what they mean, what they cost, what they refuse."""
+"""Logical expressions over attribute names: meaning, evaluations, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("Smiling", "Male", "Young", "5_o_Clock_Shadow", "Bärtig")
 
 
 class Counted(Critic):
-    """The latent's own numbers as log-odds, counting how often it is asked."""
+    """The coordinates of the latent as log-odds; counts its evaluations."""
 
     def __init__(self, names=NAMES):
         super().__init__()
@@ -44,7 +44,7 @@ def close(a, b, z):
 
 
 def truth(text, z):
-    """What Python says of each row, the names being its truth values."""
+    """The value that Python gives to each row, with names as truth values."""
     rows = [dict(zip(NAMES, row, strict=True)) for row in (z > 0).tolist()]
     return torch.tensor([bool(eval(text, {"__builtins__": {}}, row)) for row in rows])
 
@@ -71,7 +71,7 @@ def truth(text, z):
         ("~~Smiling", lambda c: c["Smiling"]),
     ],
 )
-def test_means_what_the_algebra_means(critics, z, text, same):
+def test_an_expression_equals_the_algebra(critics, z, text, same):
     expected = same(critics)
     assert close(parse(text, critics), expected, z)
     assert not close(parse(text, critics), ~expected, z)
@@ -94,14 +94,14 @@ def expressions():
 
 @given(expressions())
 @settings(max_examples=60, deadline=None)
-def test_any_expression_over_certain_attributes_is_the_logic_of_them(text):
+def test_saturated_log_odds_give_boolean_logic(text):
     corners = torch.tensor([[a, b, c, 1.0, 1.0] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
-    said = parse(text, Counted())(60 * corners)
+    logits = parse(text, Counted())(60 * corners)
     python = text.replace("~", " not ").replace("&", " and ").replace("|", " or ")
-    assert torch.equal(said[:, 0] > 0, truth(python, corners))
+    assert torch.equal(logits[:, 0] > 0, truth(python, corners))
 
 
-def test_a_name_said_twice_counts_once_and_a_contradiction_never_holds(critics, z):
+def test_a_repeated_name_counts_once_and_a_contradiction_never_holds(critics, z):
     assert close(parse("Smiling & Male & Smiling", critics), parse("Smiling & Male", critics), z)
     assert close(parse("Smiling | Smiling", critics), critics["Smiling"], z)
     never = parse("Smiling & Male & ~Smiling", critics)
@@ -129,7 +129,7 @@ def test_thirty_attributes_are_one_evaluation_and_a_thousand_have_no_limit():
     assert torch.allclose(parse(" & ".join(names[:30]), critics)(z), every(z), atol=1e-4)
 
 
-def test_gradients_flow_and_another_critic_can_be_asked_the_same():
+def test_gradients_flow_and_the_expression_applies_to_another_critic():
     with seeded(0):
         critics = AttributeCritic((4,), NAMES[:3], width=16).eval()
     z = noise(0, 5, (4,), seed=1, purpose="expression").requires_grad_()
@@ -138,8 +138,8 @@ def test_gradients_flow_and_another_critic_can_be_asked_the_same():
     assert z.grad is not None and (z.grad != 0).any(1).all()
     other = Counted(NAMES[:3])
     other.latent_shape = (4,)
-    say = where.of(other)
-    assert torch.equal(say(z[:, :3]), parse("(Smiling & ~Male) | ~Young", other)(z[:, :3]))
+    same = where.of(other)
+    assert torch.equal(same(z[:, :3]), parse("(Smiling & ~Male) | ~Young", other)(z[:, :3]))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_gradients_flow_and_another_critic_can_be_asked_the_same():
         ("hat", 1, "Known: "),
     ],
 )
-def test_an_unknown_name_is_answered_with_its_place_and_the_nearest(critics, text, place, near):
+def test_an_unknown_name_is_reported_with_its_place_and_the_nearest(critics, text, place, near):
     with pytest.raises(UnknownNameError, match=rf"character {place} of.*{near}"):
         parse(text, critics)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("  \n ", "is empty"),
@@ -189,14 +189,14 @@ def test_an_unknown_name_is_answered_with_its_place_and_the_nearest(critics, tex
         ("(" * 300 + "Smiling" + ")" * 300, "nested too deeply|at character"),
     ],
 )
-def test_all_else_is_refused_and_nothing_is_run(critics, text, says, tmp_path, monkeypatch):
+def test_other_syntax_is_refused_and_nothing_is_run(critics, text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         parse(text, critics)
     assert critics.calls == 0 and not (tmp_path / "refused").exists()
 
 
-def test_critics_may_move_to_another_device_afterwards():
+def test_the_critic_may_move_to_another_device_afterwards():
     critics = AttributeCritic((4,), NAMES[:3], width=16)
     where = parse("Smiling & ~Male | Young", critics)
     critics.to("meta")

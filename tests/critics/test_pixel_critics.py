@@ -1,4 +1,4 @@
-"""Networks on pictures as critics of latents, through a decoder that is frozen."""
+"""Networks on images as critics of latents, through a frozen decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ["Bright", "Left"]
 
 
 class Net(nn.Module):
-    """Log-odds of small pictures, with layers that move in training mode."""
+    """Log-odds of small images, with layers that differ in training mode."""
 
     def __init__(self, seed=0, names=NAMES):
         super().__init__()
@@ -42,7 +42,7 @@ def critics(decoder):
     return PixelCritic(decoder, Net())
 
 
-def test_says_what_the_network_says_of_what_is_decoded(decoder, critics):
+def test_log_odds_are_those_of_the_network_on_the_decoded_sample(decoder, critics):
     z, net = latents(), Net().eval()
     x = decoder.decode(z)
     assert critics.names == tuple(NAMES) and critics.latent_shape == (8,)
@@ -53,7 +53,7 @@ def test_says_what_the_network_says_of_what_is_decoded(decoder, critics):
     assert not torch.allclose(critics(z), net(decoder.decode(latents(seed=1))))
 
 
-def test_keeps_the_laws_of_critics(critics):
+def test_the_laws_of_critics_hold(critics):
     z = latents()
     for name in NAMES:
         check_critic(critics[name], z)
@@ -78,7 +78,7 @@ def test_the_gradient_reaches_the_latent_and_no_weight(model, critics):
     assert not any(p.requires_grad for p in critics.parameters())
 
 
-def test_the_network_of_somebody_else_stays_as_it_is(decoder):
+def test_the_callers_network_is_not_changed(decoder):
     net = Net().train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     critics = PixelCritic(decoder, net)
@@ -90,11 +90,11 @@ def test_the_network_of_somebody_else_stays_as_it_is(decoder):
     assert all(p.requires_grad for p in net.parameters())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with torch.no_grad():
-        net.head.bias += 1  # a view: what its owner learns later counts
+        net.head.bias += 1  # a view: later changes of the network count
     torch.testing.assert_close(critics(z), Net().eval()(decoder.decode(z)) + 1)
 
 
-def test_networks_always_see_the_unit_range():
+def test_networks_get_samples_in_the_unit_range():
     model = ToyVAE()
     unit = toy_decoder(model)
     signed = Decoder(
@@ -114,17 +114,17 @@ def test_probabilities_become_log_odds_and_stay_finite(decoder):
     net = Net().eval()
     scores = PixelCritic(decoder, lambda x: net(x).sigmoid(), names=NAMES, probabilities=True)
     torch.testing.assert_close(scores(z), PixelCritic(decoder, net)(z), rtol=1e-4, atol=1e-4)
-    sure = PixelCritic(
+    certain = PixelCritic(
         decoder,
         lambda x: (x.mean((1, 2, 3)) > 0)[:, None].float(),
         names=["On"],
         probabilities=True,
     )
-    assert bool(torch.isfinite(sure(z)).all()) and bool((sure.probability(z) > 0.99).all())
+    assert bool(torch.isfinite(certain(z)).all()) and bool((certain.probability(z) > 0.99).all())
 
 
 def bright(x):
-    """The log-odds by which the labels below were really drawn."""
+    """The log-odds from which the labels below are drawn."""
     return 30 * (x[:, 0].mean((1, 2)) - 0.5)[:, None]
 
 
@@ -145,11 +145,11 @@ def test_calibration_finds_a_known_scale_and_bias(decoder, scale, bias):
     torch.testing.assert_close(critics.scale, torch.tensor([scale]), rtol=0.15, atol=0)
     torch.testing.assert_close(critics.bias, torch.tensor([bias]), rtol=0, atol=0.15)
     again = critics.scale.clone()
-    critics.calibrate(x, drawn_labels(x, 1))  # starts anew, not from where it was
+    critics.calibrate(x, drawn_labels(x, 1))  # the fit starts at scale 1 and bias 0 again
     torch.testing.assert_close(critics.scale, again)
 
 
-def test_calibration_leaves_unknown_labels_out_and_survives_perfect_ones(decoder):
+def test_calibration_ignores_unknown_labels_and_is_finite_for_separable_classes(decoder):
     x = decoder.decode(latents(400))
     y = (bright(x) > 0).float()
     net = lambda x: torch.cat([bright(x), bright(x)], 1)  # noqa: E731
@@ -161,27 +161,27 @@ def test_calibration_leaves_unknown_labels_out_and_survives_perfect_ones(decoder
         critics.calibrate(x, y)
 
 
-def test_what_is_wrong_is_said(decoder):
+def test_wrong_networks_are_refused(decoder):
     with pytest.raises(InputError, match="needs a network"):
         PixelCritic(decoder)
     with pytest.raises(InputError, match="have no names"):
         PixelCritic(decoder, nn.Identity())
-    with pytest.raises(InputError, match="disagree on what they say: Left, Bright"):
+    with pytest.raises(InputError, match="different outputs: Left, Bright"):
         PixelCritic(decoder, Net(), Net(names=["Left", "Bright"]))
-    with pytest.raises(InputError, match="disagree"):
+    with pytest.raises(InputError, match="different outputs"):
         PixelCritic(decoder, Net(), names=["Left", "Bright"])
     flat = PixelCritic(decoder, lambda x: x.mean((1, 2, 3)), names=["Bright"])
-    with pytest.raises(ShapeError, match=r"should say \(6, 1\) for Bright, it returned \(6,\)"):
+    with pytest.raises(ShapeError, match=r"should return \(6, 1\) for Bright, it returned \(6,\)"):
         flat(latents())
 
 
-def test_a_conditional_climbs_it_and_it_audits_another(decoder):
+def test_ascent_on_it_and_evaluation_by_another(decoder):
     critics = PixelCritic(decoder, bright, names=["Bright"])
     ascent = Ascent(critics, steps=60, learning_rate=0.2)
     out = condition(decoder, critics, ascent, threshold=0.9).sample(12, Bright=True)
     assert bright(decoder.decode(out.start)).min() < 0
     assert bool(out.satisfied.all()) and bright(out.x).min() > 0
-    doubt = PixelCritic(decoder, lambda x: bright(x) - 100, names=["Bright"])
-    audited = condition(decoder, critics, ascent, evaluator=doubt, threshold=0.9)
-    seen = audited.sample(12, Bright=True)
-    assert torch.equal(seen.x, out.x) and not bool(seen.satisfied.any())
+    strict = PixelCritic(decoder, lambda x: bright(x) - 100, names=["Bright"])
+    evaluated = condition(decoder, critics, ascent, evaluator=strict, threshold=0.9)
+    other = evaluated.sample(12, Bright=True)
+    assert torch.equal(other.x, out.x) and not bool(other.satisfied.any())
