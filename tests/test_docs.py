@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import latentctl
 from latentctl.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = ["bring-your-own-decoder.md"]
+TEXTS = ["README.md", "docs/*.md", "benchmarks/*.md", "benchmarks/results/*.md"]
 
 
 def make_photos(folder):
@@ -51,3 +53,26 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     assert counts["python"] >= 10 and counts["bash"] >= 1
     assert "What works" in capsys.readouterr().out
     assert Path("report.json").exists()
+
+
+def test_every_link_of_a_page_leads_to_a_file():
+    root = DOCS.parent
+    pages = [page for pattern in TEXTS for page in root.glob(pattern)]
+    assert len(pages) > 10
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not target.startswith(("http", "#")):
+                assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_every_public_name_has_a_line_in_the_docs():
+    listed = re.findall(r"^\| `(\w+)` \|", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in latentctl.__all__ if name != "__version__")
+
+
+def test_pages_keep_their_length():
+    root = DOCS.parent
+    limits = {"README.md": 150, "docs/glossary.md": 40, "benchmarks/RESULTS.md": 120}
+    limits |= {str(p.relative_to(root)): 150 for p in root.glob("benchmarks/results/*.md")}
+    for page, limit in limits.items():
+        assert len((root / page).read_text().splitlines()) <= limit, page
