@@ -85,7 +85,7 @@ def write_report(
         rows = sample_rows(trained, latents, test, judges)
         report.section(
             "Evaluation of samples",
-            f"The attribute judge is independent of all latents. Its accuracy is "
+            f"The attribute judge was trained on pixels alone. Its accuracy is "
             f"{rows[0]['accuracy']:.3f} and its macro F1 {rows[0]['f1']:.3f} on the real faces, "
             f"{rows[1]['accuracy']:.3f} and {rows[1]['f1']:.3f} on their reconstructions; these "
             f"limit the scores of samples. Precision, recall, density and coverage are against "
