@@ -7,17 +7,16 @@ The actor :math:`G(z, y)` and the realism critic :math:`D(z, y)` play
         + \lambda L_\mathrm{dist}(G(z, y), z)\big]
 
 with targets :math:`y` from the data, part of them freed at random. With a distance penalty the
-actor also learns from encodings of data under their own attributes, so that it leaves alone what
-is right already.
+actor is also trained on encodings of data with their own attributes as targets, so that it does not
+change attributes that are right already.
 
 Two things are not in the paper. The term in :math:`w` is of an attribute critic fitted beforehand;
-with `w = 0` the conditional critic alone speaks of attributes. And since the game begins slowly,
-an actor may first clone a `teacher`, any other controller, by least squares.
+with `w = 0` only the conditional critic depends on attributes. And since adversarial training is
+slow at first, an actor may first clone another controller, the `teacher`, by least squares.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from ..errors import InputError
 from ..latents import Latents
 from ..nn.trunk import GatedResidual
 from ..random import generator, seeded
+from ..storage import register_to_config
 from ..training import Player, Step, fit
 from .ascent import distance
 from .base import Controller, Move, refuse_where
@@ -64,6 +64,7 @@ class Actor(Controller, kind="actor"):
 
     learned = True
 
+    @register_to_config
     def __init__(
         self,
         latent_shape: Sequence[int],
@@ -74,12 +75,6 @@ class Actor(Controller, kind="actor"):
     ) -> None:
         super().__init__()
         self.latent_shape, self.names = tuple(latent_shape), tuple(names)
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "names": list(names),
-            "width": width,
-            "depth": depth,
-        }
         self.net = GatedResidual(latent_shape, context=2 * len(names), width=width, depth=depth)
 
     def search(self, z: Tensor, request: Request) -> Move:
@@ -119,7 +114,7 @@ class Actor(Controller, kind="actor"):
         Arguments:
             latents: Encodings of data, with labels for a conditional actor.
             attributes: A trained attribute critic, used if `attribute_weight` is positive.
-            prior: Where moves start, N(0, I) by default.
+            prior: Distribution of the starts, N(0, I) by default.
             width: Units of each layer.
             depth: Number of layers.
             attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
@@ -131,9 +126,9 @@ class Actor(Controller, kind="actor"):
             max_train_steps: Steps of the adversarial training, over both players; 0 for cloning
                 alone.
             batch_size: Latents in a step.
-            learning_rate: Of both players.
+            learning_rate: Of both players; 1e-4 in the paper.
             seed: Decides every random number.
-            output_dir: Gets the logs and checkpoints of `demonstrations`, `critic_warmup` and
+            output_dir: Folder of the logs and checkpoints of `demonstrations`, `critic_warmup` and
                 `game`, a folder each.
             options: Further arguments of `players` and of `latentctl.training.fit`.
         """
@@ -143,9 +138,13 @@ class Actor(Controller, kind="actor"):
             realism = RealismCritic(latents.latent_shape, names, width=width, depth=depth)
         for net in (actor.net, realism.net):
             net.trunk.standardise(*latents.moments())
-        chosen = {key: options.pop(key) for key in list(options) if key in PLAYER_OPTIONS}
-        where = None if output_dir is None else Path(output_dir)
-        options = {"progress": False, **options}
+        own = {key: options.pop(key) for key in PLAYER_OPTIONS & options.keys()}
+        options = {"progress": False, "batch_size": batch_size, "seed": seed, **options}
+
+        def stage(name: str, steps: int) -> dict[str, Any]:
+            folder = None if output_dir is None else Path(output_dir) / name
+            return {"max_train_steps": steps, "output_dir": folder, **options}
+
         if teacher is not None and demonstration_steps:
             clone(
                 actor,
@@ -154,11 +153,7 @@ class Actor(Controller, kind="actor"):
                 prior=prior,
                 distance_weight=distance_weight,
                 demonstrations=min(DEMONSTRATIONS, demonstration_steps * batch_size),
-                max_train_steps=demonstration_steps,
-                batch_size=batch_size,
-                seed=seed,
-                output_dir=where and where / "demonstrations",
-                **options,
+                **stage("demonstrations", demonstration_steps),
             )
         game = players(
             actor,
@@ -169,26 +164,26 @@ class Actor(Controller, kind="actor"):
             attribute_weight=attribute_weight,
             distance_weight=distance_weight,
             learning_rate=learning_rate,
-            **chosen,
+            **own,
         )
-        options = {"batch_size": batch_size, "seed": seed, **options}
         if teacher is not None and critic_warmup_steps:
-            folder = where and where / "critic_warmup"
-            fit(game[0], latents, max_train_steps=critic_warmup_steps, output_dir=folder, **options)
+            fit(game[0], latents, **stage("critic_warmup", critic_warmup_steps))
         if max_train_steps:
-            folder = where and where / "game"
-            history = fit(
-                game, latents, max_train_steps=max_train_steps, output_dir=folder, **options
-            )
+            history = fit(game, latents, **stage("game", max_train_steps))
             if "actor" in history.averaged:
                 actor.load_state_dict(history.averaged["actor"].state_dict())
         actor.realism = realism.eval()
         return actor.eval()
 
 
-PLAYER_OPTIONS = frozenset(
-    {"actor_learning_rate", "critic_turns", "actor_turns", "ema", "prior_share", "free_share"}
-)
+PLAYER_OPTIONS = {
+    "actor_learning_rate",
+    "critic_turns",
+    "actor_turns",
+    "ema",
+    "prior_share",
+    "free_share",
+}
 
 
 def players(
@@ -196,11 +191,11 @@ def players(
     realism: RealismCritic,
     latents: Latents,
     *,
-    attributes: AttributeCritic | None = None,
-    prior: Prior | None = None,
-    attribute_weight: float = 0.0,
-    distance_weight: float = 0.0,
-    learning_rate: float = 3e-4,
+    attributes: AttributeCritic | None,
+    prior: Prior | None,
+    attribute_weight: float,
+    distance_weight: float,
+    learning_rate: float,
     actor_learning_rate: float | None = None,
     critic_turns: int = 5,
     actor_turns: int = 1,
@@ -208,18 +203,18 @@ def players(
     prior_share: float = 0.1,
     free_share: float = 0.25,
 ) -> list[Player]:
-    """The two players of the game, for `latentctl.training.fit`.
+    """The two players, for `latentctl.training.fit`.
 
     Arguments:
         actor: The actor.
-        realism: The critic that it plays against.
+        realism: The critic that it is trained against.
         latents: Encodings of data with labels.
-        attributes: A trained attribute critic, used if `attribute_weight` is positive.
-        prior: Where moves start, N(0, I) by default.
-        attribute_weight: Weight of the attribute critic in the actor's loss; 0 in the paper.
-        distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
-        learning_rate: Of both; 1e-4 in the paper.
-        actor_learning_rate: Of the actor, where it is another one: a taught actor plays gently.
+        attributes: As in `Actor.fit`.
+        prior: As in `Actor.fit`.
+        attribute_weight: As in `Actor.fit`.
+        distance_weight: As in `Actor.fit`.
+        learning_rate: As in `Actor.fit`.
+        actor_learning_rate: Of the actor, `learning_rate` by default; lower for a cloned actor.
         critic_turns: Consecutive steps of the critic in a round; 10 in the paper.
         actor_turns: Consecutive steps of the actor in a round.
         ema: Decay of the actor's average, or None.
@@ -227,10 +222,11 @@ def players(
         free_share: Share of rows whose targets are partly freed.
     """
     if attribute_weight and (attributes is None or attributes.names != actor.names):
-        known = "none" if attributes is None else ", ".join(attributes.names)
+        found = "none" if attributes is None else ", ".join(attributes.names)
         raise InputError(
             f"attribute_weight needs a critic of the actor's attributes "
-            f"({', '.join(actor.names)}), in that order; the one given knows: {known}."
+            f"({', '.join(actor.names)}), in that order; found: {found}. Fit both on the same "
+            f"labels."
         )
     start = prior if prior is not None else Gaussian(latents.latent_shape)
     used = latents.posterior_std()
@@ -269,21 +265,10 @@ def players(
             loss, logs["distance"] = loss + distance_weight * far, far
         return loss, dict(logs)
 
-    adam = partial(torch.optim.Adam, lr=learning_rate, betas=(0.0, 0.9))
+    adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
+    on_critic = adam(realism.parameters(), lr=learning_rate)
+    on_actor = adam(actor.net.parameters(), lr=actor_learning_rate or learning_rate)
     return [
-        Player(
-            "critic",
-            realism,
-            critic_loss,
-            adam(realism.parameters()),
-            turns=critic_turns,
-        ),
-        Player(
-            "actor",
-            actor,
-            actor_loss,
-            adam(actor.net.parameters(), lr=actor_learning_rate or learning_rate),
-            turns=actor_turns,
-            ema=ema,
-        ),
+        Player("critic", realism, critic_loss, on_critic, turns=critic_turns),
+        Player("actor", actor, actor_loss, on_actor, turns=actor_turns, ema=ema),
     ]

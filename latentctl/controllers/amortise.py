@@ -1,15 +1,13 @@
-r"""An actor that makes, in one pass, the edits that ascent searches for.
+r"""Amortised edits: an actor is trained to make in one pass the edits of an ascent.
 
 .. math:: \min_G \; \mathbb{E}_{z \sim q, \, y} \, L\big(G(z, y); z, y\big)
 
-with the objective :math:`L` of the ascent itself, encodings :math:`z` of real data, and requests
-:math:`y` to flip one or two attributes and to hold all others. No demonstrations are collected: the
-actor minimises the objective of the ascent itself, for all inputs at once.
+with the objective :math:`L` of the ascent, encodings :math:`z` of real data, and requests :math:`y`
+to flip one or two attributes and to hold all others. No demonstrations are collected.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -29,6 +27,14 @@ from .actor import Actor
 from .ascent import Ascent
 from .request import flips
 
+TRAINING: dict[str, Any] = {
+    "max_train_steps": 3000,
+    "batch_size": 256,
+    "learning_rate": 5e-4,
+    "lr_scheduler": "cosine",
+    "max_grad_norm": 5.0,
+}
+
 
 def amortise(
     ascent: Ascent,
@@ -37,9 +43,6 @@ def amortise(
     width: int = 1024,
     depth: int = 4,
     two_share: float = 0.3,
-    max_train_steps: int = 3000,
-    batch_size: int = 256,
-    learning_rate: float = 5e-4,
     seed: int = 0,
     **options: Any,
 ) -> Actor:
@@ -51,11 +54,9 @@ def amortise(
         width: Units of each layer.
         depth: Number of layers.
         two_share: Share of requests that flip two attributes at once.
-        max_train_steps: Steps of training.
-        batch_size: Edits in a step.
-        learning_rate: Peak of Adam's learning rate.
         seed: Decides every random number.
-        options: Further arguments of `latentctl.training.fit`.
+        options: Further arguments of `latentctl.training.train`; by default 3000 steps of 256 edits
+            with a learning rate of 5e-4 that falls by a cosine, and gradients clipped to norm 5.
 
     Raises:
         InputError: If the ascent has no critic of attributes.
@@ -89,17 +90,6 @@ def amortise(
         shift = (moved - z).detach().flatten(1).square().mean(1).sqrt().mean()
         return each.mean(), {"shift": shift}
 
-    train(
-        actor,
-        loss,
-        latents,
-        name="editor",
-        parameters=actor.net.parameters(),
-        ema=0.995,
-        learning_rate=learning_rate,
-        max_train_steps=max_train_steps,
-        batch_size=batch_size,
-        seed=seed,
-        **{"lr_scheduler": "cosine", "max_grad_norm": 5.0, **options},
-    )
+    options = {"parameters": actor.net.parameters(), "ema": 0.995, **TRAINING, **options}
+    train(actor, loss, latents, name="editor", seed=seed, **options)
     return actor

@@ -8,8 +8,8 @@ Each latent climbs by Adam on its own objective,
 
 where :math:`\bar\sigma_i` is the mean posterior standard deviation, so that dimensions which carry
 much information cost more to move. A sample stops at the first step at which its request holds
-with the threshold's probability, and leaves the batch; one whose request holds at the start is not
-moved. With `noise > 0` the ascent is Langevin dynamics at that temperature.
+with the threshold's probability, and leaves the batch. A sample whose request holds at the start is
+not moved. With `noise > 0` the ascent is Langevin dynamics at that temperature.
 
 `Ascent.for_edits` minimises another objective, the one that preserved identity best on real faces
 (`benchmarks/results/edits.md`):
@@ -17,15 +17,14 @@ moved. With `noise > 0` the ascent is Langevin dynamics at that temperature.
 .. math::
     L(z') = -\log P(y \mid z') + h \sum_{k \text{ held}} (p_k(z') - p_k(z))^2 + \rho \|z' - z\|^2
 
-and continues to its optimum instead of stopping at the threshold. At equal success the squared
-shift preserves identity better than the distance above. Predictions just beyond the threshold are
-often wrong, hence the optimum. The price of a held attribute is bounded, since attributes may
-exclude each other: with cross-entropy, holding brown hair would prevent black hair altogether.
+and continues to its optimum instead of stopping at the threshold, since predictions just beyond
+the threshold are often wrong. At equal success the squared shift preserves identity better than the
+distance above. The cost of a held attribute is bounded, since attributes may exclude each other:
+with cross-entropy, holding brown hair would prevent black hair.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..critics import Critic, RealismCritic
-from ..critics.base import cross_entropy
 from ..errors import InputError
 from ..latents import Covariance
 from ..random import noise
-from .base import Controller, Move, require_finite
+from ..storage import register_to_config
+from .base import Move
+from .gradient import GradientController
 from .request import Request
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -60,22 +59,22 @@ EDIT_DEFAULTS: dict[str, Any] = {
 }
 
 
-class Ascent(Controller, kind="ascent"):
+class Ascent(GradientController, kind="ascent"):
     """Climbs the gradient of critics, sample by sample.
 
     Arguments:
-        attributes: The critic of the attributes, or None if only realism or `where` is asked.
+        attributes: The critic of the attributes, or None for requests of realism or `where` only.
         realism: The critic of realism, conditional or not.
         steps: Most steps of a sample.
         learning_rate: Step size of Adam, in latent units.
         realism_weight: Weight of the realism term.
-        realism_threshold: Probability of realism at which a sample may stop; 0 asks for none.
+        realism_threshold: Probability of realism at which a sample may stop; 0 for any.
         hold_weight: Weight of held attributes.
         squared_hold: Whether a held attribute costs the square of its change of probability, rather
             than the cross-entropy.
         distance_weight: Weight of the distance term, scaled by `attributes.posterior_std`.
         shift_weight: Weight of the squared shift, in nats for a squared latent unit.
-        continue_after_threshold: Whether a sample goes on to the optimum when its request holds,
+        continue_after_threshold: Whether a sample continues to the optimum when its request holds,
             unless a target is a probability between 0 and 1.
         whitened: Whether steps are taken, and the shift is measured, in the whitened coordinates of
             `attributes.covariance`, if there is one.
@@ -92,20 +91,17 @@ class Ascent(Controller, kind="ascent"):
     """
 
     steps: int
-    drop_finished: bool
-    squared_hold: bool
-    whitened: bool
-    continue_after_threshold: bool
     learning_rate: float
-    realism_weight: float
-    realism_threshold: float
-    hold_weight: float
     distance_weight: float
     shift_weight: float
+    continue_after_threshold: bool
+    whitened: bool
     noise: float
+    drop_finished: bool
 
     searches_region = True
 
+    @register_to_config
     def __init__(
         self,
         attributes: Critic | None = None,
@@ -130,22 +126,8 @@ class Ascent(Controller, kind="ascent"):
                 f"realism_threshold is a probability in [0, 1), it was given as "
                 f"{realism_threshold:g}."
             )
-        self.attributes, self.realism = attributes, realism
-        self.config = {
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "realism_weight": realism_weight,
-            "realism_threshold": realism_threshold,
-            "hold_weight": hold_weight,
-            "squared_hold": squared_hold,
-            "distance_weight": distance_weight,
-            "shift_weight": shift_weight,
-            "continue_after_threshold": continue_after_threshold,
-            "whitened": whitened,
-            "noise": noise,
-            "drop_finished": drop_finished,
-        }
         vars(self).update(self.config)
+        self.attributes, self.realism = attributes, realism
 
     @classmethod
     def for_edits(
@@ -174,12 +156,12 @@ class Ascent(Controller, kind="ascent"):
     def climb(
         self, z: Tensor, begin: Tensor, request: Request, covariance: Covariance | None = None
     ) -> Move:
-        """The move of `z` that is searched from `begin`, both `(B, *latent_shape)`.
+        """The move of `z` by a search that begins at `begin`, both `(B, *latent_shape)`.
 
         Arguments:
-            z: What is moved, and what the shift is measured from.
-            begin: Where the search begins.
-            request: What is asked, with a row for each latent (`Request.for_latents`).
+            z: The latents from which the shift is measured.
+            begin: Start of the search.
+            request: The request, with a row for each latent (`Request.for_latents`).
             covariance: Of the latents, if not that of the critic.
         """
         origin, result = z.detach(), begin.detach().clone()
@@ -204,8 +186,8 @@ class Ascent(Controller, kind="ascent"):
             with torch.enable_grad():
                 point = point.detach().requires_grad_()
                 here = latents(point, origin, share)
-                way = None if covariance is None else point
-                loss, done = self.objective(here, origin, request, way=way)
+                whitened = None if covariance is None else point
+                loss, done = self.objective(here, origin, request, whitened_move=whitened)
                 evaluations[active] += 1
                 going = ~done | continuing
                 if not bool(going.any()):
@@ -216,13 +198,10 @@ class Ascent(Controller, kind="ascent"):
                 gradient = gradient * share
             if self.drop_finished and not bool(going.all()):
                 result[active[~going]] = here[~going]
-                active, continuing, request = active[going], continuing[going], request.rows(going)
-                point, gradient, origin = point[going], gradient[going], origin[going]
-                first, second, share, index = (
-                    first[going],
-                    second[going],
-                    share[going],
-                    index[going],
+                request = request.rows(going)
+                rows = (active, continuing, index, share, origin, point, gradient, first, second)
+                active, continuing, index, share, origin, point, gradient, first, second = (
+                    row[going] for row in rows
                 )
                 going = going[going]
             first = torch.lerp(gradient, first, BETAS[0])
@@ -245,48 +224,27 @@ class Ascent(Controller, kind="ascent"):
         return spread * draw.to(index.device)[index - first]
 
     def objective(
-        self, z: Tensor, origin: Tensor, request: Request, *, way: Tensor | None = None
+        self, z: Tensor, origin: Tensor, request: Request, *, whitened_move: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The loss of each sample, and whether its request holds, both `(B,)`.
 
         Arguments:
-            z: Where the samples are, `(B, *latent_shape)`.
-            origin: Where they came from.
-            request: What is asked of each of them.
-            way: The whitened move that led from `origin` to `z`, if that is known. Where only a
-                part of it may be taken, it is the whole.
+            z: Latents, `(B, *latent_shape)`.
+            origin: The latents before the move.
+            request: The request, with a row for each latent.
+            whitened_move: The move from `origin` to `z` in whitened coordinates, if it is known,
+                without the limits of a region.
         """
-        loss = torch.zeros(len(z), device=z.device)
-        done = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        y, held = request.values, request.hold
-        if y is not None and self.attributes is not None:
-            logits = require_finite(self.attributes(z), "The log-odds of the attribute critic")
-            each = cross_entropy(logits, y)
-            near = (torch.sigmoid(logits) - y).abs() <= 1 - request.threshold
-            if held is not None:
-                kept = each
-                if self.squared_hold:  # no NaN even where it is not chosen, or gradients are NaN
-                    kept = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
-                each, near = torch.where(held, self.hold_weight * kept, each), near | held
-            loss = loss + each.sum(1)
-            done &= (near | torch.isnan(y)).all(1)
-        if request.where is not None:
-            score = require_finite(request.where(z), "The log-odds of the critic `where`")[:, 0]
-            loss = loss + F.softplus(-score)
-            done &= torch.sigmoid(score) >= request.threshold
-        if self.realism is not None and (self.realism_weight or self.realism_threshold):
-            score = self.realism(z, None if y is None else y.round())
-            score = require_finite(score, "The log-odds of the realism critic")[:, 0]
-            loss = loss + self.realism_weight * F.softplus(-score)
-            done &= torch.sigmoid(score) >= self.realism_threshold
+        loss, done = self.request_loss(z, request)
         if self.distance_weight:
             used = getattr(self.attributes, "posterior_std", None)
             loss = loss + self.distance_weight * distance(z, origin, 1.0 if used is None else used)
         if self.shift_weight:
-            if way is None:
-                way = z - origin if self.covariance is None else self.covariance.whiten(z - origin)
-            loss = loss + self.shift_weight * way.flatten(1).square().sum(1)
-        return loss, done.detach()
+            move = z - origin if whitened_move is None else whitened_move
+            if whitened_move is None and self.covariance is not None:
+                move = self.covariance.whiten(move)
+            loss = loss + self.shift_weight * move.flatten(1).square().sum(1)
+        return loss, done
 
 
 def distance(moved: Tensor, origin: Tensor, posterior_std: Tensor | float) -> Tensor:

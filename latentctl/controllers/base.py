@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Controller", "Move", "refuse_where", "require_finite"]
+__all__ = ["Controller", "Move", "refuse_where"]
 
 import abc
 import dataclasses
@@ -20,7 +20,7 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Move:
-    """Where the latents went, and what it cost."""
+    """Moved latents, and the cost of the move."""
 
     z: Tensor
     """The new latents, `(B, *latent_shape)`."""
@@ -36,15 +36,15 @@ class Controller(Saved, abc.ABC):
     """
 
     learned: ClassVar[bool] = False
-    """Whether it is a network that was trained for certain targets, with `latent_shape` and
-    `names`; such a one takes no critic given later."""
+    """Whether it is a network that was trained for targets of its `names`; such a controller
+    refuses `where`."""
     searches_region: ClassVar[bool] = False
     """Whether `search` itself stays within the region of the request."""
 
     attributes: Critic | None
-    """The critic whose gradient it follows, if it follows one."""
+    """The critic whose gradient it follows; None without one."""
     realism: RealismCritic | None
-    """The realism critic that it uses or was trained against, if there is one."""
+    """The realism critic that it uses or was trained against; None without one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,15 +59,11 @@ class Controller(Saved, abc.ABC):
         """The whole move of `z (B, *latent_shape)`; the request has a row for each latent."""
 
     def move(self, z: Tensor, request: Request) -> Move:
-        """The move, and its cost.
-
-        Arguments:
-            z: Latents, `(B, *latent_shape)`.
-            request: What is asked of them.
+        """The move of `z (B, *latent_shape)` towards a request, and its cost.
 
         Raises:
             NonFiniteError: If the move is not finite.
-            InputError: If the controller cannot carry such a request out.
+            InputError: If the controller does not support such a request.
         """
         if request.strength == 0:
             return Move(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
@@ -94,24 +90,9 @@ class Controller(Saved, abc.ABC):
 
 
 def refuse_where(controller: Controller, where: Critic | None) -> None:
-    """Raises an `InputError` if a learned controller is given a critic to satisfy."""
+    """Raises an `InputError` if the request to a learned controller has a further critic."""
     if where is not None:
         raise InputError(
-            f"This {type(controller).__name__} was trained for targets of its attributes and takes "
-            f"no critic given later. Use controllers.Ascent for `where`."
+            f"This {type(controller).__name__} was trained for targets of its attributes and "
+            f"cannot satisfy a further critic. Use controllers.Ascent for `where`."
         )
-
-
-def require_finite(value: Tensor, what: str) -> Tensor:
-    """`value`, one row a sample.
-
-    Raises:
-        NonFiniteError: If it is not finite; `what` names the quantity.
-    """
-    bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
-    if bool(bad.any()):
-        raise NonFiniteError(
-            f"{what} is not finite for {int(bad.sum())} of {len(value)} latents. Check that it is "
-            f"trained, and that its latents are of the size it was trained on."
-        )
-    return value

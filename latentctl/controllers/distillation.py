@@ -1,10 +1,10 @@
 r"""Distillation: a fast critic of latents is fitted to a slow one, values and gradients.
 
-A critic that is fitted to encodings alone has adversarial directions away from them, and plain
-ascent follows these: most edits it accepts are rejected by independent classifiers. A network on
-samples, through the decoder, is harder to exploit, but costs the decoder at every step. Here it is
-distilled once into a critic on latents: on encodings, encodings moved along attribute vectors and
-samples of the prior, and then, in rounds, on edits that are made with the student.
+A critic that is fitted to encodings alone has adversarial directions off the data manifold, which
+ascent follows: most edits it accepts are rejected by independent classifiers. A network on samples,
+through the decoder, is harder to exploit, but costs the decoder at every step. Here it is distilled
+once into a critic on latents: on encodings, encodings moved along attribute vectors and samples of
+the prior, and then, in rounds, on edits that are made with the student.
 
 Each distillation sample has the teacher's log-odds and the gradient of one of them:
 
@@ -13,16 +13,13 @@ Each distillation sample has the teacher's log-odds and the gradient of one of t
         + w \frac{\| \nabla_z s_j(z) - \nabla_z t_j(z) \|^2}{\mathbb{E} \| \nabla_z t_j \|^2},
     \quad j \sim U(1, K)
 
-A gradient costs one backward pass and adds `d` numbers about the direction that ascent follows. On
-grids both gradients are compared in whitened coordinates (`latentctl.latents.Covariance`), in which
-ascent steps. No labels of data are needed.
+A gradient costs one backward pass and has `d` components, which determine the direction of ascent.
+On grids both gradients are compared in whitened coordinates (`latentctl.latents.Covariance`), in
+which ascent steps. No labels of data are needed.
 
 References:
     | Sobolev Training for Neural Networks (Czarnecki et al., 2017)
     | https://arxiv.org/abs/1706.04859
-    | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -49,6 +46,15 @@ from .request import flips
 
 PART = 128  # latents at once
 KINDS = (0.35, 0.85)  # encodings, moved encodings up to here; the rest are samples of the prior
+SHIFT_WEIGHTS = (0.0, 0.005, 0.015, 0.03)  # of the edits of a round
+TRAINING: dict[str, Any] = {
+    "max_train_steps": 2000,
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 100,
+}
 
 
 def teach(
@@ -62,10 +68,6 @@ def teach(
     gradient_weight: float = 1.0,
     width: int = 512,
     depth: int = 3,
-    max_train_steps: int = 2000,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-2,
     rank: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
@@ -81,18 +83,16 @@ def teach(
         samples: Latents of the first round.
         rounds: Further rounds, on edits made with the student.
         samples_per_round: Edits in each of them.
-        gradient_weight: Weight of the gradients in the loss; 0 learns from log-odds alone.
+        gradient_weight: Weight of the gradients in the loss; 0 for log-odds alone.
         width: Units of each layer.
         depth: Number of layers.
-        max_train_steps: Steps of training in each round, the first included.
-        batch_size: Distillation samples in a step.
-        learning_rate: Peak of AdamW's learning rate.
-        weight_decay: Of AdamW.
         rank: Leading directions of the latents' covariance, in whose whitened coordinates gradients
             are compared and edits measured; 512 for a grid by default, and 0 for a vector.
         seed: Decides every random number.
-        output_dir: Gets the logs and checkpoints of each round, a folder each.
-        options: Further arguments of `latentctl.training.fit`.
+        output_dir: Folder of the logs and checkpoints of each round, a folder each.
+        options: Further arguments of `latentctl.training.train` for each round; by default 2000
+            steps of AdamW on 256 distillation samples, with weight decay 1e-2 and a learning rate
+            of 1e-3 that falls by a cosine after 100 steps.
 
     Raises:
         ShapeError: If the teacher is over latents of another shape.
@@ -112,38 +112,29 @@ def teach(
     with seeded(seed, "pupil"):
         student = AttributeCritic(shape, names, width=width, depth=depth, smooth=True, rank=rank)
     student.fit_statistics(latents, seed=seed)
-    known: list[Tensor] = []
+    data: list[Tensor] = []
     for number in range(rounds + 1):
         count = samples_per_round if number else samples
-        place = Step(seed, number, 0, count, count)
+        step = Step(seed, number, 0, count, count)
         if number:
-            z = _edits(student, latents, place)
+            z = _edits(student, latents, step)
         else:
-            z = _places(teacher, student, latents, prior, place)
-        column = place.integers(len(names), purpose="column").cpu()
-        new = (z, *_demonstrations(teacher, z, column), column)
-        known = [torch.cat(pair) for pair in zip(known, new, strict=True)] if known else list(new)
-        train(
-            student,
-            _loss(student, known, gradient_weight),
-            TensorDataset(*known),
-            name="student",
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            seed=seed + number,
-            output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
-            **{"lr_scheduler": "cosine", "lr_warmup_steps": 100, **options},
-        )
+            z = _first_latents(teacher, student, latents, prior, step)
+        column = step.integers(len(names), purpose="column").cpu()
+        new = [z, *_teacher_outputs(teacher, z, column), column]
+        data = [torch.cat(pair) for pair in zip(data, new, strict=True)] if data else new
+        loss = _loss(student, data, gradient_weight)
+        folder = None if output_dir is None else Path(output_dir) / f"round-{number}"
+        settings = {"seed": seed + number, "output_dir": folder, **TRAINING, **options}
+        train(student, loss, TensorDataset(*data), name="student", **settings)
     return student
 
 
-def _loss(student: AttributeCritic, known: Sequence[Tensor], gradient_weight: float) -> Any:
-    spread = known[1].var(0).clamp_min(1e-6)
+def _loss(student: AttributeCritic, data: Sequence[Tensor], gradient_weight: float) -> Any:
+    spread = data[1].var(0).clamp_min(1e-6)
     metric = student.covariance
-    slopes = known[2] if metric is None else metric.color(known[2].to(student.posterior_std))
-    slope = slopes.square().mean().clamp_min(1e-12).cpu()
+    gradients = data[2] if metric is None else metric.color(data[2].to(student.posterior_std))
+    scale = gradients.square().mean().clamp_min(1e-12).cpu()
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         z, logits, gradient, column = batch
@@ -155,14 +146,14 @@ def _loss(student: AttributeCritic, known: Sequence[Tensor], gradient_weight: fl
                 return value, {"value": value}
             chosen = predicted.gather(1, column[:, None]).sum()
             (own,) = torch.autograd.grad(chosen, z, create_graph=True)
-        wrong = own - gradient if metric is None else metric.color(own - gradient)
-        error = wrong.square().mean() / slope.to(z.device)
+        difference = own - gradient if metric is None else metric.color(own - gradient)
+        error = difference.square().mean() / scale.to(z.device)
         return value + gradient_weight * error, {"value": value, "gradient": error}
 
     return loss
 
 
-def _demonstrations(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def _teacher_outputs(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     """Log-odds `(N, K)`, and the gradient of those in `column`, `(N, *latent_shape)`."""
     values, gradients = [], []
     for part, chosen in zip(z.split(PART), column.split(PART), strict=True):
@@ -182,69 +173,66 @@ def _demonstrations(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor,
     return torch.cat(values), torch.cat(gradients)
 
 
-def _places(
-    teacher: Critic,
-    student: AttributeCritic,
-    latents: Latents,
-    prior: Prior | None,
-    place: Step,
+def _first_latents(
+    teacher: Critic, student: AttributeCritic, latents: Latents, prior: Prior | None, step: Step
 ) -> Tensor:
     """Latents of the first round: encodings, moved encodings, samples of the prior."""
-    shape, ones = latents.latent_shape, [1] * len(latents.latent_shape)
+    shape = latents.latent_shape
 
-    def each(values: Tensor) -> Tensor:
-        return values.cpu().view(-1, *ones)
-
-    data = latents[place.integers(len(latents), purpose="lesson")]
-    z = data.sample(place.normal(*shape, purpose="posterior")).cpu()
-    kind = each(place.uniform(1, purpose="kind"))
-    still = z[: max(1, round(KINDS[0] * len(z)))]
-    holds = teacher.score(still, batch_size=PART).sigmoid()
-    vectors = _mean_differences(still, holds)
-    first, second = (place.integers(len(vectors), purpose=p).cpu() for p in ("first", "second"))
-    sign = torch.where(place.uniform(1, purpose="sign") < 0.5, -1.0, 1.0)
-    length = 3 * sign * place.uniform(1, purpose="length")
-    also = 2 * place.normal(1, purpose="also") * (place.uniform(1, purpose="both") < 0.3)
-    noise = 0.25 * each(place.uniform(1, purpose="noise")) * place.normal(*shape, purpose="jitter")
-    moved = z + each(length) * vectors[first] + each(also) * vectors[second]
+    data = latents[step.integers(len(latents), purpose="lesson")]
+    z = data.sample(step.normal(*shape, purpose="posterior")).cpu()
+    kind = _rows(step.uniform(1, purpose="kind"), z)
+    part = z[: max(1, round(KINDS[0] * len(z)))]
+    vectors = _mean_differences(part, teacher.score(part, batch_size=PART).sigmoid())
+    first, second = (step.integers(len(vectors), purpose=p).cpu() for p in ("first", "second"))
+    sign = torch.where(step.uniform(1, purpose="sign") < 0.5, -1.0, 1.0)
+    length = 3 * sign * step.uniform(1, purpose="length")
+    also = 2 * step.normal(1, purpose="also") * (step.uniform(1, purpose="both") < 0.3)
+    noise = 0.25 * _rows(step.uniform(1, purpose="noise"), z)
+    noise = noise * step.normal(*shape, purpose="jitter")
+    moved = z + _rows(length, z) * vectors[first] + _rows(also, z) * vectors[second]
     z = torch.where(kind < KINDS[0], z, moved + _colored(student, noise))
     if prior is not None:
-        drawn = prior.sample(len(z), seed=~place.seed).cpu()
+        drawn = prior.sample(len(z), seed=~step.seed).cpu()
     else:
-        drawn = Gaussian(shape).sample(len(z), seed=~place.seed)
+        drawn = Gaussian(shape).sample(len(z), seed=~step.seed)
         if student.covariance is not None:
             drawn = latents.moments()[0].cpu() + _colored(student, drawn)
     return torch.where(kind > KINDS[1], drawn, z)
 
 
+def _rows(values: Tensor, z: Tensor) -> Tensor:
+    """One value for each latent, in a shape that broadcasts to `z`."""
+    return values.cpu().view(-1, *[1] * (z.ndim - 1))
+
+
 def _colored(student: AttributeCritic, whitened: Tensor) -> Tensor:
-    """Moves of whitened coordinates, where the student has a covariance."""
+    """Moves in latent coordinates, from whitened ones if the student has a covariance."""
     if student.covariance is None:
         return whitened.cpu()
     return student.covariance.color(whitened.to(student.posterior_std)).cpu()
 
 
-def _mean_differences(z: Tensor, holds: Tensor) -> Tensor:
-    """Mean latent where an attribute holds minus where it does not, `(K, *latent_shape)`."""
-    size = (-1, *[1] * (z.ndim - 1))
-    here, there = (p.sum(0).clamp_min(1).view(size) for p in (holds, 1 - holds))
-    present, absent = (torch.einsum("nk,n...->k...", p, z) for p in (holds, 1 - holds))
-    return present / here - absent / there
+def _mean_differences(z: Tensor, probability: Tensor) -> Tensor:
+    """Mean latent with each attribute minus the mean without it, `(K, *latent_shape)`."""
+    present, absent = (
+        torch.einsum("nk,n...->k...", p, z) / _rows(p.sum(0).clamp_min(1), z)
+        for p in (probability, 1 - probability)
+    )
+    return present - absent
 
 
-def _edits(student: AttributeCritic, latents: Latents, place: Step) -> Tensor:
+def _edits(student: AttributeCritic, latents: Latents, step: Step) -> Tensor:
     """Edits made with the student, scaled by 0.4 to 1.2, at several weights of the shift."""
-    ones = [1] * len(latents.latent_shape)
-    data = latents[place.integers(len(latents), purpose="edited")]
-    z = data.sample(0.5 * place.normal(*latents.latent_shape, purpose="posterior")).cpu()
+    data = latents[step.integers(len(latents), purpose="edited")]
+    z = data.sample(0.5 * step.normal(*latents.latent_shape, purpose="posterior")).cpu()
     current = student.score(z).sigmoid()
-    request = flips(current, place.integers(current.shape[1], purpose="flipped"))
+    request = flips(current, step.integers(current.shape[1], purpose="flipped"))
     moved = []
-    weights = (0.0, 0.005, 0.015, 0.03)
-    size = -(-len(z) // len(weights))
-    for weight, rows in zip(weights, torch.arange(len(z)).split(size), strict=False):
+    size = -(-len(z) // len(SHIFT_WEIGHTS))
+    for weight, rows in zip(SHIFT_WEIGHTS, torch.arange(len(z)).split(size), strict=False):
         ascent = Ascent.for_edits(student, shift_weight=weight)
         moved.append(ascent.move(z[rows].to(student.device), request.rows(rows)).z.cpu())
-    share = 0.4 + 0.8 * place.uniform(1, purpose="share").cpu().view(-1, *ones)
-    jitter = 0.05 * place.normal(*latents.latent_shape, purpose="jitter")
+    share = 0.4 + 0.8 * _rows(step.uniform(1, purpose="share"), z)
+    jitter = 0.05 * step.normal(*latents.latent_shape, purpose="jitter")
     return torch.lerp(z, torch.cat(moved), share) + _colored(student, jitter)

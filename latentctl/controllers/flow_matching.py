@@ -1,12 +1,11 @@
-r"""Conditional flow matching: a move learned by regression, where the actor's game takes long.
+r"""Conditional flow matching: a move learned by regression, without adversarial training.
 
 A velocity field is regressed on the straight lines between samples of the prior and encodings of
 data with attributes :math:`y`; the move follows it from :math:`t = 0` to 1 (`priors.matching` has
-the equations). There is no adversary, so it trains steadily; it costs two evaluations for each
-step. It also gives good demonstrations for an `Actor`, which then makes the same move in one.
+the equations). It costs two evaluations for each step. An `Actor` can clone it into one evaluation.
 
-Targets are freed at random while it trains, so that the field is defined with and without each of
-them, and their difference may be extrapolated (classifier-free guidance),
+Targets are freed at random in training, so that the field is defined with and without each of them,
+and their difference may be extrapolated (classifier-free guidance),
 
 .. math:: v = v_\mathrm{free} + w \, (v_y - v_\mathrm{free})
 
@@ -35,6 +34,7 @@ from ..latents import Latents
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
 from ..random import seeded
+from ..storage import register_to_config
 from ..training import Step, train
 from .base import Controller, Move, refuse_where
 from .request import Request, draw_targets, prior_starts, target_context
@@ -43,7 +43,7 @@ CONDITIONAL, UNCONDITIONAL = 1.5, 2.0  # guidance
 
 
 class FlowMatching(Controller, kind="flow-matching"):
-    """Carries samples of the prior to where encodings with the asked attributes are.
+    """Moves samples of the prior to encodings with the requested attributes.
 
     Arguments:
         latent_shape: Shape of one latent.
@@ -61,6 +61,7 @@ class FlowMatching(Controller, kind="flow-matching"):
 
     learned = True
 
+    @register_to_config
     def __init__(
         self,
         latent_shape: Sequence[int],
@@ -74,14 +75,7 @@ class FlowMatching(Controller, kind="flow-matching"):
         super().__init__()
         self.latent_shape, self.names, self.steps = tuple(latent_shape), tuple(names), steps
         self.guidance = (CONDITIONAL if names else UNCONDITIONAL) if guidance is None else guidance
-        self.config = {
-            "latent_shape": list(latent_shape),
-            "names": list(names),
-            "width": width,
-            "depth": depth,
-            "steps": steps,
-            "guidance": self.guidance,
-        }
+        self.config["guidance"] = self.guidance
         self.net = Matching(
             latent_shape,
             context=2 * len(names),
@@ -111,13 +105,25 @@ class FlowMatching(Controller, kind="flow-matching"):
         steps: int = 8,
         guidance: float | None = None,
         max_train_steps: int = 1500,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
         free_share: float = 0.25,
         seed: int = 0,
         **options: Any,
     ) -> FlowMatching:
-        """The move from `prior` to `latents`; `options` go to `latentctl.training.fit`."""
+        """The move from `prior` to `latents`.
+
+        Arguments:
+            latents: Encodings of data, with labels for a conditional flow.
+            prior: Distribution of the starts, N(0, I) by default.
+            width: Units of each layer.
+            depth: Number of residual blocks.
+            steps: Steps of the move, as above.
+            guidance: The factor `w`, as above.
+            max_train_steps: Steps of training.
+            free_share: Share of rows in which some targets are freed.
+            seed: Decides every random number.
+            options: Further arguments of `latentctl.training.train`; by default 256 latents in a
+                step and a learning rate of 1e-3 that falls linearly after at most 50 steps.
+        """
         names = latents.names if latents.labels is not None else ()
         start = prior if prior is not None else Gaussian(latents.latent_shape)
         with seeded(seed, "flow matching"):
@@ -132,21 +138,8 @@ class FlowMatching(Controller, kind="flow-matching"):
             y = draw_targets(batch.labels, step, free_share) if names else None
             return flow.net.loss(origin, goal, time, target_context(goal, y, names)), {}
 
-        settings = {
-            "lr_scheduler": "linear",
-            "lr_warmup_steps": min(50, max_train_steps // 10),
-            **options,
-        }
-        train(
-            flow,
-            loss,
-            latents,
-            name="flow",
-            ema=0.99,
-            learning_rate=learning_rate,
-            max_train_steps=max_train_steps,
-            batch_size=batch_size,
-            seed=seed,
-            **settings,
-        )
+        warmup = min(50, max_train_steps // 10)
+        schedule = {"learning_rate": 1e-3, "lr_scheduler": "linear", "lr_warmup_steps": warmup}
+        options = {"batch_size": 256, "max_train_steps": max_train_steps, **schedule, **options}
+        train(flow, loss, latents, name="flow", ema=0.99, seed=seed, **options)
         return flow

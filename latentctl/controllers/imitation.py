@@ -2,7 +2,7 @@ r"""Behavioural cloning: an actor is fitted to the moves of any other controller
 
 .. math:: L = \mathbb{E}_{p(z)} \| G(z, y) - c(z, y) \|^2 + \lambda L_\mathrm{dist}(G(z, y), z)
 
-The demonstrations of the controller :math:`c` are collected once. Where its move is a function of
+The demonstrations of the controller :math:`c` are collected once. If its move is a function of
 :math:`z` and :math:`y`, the least-squares solution is that function.
 """
 
@@ -39,26 +39,22 @@ def clone(
     demonstrations: int = DEMONSTRATIONS,
     learning_rate: float = 1e-3,
     free_share: float = 0.25,
-    max_train_steps: int,
-    batch_size: int = 256,
     seed: int = 0,
     **options: Any,
 ) -> None:
     """Fits an actor to a teacher's moves by least squares.
 
     Arguments:
-        actor: The actor, an `Actor`; it is trained in place.
+        actor: The actor, an `Actor`; it is trained in step.
         teacher: Any controller.
-        latents: Where targets come from.
-        prior: Where moves start, N(0, I) by default.
+        latents: Data whose labels are the targets.
+        prior: Distribution of the starts, N(0, I) by default.
         distance_weight: Weight of the distance penalty, which shortens the moves.
         demonstrations: Number of moves of the teacher.
         learning_rate: Peak of Adam's learning rate; it falls linearly.
-        free_share: Share of rows whose targets are partly freed.
-        max_train_steps: Steps of training.
-        batch_size: Moves in a step.
+        free_share: Share of rows in which some targets are freed.
         seed: Decides every random number.
-        options: Further arguments of `latentctl.training.fit`.
+        options: `max_train_steps`, `batch_size` and other arguments of `latentctl.training.fit`.
     """
     used = latents.posterior_std()
     data = collect_demonstrations(
@@ -74,17 +70,8 @@ def clone(
         far = distance(reached, origin, used.to(origin.device)).mean()
         return error + distance_weight * far, {"distance": far}
 
-    train(
-        actor,
-        loss,
-        TensorDataset(*data),
-        name="actor",
-        learning_rate=learning_rate,
-        max_train_steps=max_train_steps,
-        batch_size=batch_size,
-        seed=seed,
-        **{**options, "lr_scheduler": "linear"},
-    )
+    options = {**options, "learning_rate": learning_rate, "lr_scheduler": "linear"}
+    train(actor, loss, TensorDataset(*data), name="actor", seed=seed, **options)
 
 
 @torch.no_grad()
@@ -103,32 +90,32 @@ def collect_demonstrations(
 
     Arguments:
         teacher: Any controller.
-        latents: Where targets, and the starts of edits, come from.
+        latents: Data whose labels are the targets, and at which edits start.
         count: Number of moves.
         attributes: A critic; if given, half of the requests are edits of encodings, in which one
             attribute is flipped and the others are held.
-        prior: Where the other moves start, N(0, I) by default.
-        free_share: Share of rows whose targets are partly freed.
-        threshold: Probability at which a teacher that climbs may stop.
+        prior: Distribution of the other starts, N(0, I) by default.
+        free_share: Share of rows in which some targets are freed.
+        threshold: Probability at which a teacher that searches may stop.
         seed: Decides every random number.
     """
     start = prior if prior is not None else Gaussian(latents.latent_shape)
-    home = next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
+    device = next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, count, AT_ONCE):
-        place = Step(seed, first, first, min(AT_ONCE, count - first), count)
-        z = start.sample(place.count, seed=~seed, start=first).cpu()
-        data = latents[place.integers(len(latents), purpose="lesson")]
-        target = draw_targets(data.labels, place, free_share)
+        step = Step(seed, first, first, min(AT_ONCE, count - first), count)
+        z = start.sample(step.count, seed=~seed, start=first).cpu()
+        data = latents[step.integers(len(latents), purpose="lesson")]
+        target = draw_targets(data.labels, step, free_share)
         request = Request(target=target, threshold=threshold)
         if target is not None and attributes is not None:
-            edited = place.uniform(1, purpose="edit")[:, 0] < 0.5
-            x = data.sample(place.normal(*latents.latent_shape, purpose="posterior"))
-            flipped = place.integers(target.shape[1], purpose="flipped").cpu()
+            edited = step.uniform(1, purpose="edit")[:, 0] < 0.5
+            x = data.sample(step.normal(*latents.latent_shape, purpose="posterior"))
+            flipped = step.integers(target.shape[1], purpose="flipped").cpu()
             edits = flips(attributes.score(x).sigmoid(), flipped)
             z[edited] = x[edited]
             request = edits.merged(request, edited)
-        goal = teacher.move(z.to(home), request).z.cpu()
+        goal = teacher.move(z.to(device), request).z.cpu()
         y = request.values
         rows.append((z, z.new_empty(len(z), 0) if y is None else y, goal))
     starts, targets, goals = (torch.cat(parts) for parts in zip(*rows, strict=True))

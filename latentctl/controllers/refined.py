@@ -1,9 +1,9 @@
-r"""A move in two stages: a fast one, and a short ascent from there on an expensive critic.
+r"""A move in two stages: a fast one, then a short ascent on an expensive critic.
 
 The first stage proposes :math:`z_1 = c(z, y)`. The second minimises, from :math:`z_1`, the
 objective of `Ascent.for_edits` about :math:`z` on a critic that is exact and slow, such as
-networks on samples through the decoder. Where the first stage follows a critic that was distilled
-from that one (`latentctl.teach`), a few steps are enough.
+networks on samples through the decoder. A few steps suffice if the critic of the first stage was
+distilled from that one (`latentctl.teach`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .ascent import Ascent
 from .base import Controller, Move
 from .request import Request
 
-STEPS, LEARNING_RATE = 20, 0.03
+DEFAULTS = {"steps": 20, "learning_rate": 0.03}
 
 
 class Refined(Controller):
@@ -29,7 +29,8 @@ class Refined(Controller):
     Arguments:
         first: The controller of the first stage.
         critic: The critic of the second stage, of the same attributes in the same order.
-        options: Of `Ascent.for_edits`, for the second stage; 20 steps of 0.03 if not given.
+        options: Of `Ascent.for_edits`, for the second stage; by default 20 steps with learning rate
+            0.03.
 
     Example:
         >>> import torch
@@ -46,17 +47,16 @@ class Refined(Controller):
     def __init__(self, first: Controller, critic: Critic, **options: Any) -> None:
         super().__init__()
         self.first, self.attributes = first, critic
-        options = {"steps": STEPS, "learning_rate": LEARNING_RATE, **options}
-        self.second = Ascent.for_edits(critic, **options)
+        self.second = Ascent.for_edits(critic, **{**DEFAULTS, **options})
 
     def search(self, z: Tensor, request: Request) -> Move:
         near = self.first.move(z, request)
-        if request.is_held:  # what is held keeps the probability that this critic gives it
-            request = dataclasses.replace(request, current=None).with_current(self.attributes, z)
+        # held attributes keep their probability by this critic
+        request = dataclasses.replace(request, current=None).with_current(self.attributes, z)
         if request.where is not None and self.attributes is not None:
             where = request.where.of(self.attributes)
             request = dataclasses.replace(request, where=where)
-        # the critic on samples was fitted on no latents, so the first one gives their covariance
+        # a critic on samples has no covariance of latents
         metric = self.first.attributes.covariance if self.first.attributes is not None else None
         far = self.second.climb(z, near.z, request, metric)
         return Move(far.z, near.evaluations + far.evaluations)

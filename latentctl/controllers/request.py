@@ -1,4 +1,4 @@
-"""What a controller is asked for: targets, holds, a further critic, a region, a strength.
+"""The request to a controller: targets, holds, a further critic, a region, a strength.
 
 A `Request` is made once, by `latentctl.conditional.request` from what the caller wrote or by hand,
 and goes down unchanged to `Controller.move(z, request)`.
@@ -28,7 +28,7 @@ THRESHOLD = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is asked of B latents; fields of one row hold for all of them.
+    """A request for B latents; fields of one row apply to all of them.
 
     Example:
         >>> Request(target=torch.tensor([[1.0, torch.nan]])).for_latents(torch.zeros(3, 8)).target
@@ -38,27 +38,29 @@ class Request:
     """
 
     target: Tensor | None = None
-    """Probabilities to reach, `(B, K)` or `(1, K)` in [0, 1]; NaN = nothing is asked."""
+    """Probabilities to reach, `(B, K)` or `(1, K)` in [0, 1]; NaN = free."""
     hold: Tensor | None = None
-    """Attributes that keep their probability, booleans like `target`."""
+    """Attributes whose probability is held, booleans like `target`."""
     current: Tensor | None = None
-    """Probabilities at the start, `(B, K)`, if they were evaluated already."""
+    """Probabilities before the move, `(B, K)`, if they are known."""
     where: Critic | None = None
     """A further critic to satisfy."""
     region: Tensor | None = None
     """1 where a latent may move and 0 where it stays, bit for bit; broadcasts to the latents."""
     strength: float = 1.0
-    """Share of the move that is made: 0 moves nothing, bit for bit; 1 is the whole move."""
+    """Share of the move: 0 changes nothing, bit for bit; 1 is the whole move."""
     threshold: float = THRESHOLD
-    """Probability with which targets and `where` must hold, for controllers that stop there."""
+    """Probability of targets and of `where` at which controllers that search may stop."""
     seed: int = 0
     """Seed of the controller's noise, if it uses any."""
     index: Tensor | None = None
-    """Number of each latent, `(B,)`, so that noise does not depend on the batch; 0 ... B - 1."""
+    """Number of each latent, `(B,)`, on which its noise depends; by default 0 ... B - 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
-            raise InputError(f"strength is the share of a move, it was given as {self.strength}.")
+            raise InputError(
+                f"strength is the share of a move, in [0, inf); it was given as {self.strength}."
+            )
 
     def for_latents(self, z: Tensor) -> Request:
         """The request with a row for each latent, on the device of `z (B, *latent_shape)`."""
@@ -71,7 +73,7 @@ class Request:
         return dataclasses.replace(self, **rows, index=index.to(z.device))
 
     def rows(self, chosen: Tensor) -> Request:
-        """The request of some latents, by a mask or by numbers, after `for_latents`."""
+        """The request of some latents, by a mask or by indices, after `for_latents`."""
         parts = {
             name: value[chosen]
             for name in ("target", "hold", "current", "region", "index")
@@ -80,7 +82,7 @@ class Request:
         return dataclasses.replace(self, **parts)
 
     def merged(self, other: Request, rows: Tensor) -> Request:
-        """Another request, with targets and holds of this one in the `rows` of a mask `(B,)`."""
+        """The other request, with targets and holds of this one in the `rows` of a mask `(B,)`."""
         fields: dict[str, Any] = {}
         for name, blank in (("target", torch.nan), ("hold", False), ("current", torch.nan)):
             here, there = getattr(self, name), getattr(other, name)
@@ -93,7 +95,7 @@ class Request:
         return self.hold is not None and bool(self.hold.any())
 
     def with_current(self, critic: Critic | None, z: Tensor) -> Request:
-        """The request with the probabilities at `z`, evaluated if an attribute is held."""
+        """The request with the probabilities at `z`; no evaluation if no attribute is held."""
         if not self.is_held or self.current is not None or critic is None:
             return self
         with torch.no_grad():
@@ -101,7 +103,7 @@ class Request:
 
     @property
     def values(self) -> Tensor | None:
-        """Targets `(B, K)`, in which what is held has its current probability; NaN = free."""
+        """Targets `(B, K)`, with the current probability of held attributes; NaN = free."""
         if self.target is None or self.hold is None or self.current is None:
             return self.target
         return torch.where(self.hold, self.current, self.target)
@@ -111,8 +113,8 @@ def flips(current: Tensor, *columns: Tensor) -> Request:
     """The request to flip attributes and to hold all others.
 
     Arguments:
-        current: Probabilities at the start, `(B, K)`.
-        columns: Attributes to flip, `(B,)` each; the same one twice is flipped once.
+        current: Probabilities before the move, `(B, K)`.
+        columns: Indices of the attributes to flip, `(B,)` each; a repeated one is flipped once.
     """
     flipped = torch.zeros_like(current, dtype=torch.bool)
     flipped.scatter_(1, torch.stack(columns, 1).to(current.device), True)
@@ -121,10 +123,7 @@ def flips(current: Tensor, *columns: Tensor) -> Request:
 
 
 def target_context(z: Tensor, y: Tensor | None, names: Sequence[str]) -> Tensor | None:
-    """Targets as a network conditioned on `names` takes them, `(B, 2K)`; all free if `y` is None.
-
-    Targets between 0 and 1 are rounded to the nearer of both.
-    """
+    """Targets, rounded to 0 or 1, as context features `(B, 2K)`; all free if `y` is None."""
     if not names:
         return None
     if y is None:
@@ -133,7 +132,7 @@ def target_context(z: Tensor, y: Tensor | None, names: Sequence[str]) -> Tensor 
 
 
 def draw_targets(labels: Tensor | None, step: Step, free_share: float) -> Tensor | None:
-    """Labels as targets; in a `free_share` of the rows partly freed, in a third of these wholly."""
+    """Labels as targets; in a `free_share` of the rows some are freed, in a third of these all."""
     if labels is None:
         return None
     partly = step.uniform(1, purpose="partly free") < free_share
@@ -143,7 +142,7 @@ def draw_targets(labels: Tensor | None, step: Step, free_share: float) -> Tensor
 
 
 def prior_starts(prior: Prior, step: Step) -> Tensor:
-    """Samples of the prior where the moves of a training step start, `(count, *latent_shape)`."""
-    # ~seed: the noise of training is never the noise that a user samples with
+    """Samples of the prior from which a training step starts, `(count, *latent_shape)`."""
+    # ~seed: training never uses the noise of a user's seed
     first = step.index * step.total + step.start
     return prior.sample(step.count, seed=~step.seed, start=first).to(step.device)

@@ -112,7 +112,7 @@ def test_finite_latents_stay_finite(kind, critic, realism, learned, exponent, y,
 
 @pytest.mark.parametrize("kind", [Ascent, Transport])
 def test_a_critic_that_is_not_finite_is_named(kind, critic):
-    with pytest.raises(NonFiniteError, match=r"critic `where` is not finite for 3 of 3"):
+    with pytest.raises(NonFiniteError, match=r"critic `where` are not finite for 3 of 3"):
         kind(critic).move(start(3), Request(target=SMILE, where=Broken()))
     broken = RealismCritic((8,), width=4)
     torch.nn.init.constant_(broken.net.head.bias, NAN)
@@ -363,7 +363,7 @@ def test_the_actor_takes_no_critic_given_later(actor, critic):
 
 
 def test_the_actor_is_told_of_its_own_attributes_only(latents, critic):
-    with pytest.raises(InputError, match=r"attribute_weight needs a critic.*Smiling.*knows: none"):
+    with pytest.raises(InputError, match=r"attribute_weight needs a critic.*Smiling.*found: none"):
         Actor.fit(latents, attribute_weight=1.0, width=8)
     with pytest.raises(InputError, match="in that order"):
         Actor.fit(
