@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import latentctl
+from latentctl import Latents
 from latentctl.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,3 +78,63 @@ def test_pages_keep_their_length():
     limits |= {str(p.relative_to(root)): 150 for p in root.glob("benchmarks/results/*.md")}
     for page, limit in limits.items():
         assert len((root / page).read_text().splitlines()) <= limit, page
+
+
+class TinyVAE(torch.nn.Module):
+    """A VAE of pictures of 16 pixels with a latent of 8 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16))
+        self.decoder = torch.nn.Sequential(torch.nn.Linear(8, 48), torch.nn.Unflatten(1, (3, 4, 4)))
+
+    def encode(self, x):
+        return self.encoder(x).chunk(2, dim=1)
+
+    def decode(self, z):
+        return self.decoder(z).sigmoid()
+
+
+class Pixels(torch.nn.Module):
+    """A classifier of three attributes by brightness, for the README."""
+
+    names = ("Smiling", "Eyeglasses", "Male")
+
+    def forward(self, x):
+        return 8 * (x.flatten(1)[:, :3] - 0.5)
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = {"width": 16, "max_train_steps": 5, "batch_size": 32}  # the same calls, at a budget
+    fit, distil = latentctl.AttributeCritic.fit, latentctl.teach
+    monkeypatch.setattr(latentctl.AttributeCritic, "fit", partial(fit, **few))
+    smaller = {"samples": 100, "samples_per_round": 50}
+    monkeypatch.setattr(latentctl, "teach", partial(distil, **few, **smaller))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(80, 3, 4, 4, generator=draw)
+    labels = (images.flatten(1)[:, :3] > 0.5).float()
+    rows = [
+        {"image": x, **dict(zip(Pixels.names, row, strict=True))}
+        for x, row in zip(images, labels.tolist(), strict=True)
+    ]
+    latents = Latents(images.flatten(1)[:, :8], None, labels[:, :1], ["Bangs"])
+    names = {
+        "my_vae": TinyVAE(),
+        "my_faces": rows,
+        "photos": images[:4],
+        "latents_with_bangs": latents,
+        "classifier": Pixels(),
+        "another": Pixels(),
+        "reconstructions": images,
+        "labels": labels,
+    }
+    text = (DOCS.parent / "README.md").read_text()
+    blocks = [(f.start(3), f.group(3)) for f in BLOCK.finditer(text) if f.group(1) == "python"]
+    assert len(blocks) == 2
+    with torch.random.fork_rng():
+        for start, code in blocks:
+            line = text[:start].count("\n")
+            exec(compile("\n" * line + code, "README.md", "exec"), names)
+    assert Path("samples.png").exists() and Path("smiling-faces").is_dir()
+    assert names["out"].x.shape == (4, 3, 4, 4)
