@@ -105,16 +105,16 @@ def test_an_attribute_without_similar_names_lists_all(faces):
 
 def test_named_and_in_where(faces, photos):
     where = ~faces.critic["Smiling"] | faces.critic["Hat"]
-    with refused(InputError, "Smiling is requested by name and in `where`", "one of both"):
+    with refused(InputError, "Smiling is requested by name and in `where`", "one of them"):
         faces.sample(2, where=where, Smiling=True)
     with refused(InputError, "Hat, Smiling is requested by name and in `where`"):
         faces.edit(photos, where=where, y=torch.tensor([[1.0, NAN, 0.0]]))
 
 
 def test_named_and_held(faces, photos):
-    with refused(InputError, "Smiling is to be changed and to be held", "one of both"):
+    with refused(InputError, "Smiling is both requested and held", "one of them"):
         faces.edit(photos, Smiling=True, hold=["Male", "Smiling"])
-    with refused(InputError, "Hat is to be changed and to be held"):
+    with refused(InputError, "Hat is both requested and held"):
         faces.edit(photos, where=faces.critic["Hat"], hold=["Hat"])
 
 
@@ -131,12 +131,12 @@ def test_a_target_out_of_range(faces, value):
 
 @pytest.mark.parametrize("value", ["yes", [True, "no"], object(), [[0, 1], [1, 0]]])
 def test_a_target_that_is_no_number(faces, value):
-    with refused(InputError, "Smiling takes True, False, a probability", "was given"):
+    with refused(InputError, "Smiling takes True, False, a probability", "found"):
         faces.sample(2, Smiling=value)
 
 
 def test_as_many_values_as_samples(faces):
-    with refused(InputError, "Smiling was given 2 values for 3 samples"):
+    with refused(InputError, "Smiling has 2 values for 3 samples"):
         faces.sample(3, Smiling=[True, False])
     for shape in ((2, 3), (3, 2), (3,)):
         with refused(ShapeError, r"\(3, 3\) or \(1, 3\)", "Smiling, Male, Hat"):

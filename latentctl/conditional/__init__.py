@@ -1,4 +1,4 @@
-"""A decoder, a critic and a controller, joined: samples, edits, receipts, packs."""
+"""A decoder with a critic and a controller: samples, edits, receipts, packs."""
 
 from __future__ import annotations
 

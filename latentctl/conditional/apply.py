@@ -1,4 +1,4 @@
-"""Carries a request out on latents, and measures what was achieved."""
+"""Applies a request to latents, and measures the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def apply_request(
     request: Request,
     skip_satisfied: bool = False,
 ) -> Outcome:
-    """Latents moved by a controller, decoded, with their receipt.
+    """Latents moved by a controller and decoded, with a receipt.
 
     The critic, and the evaluator if there is one, score each latent once before the move and once
     after it.
@@ -40,31 +40,31 @@ def apply_request(
         controller: The controller of samples, or of edits.
         evaluator: The independent critic whose scores the receipt has; `critic` if None.
         z: Latents, `(B, *latent_shape)`.
-        request: What is requested, with `target` and `hold`.
-        skip_satisfied: Whether latents stay for which the request holds already.
+        request: The request, with `target` and `hold`.
+        skip_satisfied: Whether latents that satisfy the request are not moved.
     """
     request = request.for_latents(z)
     free = z.new_full((len(z), len(critic.names)), torch.nan)
     target = free if request.target is None else request.target
     hold = torch.zeros_like(target, dtype=torch.bool) if request.hold is None else request.hold
-    where = request.where
-    if not critic.names and where is None:
-        where = critic  # a critic without names is itself what is requested
-        request = request if controller.learned else dataclasses.replace(request, where=where)
-    judge = critic if evaluator is None else evaluator
-    seen_by = where if where is None or evaluator is None else where.of(evaluator)
+    if not critic.names and request.where is None and not controller.learned:
+        request = dataclasses.replace(request, where=critic)  # such a critic is itself the request
+    where = critic if not critic.names and request.where is None else request.where
+    scorer = critic
+    if evaluator is not None:
+        scorer, where = evaluator, None if where is None else where.of(evaluator)
 
-    def receipt(z: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(z: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of the attributes, and of the least likely part of the request."""
-        scored = Scored(judge.names, logits)
-        known = None if seen_by is None else seen_by.of(scored, instead_of=judge)
-        named = logits.sigmoid() if judge.names else logits.new_empty(len(z), 0)
+        scored = Scored(scorer.names, logits)
+        known = None if where is None else where.of(scored, instead_of=scorer)
+        named = logits.sigmoid() if scorer.names else free
         return named, least_likely(z, named, target, known)
 
     logits = critic.score(z)
     if critic.names:
         request = dataclasses.replace(request, current=logits.sigmoid())
-    before, least = receipt(z, logits if evaluator is None else evaluator.score(z))
+    before, least = evaluate(z, logits if evaluator is None else evaluator.score(z))
     active = torch.ones(len(z), dtype=torch.bool, device=z.device)
     if skip_satisfied:
         active = least < request.threshold
@@ -75,7 +75,7 @@ def apply_request(
         moved[active], evaluations[active] = move.z, move.evaluations
     x = decoder.decode(moved, batch_size=BATCH)
     logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
-    after, least = receipt(moved, logits)
+    after, least = evaluate(moved, logits)
     whole = request.strength >= 1
     return Outcome(
         x=x,

@@ -1,4 +1,4 @@
-"""`condition`: joins a decoder, a critic and a controller."""
+"""`condition`: makes a `Conditional` of a decoder, a critic and a controller."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def condition(
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: Any `Critic`, such as an `AttributeCritic` or a `KnowledgeBase`.
-        controller: How latents move; gradient ascent on the critics if not given.
-        editor: How edits move, if otherwise: by `Ascent.for_edits`, which stays near, where no
-            controller is given, else by the controller.
-        refine_with: Networks on samples of the same attributes, on which edits are refined after
+        controller: Moves latents; gradient ascent on the critics if not given.
+        editor: Moves the latents of edits; if not given the controller, or `Ascent.for_edits`
+            where no controller is given either.
+        refine_with: Networks on samples, of the same attributes, on which edits are refined after
             the fast move (`controllers.Refined`): slower and better.
-        evaluator: Networks on samples of the same attributes that no edit ascends. The receipt then
-            has their scores instead of the critic's.
+        evaluator: Networks on samples, of the same attributes, that no edit ascends. The receipt
+            then has their scores instead of the critic's.
         realism: The critic of realism for the default controller; a given controller has its own.
-        prior: Where samples start; the decoder's prior if not given.
-        threshold: Probability with which a request must hold to count as satisfied, in (0, 1):
-            0.95 if not given, or 0.8 with an evaluator, since no edit ascends it.
+        prior: Distribution of the starts of samples; the decoder's prior if not given.
+        threshold: Probability, in (0, 1), at which a request counts as satisfied: by default 0.95,
+            or 0.8 with an evaluator, since no edit ascends it.
 
     Raises:
         ShapeError: If one of them is over latents of another shape.

@@ -1,9 +1,8 @@
-"""A frozen decoder with attributes: samples, edits, and a receipt of what was achieved.
+"""A frozen decoder with attributes: samples and edits, each with a receipt.
 
 A `Conditional` joins a decoder, a critic and a controller. Every result is an `Outcome`: the
 samples, and for each of them whether the request is satisfied, the probability of each attribute,
-how far held attributes changed, how far the latent moved, and the number of evaluations. The
-receipt reports what was achieved, not what was requested.
+the change of held attributes, the shift of the latent, and the number of evaluations.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class Conditional:
         start: int = 0,
         **attributes: Value,
     ) -> Outcome:
-        """Samples with attributes; those not named are free.
+        """Samples with attributes; attributes that are not named are free.
 
         Arguments:
             count: Number of samples.
@@ -77,9 +76,9 @@ class Conditional:
             where: A critic to satisfy, such as `critic["Smiling"] | ~critic["Male"]`.
             strength: Share of the move: 0 is the prior, 1 the whole move.
             seed: Seed of the prior's noise.
-            start: Index of the first sample in the sequence that `seed` names.
-            attributes: A value for each named attribute: True, False, a probability to aim at,
-                None for free, or a sequence with one for each sample.
+            start: Index of the first sample in the sequence of this seed.
+            attributes: A value for each named attribute: True, False, a target probability, None
+                for free, or a sequence with one value for each sample.
 
         Raises:
             UnknownNameError: If an attribute is not known.
@@ -95,7 +94,7 @@ class Conditional:
             index=torch.arange(start, start + count),
         )
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        # samples that satisfy the request already are moved as well: they may be off-manifold
+        # samples of the prior are moved even if they satisfy the request: they may be off-manifold
         return apply_request(self.decoder, self.critic, self.controller, self.evaluator, z, request)
 
     def edit(
@@ -112,17 +111,17 @@ class Conditional:
     ) -> Outcome:
         """Real inputs with some attributes changed and all others held.
 
-        An input that satisfies the request comes back as its reconstruction, bit for bit.
+        An input that satisfies the request is returned as its reconstruction, bit for bit.
 
         Arguments:
             x: Inputs, `(B, *sample_shape)`.
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
             where: A critic to satisfy.
             hold: True holds all attributes that are not named, False none; or names to hold.
-            mask: Where the input may change, 1 or True, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
-                pixels. A cell of a spatial latent moves if half of its pixels may change; all
-                others stay bit for bit, and pixels beyond the mask change only within the
-                decoder's receptive field. Latents that are vectors have no cells.
+            mask: 1 or True where the input may change, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
+                pixels, for spatial latents. A cell may move if half of its pixels may change; the
+                other cells stay bit for bit, and pixels outside the mask change only within the
+                decoder's receptive field.
             strength: Share of the move: 0 is the reconstruction, 1 the whole move.
             seed: Seed of the controller's noise, if it uses any.
             attributes: As in `sample`.
@@ -155,21 +154,20 @@ class Conditional:
         return self.critic.probability(z) if self.names else z.new_empty(len(z), 0)
 
     def complete(self, x: Tensor, mask: Tensor, **options: Any) -> Completion:
-        """Several completions of partly seen inputs, from starts of this conditional's prior.
+        """Several completions of partly observed inputs, from samples of the prior.
 
         Arguments:
             x: Inputs, `(B, *sample_shape)`; hidden values are ignored.
-            mask: 1 or True where `x` is seen, `(B, *sample_shape)` or what broadcasts to it.
+            mask: 1 or True where `x` is observed; broadcasts to `(B, *sample_shape)`.
             options: `count`, `updater`, `steps` and `seed` of `controllers.cgml.complete`.
         """
         return complete(self.decoder, x, mask, prior=self.prior, **options)
 
     def add(self, name: str, latents: Latents, **options: Any) -> Critic:
-        """Learns one more attribute, in seconds, and changes no older output, bit for bit.
+        """Fits one more attribute, in seconds, without a change of any other output.
 
-        A `KnowledgeBase` learns it as a `Knowledge`, any other critic is joined by an
-        `AttributeCritic` of that label. From now on `edit` holds the new attribute too, unless
-        `hold` says otherwise.
+        A `KnowledgeBase` fits a `Knowledge`; any other critic is joined with an `AttributeCritic`
+        of that label. `edit` then holds the new attribute too, by default.
 
         Arguments:
             name: The attribute, a label of `latents`.
@@ -185,8 +183,8 @@ class Conditional:
         """
         if self.evaluator is not None:
             raise InputError(
-                f"The evaluator has the attributes {', '.join(self.names)}, not {name}. Condition "
-                f"without evaluator=, or with one that has all attributes."
+                f"The evaluator has the attributes {', '.join(self.names)}, not {name}. Leave out "
+                f"evaluator=, or pass one that has all attributes."
             )
         for mover in (self.controller, self.editor):
             if mover.learned or isinstance(mover, Refined):
@@ -206,26 +204,16 @@ class Conditional:
         return self.critic[name]
 
     def save_pretrained(self, path: str | Path) -> Path:
-        """Saves what was learned as a pack: a folder without the decoder's weights.
+        """Saves the trained parts as a pack: a folder without the decoder's weights.
 
         Raises:
             InputError: If the critic, the controller or the prior is not one of latentctl's own.
             CheckpointError: If the disk is full, or `path` holds other files.
         """
-        return save_pack(
-            path,
-            self.decoder,
-            self.critic,
-            self.controller,
-            self.editor,
-            evaluated=self.evaluator is not None,
-            realism=self.realism,
-            prior=self.prior,
-            threshold=self.threshold,
-        )
+        return save_pack(path, **vars(self))
 
     def model_card(self, repo_id: str, **options: Any) -> ModelCard:
-        """The card for a push, with options as in `latentctl.conditional.card.model_card`."""
+        """The card of the pack; `options` are those of `latentctl.conditional.card.model_card`."""
         own = self.prior is self.decoder.prior
         config: Any = self.controller.config
         settings = {
@@ -243,7 +231,7 @@ class Conditional:
     ) -> CommitInfo:
         """Pushes the pack, without the decoder's weights, to the model hub, as one commit.
 
-        An older pack there, and its card, are replaced; other files stay.
+        An older pack and its card are replaced; other files stay.
 
         Arguments:
             repo_id: `"name"` or `"owner/name"`; the repository is made if there is none.
@@ -255,8 +243,8 @@ class Conditional:
             The commit; its `oid` is the `revision` that gives exactly this pack.
 
         Raises:
-            InputError: If the repository holds something else than a pack, or what was learned
-                cannot be saved as one.
+            InputError: If the repository holds something else than a pack, or a part cannot be
+                saved.
             CheckpointError: If the hub cannot be reached, or refuses.
         """
         with tempfile.TemporaryDirectory() as temporary:
@@ -277,14 +265,14 @@ class Conditional:
         evaluator: PixelCritic | None = None,
         **options: Any,
     ) -> Conditional:
-        """The pack of that name, on the decoder that it was made for.
+        """Loads a pack on the decoder that it was made for.
 
         Arguments:
-            path_or_repo_id: A folder, or, where there is none of that name, `"owner/name"` on the
-                hub. Every byte is verified in both cases.
+            path_or_repo_id: A folder, or, if there is none of that name, `"owner/name"` on the hub.
+                Checksums are verified in both cases.
             decoder: The decoder whose weights the pack was made for.
-            refine_with: As in `condition`; no pack holds networks on samples.
-            evaluator: As in `condition`, likewise.
+            refine_with: As in `condition`; a pack holds no networks on samples.
+            evaluator: As in `condition`.
             options: `revision`, `token` and `cache_dir` of `latentctl.conditional.hub.fetch`.
 
         Raises:

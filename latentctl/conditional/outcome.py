@@ -1,4 +1,4 @@
-"""The result of a `Conditional`: samples, and a receipt of what was achieved."""
+"""The result of a `Conditional`: samples with a receipt."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Outcome:
     """The latents before the move, `(B, *latent_shape)`."""
 
     satisfied: Tensor
-    """Whether the request holds with the probability of the threshold, `(B,)` booleans."""
+    """Whether the request holds with at least the threshold's probability, `(B,)` booleans."""
 
     unreachable: Tensor
-    """Whether the whole move ended with the request less likely than not, `(B,)` booleans."""
+    """Whether the request has a probability below 0.5 after a whole move, `(B,)` booleans."""
 
     probability: Tensor
     """Probability of each attribute after the move, by the evaluator if there is one, `(B, K)`."""
 
     leakage: Tensor
-    """Change of that probability of each attribute that was held, `(B, K)`; NaN where none was."""
+    """Change of that probability of each held attribute, `(B, K)`; NaN for the others."""
 
     shift: Tensor
     """Root mean square move of a latent dimension, `(B,)`, in latent units."""
 
     evaluations: Tensor
-    """Evaluations of the controller's networks, `(B,)` integers; 0 if the latent stayed."""
+    """Evaluations of the controller's networks, `(B,)` integers; 0 if there was no move."""
 
     names: tuple[str, ...]
     """The attributes, in the order of the columns."""
@@ -55,24 +55,21 @@ class Outcome:
         return len(self.x)
 
     def save(self, path: str | Path, *, columns: int | None = None) -> Path:
-        """Writes the samples as one PNG picture, making its folder where needed.
+        """Writes the samples as one PNG image, and makes its folder where needed.
 
         Raises:
             InputError: If the samples are no images.
         """
+        image = png(grid(self.x, columns=columns, value_range=self.value_range))
         path = Path(path)
-        picture = self._picture(columns)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        path.write_bytes(image)
         return path
 
     def _repr_png_(self) -> bytes | None:
-        with contextlib.suppress(InputError):  # samples that are no images have no picture
-            return self._picture()
+        with contextlib.suppress(InputError):  # samples that are no images
+            return png(grid(self.x, value_range=self.value_range))
         return None
-
-    def _picture(self, columns: int | None = None) -> bytes:
-        return png(grid(self.x, columns=columns, value_range=self.value_range))
 
     def __repr__(self) -> str:
         return (

@@ -1,9 +1,9 @@
-"""Packs: what was learned for a decoder, as a folder without the decoder's weights.
+"""Packs: the trained parts of a `Conditional` as a folder, without the decoder's weights.
 
 A pack holds the critics, the controllers and, where it is not the decoder's own, the prior, with
-the fingerprint of the decoder that they were made for; on any other decoder it refuses to load.
-Networks on samples that refined or evaluated edits are the user's own: a pack records that there
-were some, and takes them again when it is loaded.
+the fingerprint of the decoder that they were made for; it cannot be loaded on another decoder.
+Networks on samples that refine or evaluate edits are the user's own: a pack records that there
+were some, and loading takes them as arguments.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from ..controllers import Controller, Refined
-from ..critics import Critic, PixelCritic, RealismCritic
-from ..decoder import Decoder, Prior
+from ..controllers import Refined
+from ..critics import PixelCritic
+from ..decoder import Decoder
 from ..errors import CheckpointError, FingerprintError
 from ..storage import load_folder, pack_modules, save_folder, unpack_modules
 
@@ -27,31 +27,20 @@ logger = logging.getLogger(__name__)
 DECODER_PRIOR = "the decoder's prior"
 
 
-def save_pack(
-    path: str | Path,
-    decoder: Decoder,
-    critic: Critic,
-    controller: Controller,
-    editor: Controller,
-    *,
-    evaluated: bool,
-    realism: RealismCritic | None,
-    prior: Prior,
-    threshold: float,
-) -> Path:
-    """Writes the parts of a `Conditional`, as `Conditional.save_pretrained` says."""
-    refinement = None
+def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
+    """Writes the parts of a `Conditional`, as documented for `Conditional.save_pretrained`."""
+    refinement, editor = None, parts["editor"]
     if isinstance(editor, Refined):
         refinement, editor = editor.second.config, editor.first
-    modules: dict[str, Any] = {"critic": critic, "realism": realism, "controller": controller}
-    modules |= {"editor": editor, "prior": prior}
-    modules = {name: module for name, module in modules.items() if module is not None}
+    saved = {name: parts[name] for name in ("critic", "realism", "controller")}
+    saved |= {"editor": editor, "prior": parts["prior"]}
+    modules = {name: module for name, module in saved.items() if module is not None}
     tensors, state = pack_modules(modules, _given(decoder))
     state |= {
         "decoder": {"name": decoder.name, "fingerprint": decoder.fingerprint()},
-        "threshold": threshold,
+        "threshold": parts["threshold"],
         "refinement": refinement,
-        "evaluated": evaluated,
+        "evaluated": parts["evaluator"] is not None,
     }
     return save_folder(path, tensors, state)
 
@@ -84,8 +73,8 @@ def load_pack(
     ):
         if given is None and state[key]:
             logger.warning(
-                "The pack at %s was saved with networks on samples, which are not in it: pass "
-                "%s= again for the same answers.",
+                "The pack at %s was saved with networks on samples, which it does not hold: pass "
+                "%s= for the same results.",
                 path,
                 argument,
             )
@@ -95,5 +84,5 @@ def load_pack(
 
 
 def _given(decoder: Decoder) -> dict[str, nn.Module]:
-    """What loading takes from the decoder."""
+    """Modules of the decoder that are not saved, by name."""
     return {DECODER_PRIOR: decoder.prior} if isinstance(decoder.prior, nn.Module) else {}

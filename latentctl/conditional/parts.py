@@ -1,4 +1,4 @@
-"""The parts of a `Conditional`: defaults, and checks that they fit each other."""
+"""The parts of a `Conditional`: defaults and checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ __all__ = ["fitting_parts"]
 
 from typing import Any
 
-from ..controllers import Actor, Ascent, Controller, Refined, Transport
+from ..controllers import Ascent, Controller, Refined
+from ..controllers.gradient import GradientController
 from ..controllers.request import THRESHOLD
 from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
@@ -27,7 +28,7 @@ def fitting_parts(
     prior: Prior | None = None,
     threshold: float | None = None,
 ) -> dict[str, Any]:
-    """The fields of a `Conditional`, with defaults, after checks that they fit each other."""
+    """The fields of a `Conditional`; arguments and errors as in `latentctl.condition`."""
     if threshold is None:
         threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
     if not 0 < threshold < 1:
@@ -37,14 +38,13 @@ def fitting_parts(
         controller = Ascent(critic if critic.names else None, realism)
         editor = editor if editor is not None else Ascent.for_edits(controller.attributes)
     editor = editor if editor is not None else controller
-    if isinstance(controller, Ascent | Transport) and realism is not None:
-        if controller.realism is not realism:
-            raise InputError(
-                f"The {type(controller).__name__} does not use this realism critic. Give it "
-                f"to the controller, as {type(controller).__name__}(attributes, realism)."
-            )
-    elif isinstance(controller, Actor | Ascent | Transport) and realism is None:
+    if realism is None:
         realism = controller.realism
+    elif isinstance(controller, GradientController) and controller.realism is not realism:
+        raise InputError(
+            f"The {type(controller).__name__} does not use this realism critic. Pass it to the "
+            f"controller, as {type(controller).__name__}(attributes, realism)."
+        )
     parts = [critic, realism, refine_with, evaluator, controller, editor]
     for part in [*parts, controller.attributes, editor.attributes]:
         _check_fit(part, decoder, critic)

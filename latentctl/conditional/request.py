@@ -1,4 +1,4 @@
-"""From what a caller writes to a `Request`: names, values, expressions, holds and masks."""
+"""The fields of a `Request` from a caller's arguments: names, values, holds and masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import InputError, ShapeError, UnknownNameError
 BATCH = 64  # latents of a critic that may decode them
 
 Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
-"""What a caller gives for an attribute: one value for all samples, or one each."""
+"""The value of an attribute: one for all samples, or one for each."""
 
 
 def requested_targets(
@@ -28,13 +28,13 @@ def requested_targets(
     where: Critic | None,
     named: Mapping[str, Value],
 ) -> Tensor:
-    """Targets `(count, K)`, NaN where nothing is requested.
+    """Targets `(count, K)`, NaN = free.
 
     Arguments:
         names: The K attributes of the critic.
         count: Number of samples.
         y: Targets `(count, K)` or `(1, K)`, instead of `named`.
-        where: A critic to satisfy as well.
+        where: A further critic to satisfy.
         named: A value for each requested attribute.
 
     Raises:
@@ -68,7 +68,7 @@ def requested_targets(
         if both:
             raise InputError(
                 f"{', '.join(sorted(both))} is requested by name and in `where`, which may "
-                f"contradict each other. Name it in one of both."
+                f"contradict each other. Leave it out of one of them."
             )
     return requested
 
@@ -80,13 +80,13 @@ def held_attributes(
 
     Arguments:
         names: The K attributes of the critic.
-        requested: Targets, `(B, K)`, NaN where nothing is requested.
-        where: A critic to satisfy; the attributes it depends on are not held.
-        hold: True for all that is not requested, False for none, or names.
+        requested: Targets, `(B, K)`, NaN = free.
+        where: A further critic to satisfy; the attributes it depends on are not held.
+        hold: True for all attributes that are not requested, False for none, or names.
 
     Raises:
         UnknownNameError: If an attribute is not known.
-        InputError: If an attribute is to be held and to be changed.
+        InputError: If an attribute is both held and requested.
     """
     free = torch.isnan(requested)
     used = where.attributes if where is not None else frozenset[str]()
@@ -97,17 +97,17 @@ def held_attributes(
     for name in [hold] if isinstance(hold, str) else hold:
         column = _index(names, name)
         if not bool(free[:, column].all()) or name in used:
-            raise InputError(f"{name} is to be changed and to be held. Name it in one of both.")
+            raise InputError(f"{name} is both requested and held. Leave it out of one of them.")
         held[:, column] = True
     return held
 
 
 def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
-    """A mask of pixels as one of the cells of a spatial latent, `(count, 1, h', w')`.
+    """A mask of the cells of a spatial latent, `(count, 1, h', w')`, from a mask of pixels.
 
     Arguments:
         mask: 1 or True where a sample may change, `(h, w)`, `(1, h, w)` or `(count, 1, h, w)`.
-        decoder: Whose latents and samples they are.
+        decoder: The decoder.
         count: Number of samples.
 
     Returns:
@@ -120,9 +120,8 @@ def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
     latent, sample = decoder.latent_shape, decoder.sample_shape
     if len(latent) != 3 or len(sample) != 3:
         raise InputError(
-            f"An edit is held to a region only where latents have places, as in (C, h, w); "
-            f"{decoder.name} has latents {latent} of samples {sample}. Leave out mask=, or hold "
-            f"attributes instead."
+            f"mask= needs spatial latents (C, h, w) of images; {decoder.name} has latents {latent} "
+            f"of samples {sample}. Leave out mask=, or hold attributes instead."
         )
     pixels = math.prod(sample[-2:])
     if mask.shape[-2:] != sample[-2:] or mask.numel() not in (pixels, count * pixels):
@@ -136,13 +135,13 @@ def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
 
 
 def least_likely(z: Tensor, probability: Tensor, target: Tensor, where: Critic | None) -> Tensor:
-    """Probability `(B,)` of that part of each request which is least likely to hold.
+    """Probability `(B,)` of the least likely part of each request.
 
     Arguments:
         z: Latents, `(B, *latent_shape)`.
         probability: Of each attribute, `(B, K)`.
-        target: Targets, `(B, K)`, NaN where nothing is requested.
-        where: A critic to satisfy as well.
+        target: Targets, `(B, K)`, NaN = free.
+        where: A further critic to satisfy.
     """
     agreement = torch.where(torch.isnan(target), 1.0, 1 - (probability - target).abs())
     if where is not None:
@@ -171,11 +170,11 @@ def _column(name: str, value: Value, count: int) -> Tensor:
         column = torch.tensor([torch.nan if v is None else float(v) for v in values])
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{name} takes True, False, a probability, None for free, or a sequence of these, it "
-            f"was given {value!r}."
+            f"{name} takes True, False, a probability, None for free, or a sequence of these; "
+            f"found {value!r}."
         ) from error
     if len(column) not in (1, count):
         raise InputError(
-            f"{name} was given {len(column)} values for {count} samples. Give one, or one each."
+            f"{name} has {len(column)} values for {count} samples. Give one, or one for each."
         )
     return column.expand(count)

@@ -1,4 +1,4 @@
-"""Packs: what was learned, without the decoder, whole or refused."""
+"""Packs: the trained parts without the decoder, verified when they are loaded."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, l
         assert all(torch.equal(saved[key], loaded[key]) for key in saved)
 
 
-def test_the_prior_travels_with_the_pack(decoder, critic, latents, tmp_path):
+def test_a_pack_holds_the_prior(decoder, critic, latents, tmp_path):
     faces = condition(decoder, critic, prior=Gaussian.fit(latents))
     path = faces.save_pretrained(tmp_path / "pack")
     again = Conditional.from_pretrained(path, decoder)
@@ -76,7 +76,7 @@ def test_the_prior_travels_with_the_pack(decoder, critic, latents, tmp_path):
 
 
 class BigVAE(ToyVAE):
-    """The toy with a megabyte of weights more."""
+    """The toy with another megabyte of weights."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ def test_loading_is_strict(pack, decoder, tmp_path):
     first = next(iter(weights))
     for change, words in (
         ({k: v for k, v in weights.items() if k != first}, f"missing {first}"),
-        (weights | {"stranger": torch.ones(1)}, "unexpected stranger"),
+        (weights | {"other": torch.ones(1)}, "unexpected other"),
         (weights | {first: torch.ones(1)}, rf"{first} has shape \(1,\)"),
     ):
         other = save_folder(tmp_path / "other", tensors | {"critic": change}, state)
@@ -146,20 +146,20 @@ def test_loading_is_strict(pack, decoder, tmp_path):
         Conditional.from_pretrained(save_folder(tmp_path / "none", {}, state), decoder)
 
 
-def test_a_folder_that_is_no_pack_says_so(decoder, tmp_path):
+def test_a_folder_that_is_no_pack_is_refused(decoder, tmp_path):
     path = save_folder(tmp_path / "step-000001", {}, {"step": 1})
     with pytest.raises(CheckpointError, match=r"is not a pack.*resume_from_checkpoint"):
         Conditional.from_pretrained(path, decoder)
 
 
-def test_a_controller_of_a_later_version_asks_for_an_upgrade(pack, decoder, tmp_path):
+def test_an_unknown_kind_is_refused(pack, decoder, tmp_path):
     tensors, state = load_folder(pack)
     state["modules"]["controller"]["kind"] = "teleport"
     with pytest.raises(CheckpointError, match=r"kind 'teleport'.*Upgrade"):
         Conditional.from_pretrained(save_folder(tmp_path / "later", tensors, state), decoder)
 
 
-def test_a_pack_of_a_later_format_asks_for_an_upgrade(faces, decoder, tmp_path, monkeypatch):
+def test_a_later_format_is_refused(faces, decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(latentctl.storage.folder, "FORMAT", 99)
     path = faces.save_pretrained(tmp_path / "pack")
     monkeypatch.undo()
@@ -243,10 +243,10 @@ def test_parts_that_do_not_fit_together_are_refused(decoder, critic, realism):
 
 
 def test_a_decoder_without_encoder_still_samples_from_a_pack(pack):
-    blind = Decoder(
+    without_encoder = Decoder(
         ToyVAE(), lambda m, z: m.decode(z), latent_shape=(8,), sample_shape=(3, 4, 4), name="toy"
     )
-    assert len(Conditional.from_pretrained(pack, blind).sample(2, Smiling=True)) == 2
+    assert len(Conditional.from_pretrained(pack, without_encoder).sample(2, Smiling=True)) == 2
     assert isinstance(toy_decoder(ToyVAE()).encode(torch.rand(1, 3, 4, 4)), Posterior)
 
 

@@ -1,4 +1,4 @@
-"""Moves: gradient ascent, the ODE, and the actor, on a world whose truth is known."""
+"""Moves: gradient ascent, the ODE and learned controllers, on the toy decoder of known labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from latentctl.random import noise
 
 NAN = torch.nan
 SMILE = torch.tensor([[1.0, NAN, NAN]])
-NEVER = Linear(torch.zeros(8), -200.0)  # unsatisfied, and without a slope
+NEVER = Linear(torch.zeros(8), -200.0)  # never satisfied, with zero gradient
 SMALL = {"width": 64, "depth": 2, "seed": 1}
 KINDS = (Actor, Ascent, FlowMatching, Refined, Transport, Updater)
 
@@ -64,7 +64,7 @@ def build(kind, critic, realism, learned):
     return made[kind]()
 
 
-def test_every_controller_there_is_stands_here():
+def test_every_controller_class_is_tested():
     kinds, ours = [Controller], set()
     while kinds:
         kind = kinds.pop()
@@ -82,19 +82,19 @@ def test_the_laws_hold(kind, critic, realism, learned):
     check_controller(controller, start())
 
 
-def test_the_laws_find_controllers_that_break_them():
-    class Restless(Controller):
+def test_the_laws_find_controllers_that_violate_them():
+    class Random(Controller):
         def search(self, z, request):
             return Move(z + torch.rand(()), torch.ones(len(z)))
 
-    class Pushy(Restless):
+    class Shifting(Random):
         def move(self, z, request):
             return Move(z + 1, torch.ones(len(z)))
 
     with pytest.raises(LawError, match="two results"):
-        check_controller(Restless(), start())
+        check_controller(Random(), start())
     with pytest.raises(LawError, match="strength 0"):
-        check_controller(Pushy(), start())
+        check_controller(Shifting(), start())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,7 +141,7 @@ def test_strength_is_the_share_of_the_move(kind, critic, realism, learned):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_move_gets_where_it_was_asked(kind, critic, realism, learned):
+def test_the_move_reaches_its_target(kind, critic, realism, learned):
     controller = Transport(critic) if kind is Transport else build(kind, critic, realism, learned)
     if kind is Ascent:
         controller = Ascent(critic)
@@ -151,19 +151,19 @@ def test_the_move_gets_where_it_was_asked(kind, critic, realism, learned):
         reached = (truth(controller(z, y)) == y) | y.isnan()
         before = (truth(z) == y) | y.isnan()
         assert before.all(1).float().mean() < 0.5
-        # a flow is not told what the critic sees: it learns the labels' own blurred edges
+        # a flow does not use the critic: labels of noisy encodings blur the edges of classes
         assert reached.all(1).float().mean() > (0.45 if kind is FlowMatching else 0.8), target
 
 
-def test_a_satisfied_sample_comes_back_bit_identical(critic):
+def test_a_satisfied_sample_is_not_moved(critic):
     z = start(60)
     moved, evaluations = unpack(
         Ascent(critic, steps=30).move(z, Request(target=SMILE, threshold=0.9))
     )
-    held = critic.probability(z)[:, 0] >= 0.9
-    assert 0 < held.sum() < 60
-    assert torch.equal(moved[held], z[held]) and (evaluations[held] == 1).all()
-    assert (moved[~held] != z[~held]).any(1).all() and (evaluations[~held] > 1).all()
+    holds = critic.probability(z)[:, 0] >= 0.9
+    assert 0 < holds.sum() < 60
+    assert torch.equal(moved[holds], z[holds]) and (evaluations[holds] == 1).all()
+    assert (moved[~holds] != z[~holds]).any(1).all() and (evaluations[~holds] > 1).all()
 
 
 def unpack(move):
@@ -185,16 +185,16 @@ def test_leaving_the_batch_changes_the_cost_and_not_the_result(critic, realism, 
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.95])
-def test_a_sample_stops_at_the_probability_asked_for(critic, threshold):
+def test_a_sample_stops_at_the_threshold(critic, threshold):
     z = start()
     z = z[critic.probability(z)[:, 0] < 0.5]
     ascent = Ascent(critic, learning_rate=0.02, steps=400)
     p = critic.probability(ascent.move(z, Request(target=SMILE, threshold=threshold)).z)[:, 0]
     assert (p >= threshold - 1e-6).all()
-    assert p.mean() < (1 + threshold) / 2, "and goes no further"
+    assert p.mean() < (1 + threshold) / 2, "no further than the threshold"
 
 
-def test_a_fraction_that_does_not_hold_is_reached_and_one_that_holds_is_kept(critic):
+def test_a_fractional_target_is_reached_and_a_held_probability_is_kept(critic):
     z = start()
     aim = Ascent(critic, steps=300).move(
         z, Request(target=torch.tensor([[0.6, NAN, NAN]]), threshold=0.95)
@@ -208,13 +208,13 @@ def test_a_fraction_that_does_not_hold_is_reached_and_one_that_holds_is_kept(cri
 def test_held_attributes_move_less(critic):
     z = start(80)
     p = critic.probability(z)
-    held = flips(p, torch.zeros(len(z), dtype=torch.long))  # Smiling, into which Hat leaks
+    held = flips(p, torch.zeros(len(z), dtype=torch.long))  # Smiling, on which Hat depends
     free = Request(target=held.target)
 
     def leak(request, **options):
         ascent = Ascent(critic, steps=200, **options)
         moved = critic.probability(ascent.move(z, request).z)
-        assert ((moved - p).abs()[:, 0] > 0.3).all(), "the request itself is met"
+        assert ((moved - p).abs()[:, 0] > 0.3).all(), "the target is reached"
         return (moved - p).abs()[:, 1:].mean()
 
     assert leak(held) < 0.7 * leak(free)
@@ -230,7 +230,7 @@ def test_the_distance_term_shortens_the_move(critic):
     assert far == sorted(far, reverse=True) and far[-1] < 0.1 * far[0], far
 
 
-def test_the_distance_term_spares_the_dimensions_in_use():
+def test_the_distance_term_penalises_dimensions_of_small_posterior_std():
     critic = AttributeCritic((8,), ["A"], width=8, depth=1)
     critic.posterior_std.copy_(torch.tensor([0.1] * 4 + [1.0] * 4))
     z, even = torch.zeros(1, 8), Linear(torch.ones(8), -4.0)
@@ -240,7 +240,7 @@ def test_the_distance_term_spares_the_dimensions_in_use():
     torch.testing.assert_close(plain[4:], plain[:4])
 
 
-def test_the_realism_term_draws_towards_the_data(critic, realism):
+def test_the_realism_term_moves_towards_the_data(critic, realism):
     z = start()
     z[:, 3] = -0.5
     y = torch.tensor([[1.0, 0.0, NAN]])
@@ -261,7 +261,7 @@ def test_realism_alone_moves_the_prior_to_the_data(realism):
     assert (realism.probability(moved) >= 0.8 - 1e-6).all()
 
 
-def test_an_unreachable_request_ends(critic):
+def test_an_unreachable_request_stops_at_the_last_step(critic):
     impossible = critic["Male"] & ~critic["Male"]
     move = Ascent(critic, steps=25).move(start(5), Request(where=impossible))
     assert (move.evaluations == 25).all() and torch.isfinite(move.z).all()
@@ -276,17 +276,17 @@ def test_langevin_noise_of_a_sample_does_not_depend_on_its_batch():
     part = ascent.move(z[order], Request(where=NEVER, seed=1, index=index[order])).z
     assert torch.equal(part, whole[order])
     steps = whole - z
-    assert len(steps.unique(dim=0)) == 20, "each sample has noise of its own"
+    assert len(steps.unique(dim=0)) == 20, "each sample has its own noise"
     spread = 0.5 * math.sqrt(2 * 0.05) * math.sqrt(4)
     assert (steps.std() / spread - 1).abs() < 0.15
     for other in ({"seed": 2, "index": index}, {"seed": 1, "index": index + 1}):
         assert not torch.equal(ascent.move(z, Request(where=NEVER, **other)).z, whole)
     assert torch.equal(Ascent(steps=4).move(z, Request(where=NEVER, seed=1)).z, z), (
-        "no noise, no slope"
+        "without noise and gradient nothing moves"
     )
 
 
-def test_the_ode_leaves_the_prior_alone_where_the_critic_is_constant():
+def test_the_ode_does_not_move_the_prior_where_the_critic_is_constant():
     z = Gaussian((8,)).sample(1000, seed=0)
     moved = Transport(steps=7).move(z, Request(where=NEVER)).z
     assert torch.equal(moved, z) and (moved.var() - 1).abs() < 0.05
@@ -325,16 +325,16 @@ def test_the_ode_agrees_with_a_fine_reference_and_converges():
     assert errors[25] < 0.02 and errors[50] < 0.4 * errors[25] and errors[100] < 0.4 * errors[50]
 
 
-def test_the_actor_frees_what_is_free(actor, critic):
+def test_the_actor_leaves_free_attributes_free(actor, critic):
     z = Gaussian((8,)).sample(200, seed=0)
     p = critic.probability(actor(z, torch.tensor([[NAN, 1.0, NAN]])))
     assert (p[:, 1] > 0.5).float().mean() > 0.9
     smiling = (p[:, 0] > 0.5).float().mean()
-    assert 0.05 < smiling < 0.95, "nobody asked for it, in either direction"
+    assert 0.05 < smiling < 0.95, "it was not requested"
     assert torch.equal(actor(z), actor(z, torch.full((1, 3), NAN)))
 
 
-def test_the_actor_brings_the_critic_that_it_was_trained_against(actor):
+def test_the_actor_has_the_realism_critic_that_it_was_trained_against(actor):
     assert isinstance(actor.realism, RealismCritic) and not actor.realism.training
     assert actor.realism.context_names == actor.names
 
@@ -357,12 +357,12 @@ def test_an_actor_of_realism_alone(latents):
     assert actor.names == () and after < 0.6 * before
 
 
-def test_the_actor_takes_no_critic_given_later(actor, critic):
+def test_the_actor_refuses_a_further_critic(actor, critic):
     with pytest.raises(InputError, match=r"Use controllers\.Ascent for `where`"):
         actor.move(start(2), Request(target=SMILE, where=critic["Male"]))
 
 
-def test_the_actor_is_told_of_its_own_attributes_only(latents, critic):
+def test_an_attribute_critic_of_other_attributes_is_refused(latents, critic):
     with pytest.raises(InputError, match=r"attribute_weight needs a critic.*Smiling.*found: none"):
         Actor.fit(latents, attribute_weight=1.0, width=8)
     with pytest.raises(InputError, match="in that order"):
@@ -393,8 +393,8 @@ def test_grids_through_every_controller(spatial_latents):
         assert critic.probability(controller(z, y))[:, 0].mean() > before + 0.02
 
 
-def test_flow_matching_brings_the_prior_to_the_data():
-    # data far from N(0, I): shifted, narrow, and with a label that says which of two clumps
+def test_flow_matching_moves_the_prior_to_the_data():
+    # data far from N(0, I): two narrow clusters, distinguished by the label
     side = (noise(0, 2000, (1,), seed=0, purpose="side") > 0).float()
     mean = 0.3 * noise(0, 2000, (8,), seed=0, purpose="clump") + 3 * (2 * side - 1)
     latents = Latents(mean, labels=side, names=["Right"])
@@ -406,20 +406,25 @@ def test_flow_matching_brings_the_prior_to_the_data():
         moved = flow(z, torch.tensor([[value]]))
         assert (moved.mean(0) - 3 * (2 * value - 1)).abs().max() < 0.4
         assert (moved.std(0) - 0.3).abs().max() < 0.2
-    assert set(flow(z).mean(1).sign().tolist()) == {-1.0, 1.0}  # a free request finds both clumps
+    assert set(flow(z).mean(1).sign().tolist()) == {
+        -1.0,
+        1.0,
+    }  # a free target reaches both clusters
     with pytest.raises(InputError, match="Ascent"):
         flow.move(z, Request(where=NEVER))
 
 
-def test_an_actor_learns_a_teachers_moves_in_one_pass(learned, latents):
+def test_an_actor_clones_a_controller(learned, latents):
     teacher, z = learned[FlowMatching], start(300)
-    pupil = Actor.fit(latents, teacher=teacher, demonstration_steps=400, max_train_steps=0, **SMALL)
-    untaught = Actor.fit(latents, max_train_steps=0, **SMALL)
+    cloned = Actor.fit(
+        latents, teacher=teacher, demonstration_steps=400, max_train_steps=0, **SMALL
+    )
+    untrained = Actor.fit(latents, max_train_steps=0, **SMALL)
     goal = teacher(z, SMILE)
-    error, before = ((a(z, SMILE) - goal).square().mean() for a in (pupil, untaught))
+    error, before = ((a(z, SMILE) - goal).square().mean() for a in (cloned, untrained))
     assert error < 0.3 * before
     assert (
-        int(pupil.move(z, Request(target=SMILE)).evaluations[0])
+        int(cloned.move(z, Request(target=SMILE)).evaluations[0])
         == 1
         < int(teacher.move(z, Request()).evaluations[0])
     )

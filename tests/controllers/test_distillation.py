@@ -1,4 +1,4 @@
-"""A nonlinear teacher over eight dimensions, and students of it at equal budgets."""
+"""A nonlinear teacher over eight dimensions, and students at equal budgets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = {
 
 
 class Truth(Critic):
-    """Two smooth attributes whose gradients turn with the place."""
+    """Two smooth attributes whose gradients depend on the latent."""
 
     def __init__(self):
         super().__init__()
@@ -50,17 +50,17 @@ def encodings(count, seed=0, labels=None):
 
 def gradients(critic, z):
     z = z.clone().requires_grad_()
-    said = critic(z)
-    each = [torch.autograd.grad(c.sum(), z, retain_graph=True)[0] for c in said.unbind(1)]
-    return said.detach(), torch.stack(each, 1)
+    logits = critic(z)
+    each = [torch.autograd.grad(c.sum(), z, retain_graph=True)[0] for c in logits.unbind(1)]
+    return logits.detach(), torch.stack(each, 1)
 
 
 def agreement(student, count=400):
-    """On latents that no lesson was of: cosine of gradients, correlation of log-odds."""
+    """On held-out latents: cosine of gradients, correlation of log-odds."""
     z = encodings(count, seed=9).mean
-    (said, slope), (truth, true_slope) = gradients(student, z), gradients(Truth(), z)
-    cosine = torch.cosine_similarity(slope, true_slope, dim=2).mean().item()
-    pairs = zip(said.T, truth.T, strict=True)
+    (logits, gradient), (truth, true_gradient) = gradients(student, z), gradients(Truth(), z)
+    cosine = torch.cosine_similarity(gradient, true_gradient, dim=2).mean().item()
+    pairs = zip(logits.T, truth.T, strict=True)
     return cosine, min(torch.corrcoef(torch.stack(p))[0, 1].item() for p in pairs)
 
 
@@ -69,12 +69,12 @@ def student():
     return teach(Truth(), encodings(600), **SMALL)
 
 
-def test_gradients_teach_more_than_log_odds_at_an_equal_budget(student):
-    plain = teach(Truth(), encodings(600), gradient_weight=0, **SMALL)
+def test_gradients_improve_the_student_at_an_equal_budget(student):
+    baseline = teach(Truth(), encodings(600), gradient_weight=0, **SMALL)
     cosine, correlation = agreement(student)
-    plain_cosine, plain_correlation = agreement(plain)
-    assert 1 - cosine < 0.5 * (1 - plain_cosine)
-    assert correlation > plain_correlation > 0.3  # the plain one has learned, too
+    baseline_cosine, baseline_correlation = agreement(baseline)
+    assert 1 - cosine < 0.5 * (1 - baseline_cosine)
+    assert correlation > baseline_correlation > 0.3  # the baseline is trained, too
     fresh = AttributeCritic((8,), NAMES, width=64, depth=2)
     assert abs(agreement(fresh)[0]) < 0.3
 
@@ -85,7 +85,7 @@ def test_a_student_is_a_critic_of_the_same_attributes(student):
     torch.testing.assert_close(student.posterior_std, STD)
 
 
-def test_a_seed_decides_everything_and_leaves_the_global_generator_alone(student):
+def test_the_seed_decides_every_number_without_the_global_generator(student):
     state = torch.get_rng_state()
     same, other = (teach(Truth(), encodings(600), seed=s, **SMALL) for s in (0, 1))
     assert torch.equal(torch.get_rng_state(), state)
@@ -94,7 +94,7 @@ def test_a_seed_decides_everything_and_leaves_the_global_generator_alone(student
     assert not torch.equal(other(z), student(z))
 
 
-def test_labels_are_not_looked_at(student):
+def test_labels_are_not_used(student):
     wrong = encodings(600, labels=torch.full((600, 2), torch.nan))
     z = encodings(5, seed=3).mean
     assert torch.equal(teach(Truth(), wrong, **SMALL)(z), student(z))
@@ -110,17 +110,17 @@ def test_rounds_add_samples_where_the_edits_of_the_student_go():
     first, extra = seen[0], seen[2][len(seen[0]) :]
     assert torch.equal(seen[2][: len(first)], first)
     assert len(extra) == 2 * SMALL["samples_per_round"]
-    assert len(extra.unique(dim=0)) == len(extra)  # every lesson is new
+    assert len(extra.unique(dim=0)) == len(extra)  # every sample is new
 
 
-def test_each_round_logs_into_a_folder_of_its_own_and_goes_on_after_a_stop(tmp_path):
+def test_each_round_has_its_own_folder_and_resumes(tmp_path):
     quick = {**SMALL, "max_train_steps": 20, "checkpointing_steps": 10}
     teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "a", **quick)
     for number in (0, 1):
         lines = (tmp_path / "a" / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
         assert lines and any("gradient" in key for key in json.loads(lines[-1]))
     whole = teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "b", **quick)
-    shutil.rmtree(tmp_path / "a" / "round-1")  # as if it had been stopped within the first round
+    shutil.rmtree(tmp_path / "a" / "round-1")  # as if stopped within the first round
     shutil.rmtree(tmp_path / "a" / "round-0" / "step-000020")
     resume = {"output_dir": tmp_path / "a", "resume_from_checkpoint": "latest", **quick}
     again = teach(Truth(), encodings(600), rounds=1, **resume)
@@ -128,15 +128,15 @@ def test_each_round_logs_into_a_folder_of_its_own_and_goes_on_after_a_stop(tmp_p
     assert torch.equal(again(z), whole(z))
 
 
-def test_a_network_on_pictures_teaches_through_the_decoder():
+def test_a_network_on_images_is_distilled_through_the_decoder():
     decoder = toy_decoder(ToyVAE())
     edge = lambda x: 20 * (x[:, 0, :, 0].mean(1) - x[:, 1, :, 0].mean(1))[:, None]  # noqa: E731
     teacher = PixelCritic(decoder, edge, names=["Edge"])
     before = decoder.fingerprint()
     student = teach(teacher, encodings(600), **{**SMALL, "samples": 512})
     z = encodings(300, seed=9).mean
-    said, truth = student(z)[:, 0], teacher(z)[:, 0]
-    assert torch.corrcoef(torch.stack([said, truth]).detach())[0, 1] > 0.9
+    logits, truth = student(z)[:, 0], teacher(z)[:, 0]
+    assert torch.corrcoef(torch.stack([logits, truth]).detach())[0, 1] > 0.9
     assert decoder.fingerprint() == before
 
 

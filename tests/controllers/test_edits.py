@@ -1,4 +1,4 @@
-"""Edits that stay near, are refined, amortised and audited; what packs keep of them."""
+"""Edits: near the input, refined, amortised, evaluated independently, and packed."""
 
 import dataclasses
 import logging
@@ -22,8 +22,8 @@ def flip(critic, z, column=0, **options):
     return dataclasses.replace(flips(critic.score(z).sigmoid(), columns), **options)
 
 
-def done(z, request, column=0):
-    """Share of latents that really have what was asked."""
+def success(z, request, column=0):
+    """Share of latents whose true attribute is the target."""
     return (truth(z)[:, column] == request.target[:, column]).float().mean()
 
 
@@ -33,7 +33,7 @@ def z(held_out):
 
 
 class Reader(torch.nn.Module):
-    """Reads the attributes off the toy's pixels, which are an orthogonal map and a squash."""
+    """Inverts the toy decoder, an orthogonal map and a sigmoid, and reads the attributes."""
 
     names = NAMES
 
@@ -51,38 +51,38 @@ def network(model):
     return Reader(model)
 
 
-def test_gentle_edits_move_less_for_the_same_success(critic, z):
+def test_ascent_for_edits_moves_less_for_the_same_success(critic, z):
     request = flip(critic, z)
-    textbook = Ascent(critic, steps=100).move(z, flip(critic, z, threshold=0.99)).z
-    gentle = Ascent.for_edits(critic).move(z, flip(critic, z, threshold=0.99)).z
-    shift = [(moved - z).square().mean() for moved in (textbook, gentle)]
-    assert done(gentle, request) >= done(textbook, request) - 0.05
+    plain = Ascent(critic, steps=100).move(z, flip(critic, z, threshold=0.99)).z
+    edit = Ascent.for_edits(critic).move(z, flip(critic, z, threshold=0.99)).z
+    shift = [(moved - z).square().mean() for moved in (plain, edit)]
+    assert success(edit, request) >= success(plain, request) - 0.05
     assert shift[1] < shift[0]
 
 
-def test_the_weight_of_the_shift_trades_success_for_nearness(critic, z):
+def test_a_larger_shift_weight_shortens_the_move(critic, z):
     request = flip(critic, z)
     moves = [Ascent.for_edits(critic, shift_weight=w).move(z, request).z for w in (0.0, 0.1, 1.0)]
     shifts = [(moved - z).square().mean() for moved in moves]
     assert shifts[0] > shifts[1] > shifts[2] > 0
 
 
-def test_settling_goes_past_the_first_content(critic, z):
+def test_continuing_exceeds_the_threshold(critic, z):
     request = flip(critic, z)
     options = {"learning_rate": 0.05, "steps": 60}
     stops = Ascent(critic, **options).move(z, flip(critic, z, threshold=0.7))
-    settles = Ascent(critic, continue_after_threshold=True, **options).move(
+    continues = Ascent(critic, continue_after_threshold=True, **options).move(
         z, flip(critic, z, threshold=0.7)
     )
     p = [
         critic.probability(move.z)[:, 0].sub(request.target[:, 0]).abs().mean()
-        for move in (stops, settles)
+        for move in (stops, continues)
     ]
     assert p[1] < p[0]
-    assert bool((settles.evaluations >= stops.evaluations).all())
+    assert bool((continues.evaluations >= stops.evaluations).all())
 
 
-def test_an_aimed_probability_stops_even_a_settling_ascent(critic, z):
+def test_a_fractional_target_is_not_exceeded_by_a_continuing_ascent(critic, z):
     y = torch.full((len(z), 3), NAN)
     y[:, 0] = 0.6
     request = Request(target=y, threshold=0.95)
@@ -90,7 +90,9 @@ def test_an_aimed_probability_stops_even_a_settling_ascent(critic, z):
     assert ((critic.probability(aimed)[:, 0] - 0.6).abs() <= 0.051).float().mean() > 0.9
 
 
-def test_an_amortised_editor_comes_near_the_ascent_in_one_evaluation(critic, latents, z):
+def test_an_amortised_editor_approaches_the_loss_of_the_ascent_in_one_evaluation(
+    critic, latents, z
+):
     ascent = Ascent.for_edits(critic)
     editor = amortise(ascent, latents, width=64, depth=3, max_train_steps=700, learning_rate=3e-3)
     request = flip(critic, z)
@@ -108,9 +110,9 @@ def test_an_ascent_without_a_critic_cannot_be_amortised(latents):
         amortise(Ascent.for_edits(), latents)
 
 
-def test_a_refinement_climbs_the_teacher_from_where_the_first_stage_ends(critic, z):
+def test_a_refinement_starts_at_the_result_of_the_first_stage(critic, z):
     with latentctl.random.seeded(0):
-        wrong = AttributeCritic((8,), NAMES, width=16).eval()  # knows nothing
+        wrong = AttributeCritic((8,), NAMES, width=16).eval()  # untrained
     request = flip(wrong, z)
     first = Ascent.for_edits(wrong)
     refined = Refined(first, critic, steps=80, learning_rate=0.1)
@@ -121,7 +123,7 @@ def test_a_refinement_climbs_the_teacher_from_where_the_first_stage_ends(critic,
     assert bool((far.evaluations > near.evaluations).all())
 
 
-def test_what_is_kept_is_kept_at_the_teachers_own_value(critic, z):
+def test_a_held_attribute_keeps_its_probability_by_the_second_critic(critic, z):
     with latentctl.random.seeded(0):
         wrong = AttributeCritic((8,), NAMES, width=16).eval()
     request = flip(wrong, z)
@@ -129,55 +131,55 @@ def test_what_is_kept_is_kept_at_the_teachers_own_value(critic, z):
         z, request
     )
     before, after = (critic.probability(part)[:, 1] for part in (z, moved.z))
-    # the ignorant critic's 0.5 is no value to reach
+    # not the probability 0.5 of the untrained critic
     assert (after - before).abs().mean() < (before - 0.5).abs().mean()
 
 
-class TestAudit:
-    def test_receipts_are_the_auditors_word(self, decoder, critic, held_out, network):
+class TestEvaluator:
+    def test_receipts_have_the_scores_of_the_evaluator(self, decoder, critic, held_out, network):
         x = decoder.decode(held_out.mean[:20])
-        audit = PixelCritic(decoder, network)
-        faces = condition(decoder, critic, evaluator=audit)
+        evaluator = PixelCritic(decoder, network)
+        faces = condition(decoder, critic, evaluator=evaluator)
         out = faces.edit(x, Smiling=True)
-        assert torch.allclose(out.probability, audit.probability(out.z), atol=1e-5)
+        assert torch.allclose(out.probability, evaluator.probability(out.z), atol=1e-5)
         assert not torch.allclose(out.probability, critic.probability(out.z), atol=1e-2)
-        change = (audit.probability(out.z) - audit.probability(out.start)).abs()
+        change = (evaluator.probability(out.z) - evaluator.probability(out.start)).abs()
         assert torch.allclose(out.leakage[:, 1:], change[:, 1:], atol=1e-5)
         assert faces.threshold == 0.8
         assert torch.equal(out.satisfied, out.probability[:, 0] >= 0.8)
 
-    def test_an_auditor_who_denies_everything_finds_nothing_satisfied(
+    def test_with_an_evaluator_that_rejects_everything_nothing_is_satisfied(
         self, decoder, critic, held_out
     ):
         x = decoder.decode(held_out.mean[:10])
-        denies = PixelCritic(decoder, lambda x: x.new_full((len(x), 3), -9.0), names=NAMES)
-        out = condition(decoder, critic, evaluator=denies).edit(x, Smiling=True)
+        rejects = PixelCritic(decoder, lambda x: x.new_full((len(x), 3), -9.0), names=NAMES)
+        out = condition(decoder, critic, evaluator=rejects).edit(x, Smiling=True)
         assert not out.satisfied.any() and out.unreachable.all()
-        half = condition(decoder, critic, evaluator=denies).edit(x, Smiling=True, strength=0.5)
-        assert not half.unreachable.any(), "half a move proves nothing"
+        half = condition(decoder, critic, evaluator=rejects).edit(x, Smiling=True, strength=0.5)
+        assert not half.unreachable.any(), "only a whole move counts as unreachable"
 
-    def test_a_logical_request_is_audited_too(self, decoder, critic, held_out, network):
+    def test_a_logical_request_is_evaluated_too(self, decoder, critic, held_out, network):
         x = decoder.decode(held_out.mean[:20])
-        audit = PixelCritic(decoder, network)
-        faces = condition(decoder, critic, evaluator=audit)
+        evaluator = PixelCritic(decoder, network)
+        faces = condition(decoder, critic, evaluator=evaluator)
         where = (critic["Smiling"] & ~critic["Male"]) | critic["Hat"]
         out = faces.edit(x, where=where)
-        seen = where.of(audit).probability(out.z)[:, 0]
+        seen = where.of(evaluator).probability(out.z)[:, 0]
         assert torch.equal(out.satisfied, seen >= 0.8)
         assert torch.allclose(
-            where.of(audit)(out.z),
-            ((audit["Smiling"] & ~audit["Male"]) | audit["Hat"])(out.z),
+            where.of(evaluator)(out.z),
+            ((evaluator["Smiling"] & ~evaluator["Male"]) | evaluator["Hat"])(out.z),
         )
         assert torch.equal(where(out.z), where(out.z)), "the expression itself is unchanged"
         match = critic.match(torch.tensor([[1.0, 0.0, NAN]]))
-        assert torch.allclose(match.of(audit)(out.z), audit.match(match.y)(out.z))
+        assert torch.allclose(match.of(evaluator)(out.z), evaluator.match(match.y)(out.z))
 
-    def test_an_auditor_of_other_attributes_is_refused(self, decoder, critic):
+    def test_an_evaluator_of_other_attributes_is_refused(self, decoder, critic):
         other = PixelCritic(decoder, lambda x: x.flatten(1)[:, :1], names=["Bright"])
         with pytest.raises(InputError, match="Bright"):
             condition(decoder, critic, evaluator=other)
 
-    def test_a_teacher_refines_edits_and_not_samples(self, decoder, critic, held_out, network):
+    def test_networks_refine_edits_and_not_samples(self, decoder, critic, held_out, network):
         x = decoder.decode(held_out.mean[:10])
         faces = condition(decoder, critic, refine_with=PixelCritic(decoder, network))
         plain = condition(decoder, critic)
@@ -206,19 +208,19 @@ class TestPacks:
         loaded = latentctl.Conditional.from_pretrained(tmp_path / "pack", decoder)
         assert torch.equal(faces.edit(x, Smiling=True).z, loaded.edit(x, Smiling=True).z)
 
-    def test_networks_are_asked_for_again(
+    def test_networks_are_passed_again_to_loading(
         self, decoder, critic, held_out, network, tmp_path, caplog
     ):
         x = decoder.decode(held_out.mean[:10])
-        teacher, audit = (PixelCritic(decoder, network) for _ in range(2))
-        editor = Refined(Ascent.for_edits(critic, steps=5), teacher, steps=7)
-        faces = condition(decoder, critic, editor=editor, evaluator=audit)
+        slow, evaluator = (PixelCritic(decoder, network) for _ in range(2))
+        editor = Refined(Ascent.for_edits(critic, steps=5), slow, steps=7)
+        faces = condition(decoder, critic, editor=editor, evaluator=evaluator)
         faces.save_pretrained(tmp_path / "pack")
         load = latentctl.Conditional.from_pretrained
         with caplog.at_level(logging.WARNING):
             load(tmp_path / "pack", decoder)
         assert "refine_with=" in caplog.text and "evaluator=" in caplog.text
-        again = load(tmp_path / "pack", decoder, refine_with=teacher, evaluator=audit)
+        again = load(tmp_path / "pack", decoder, refine_with=slow, evaluator=evaluator)
         a, b = (f.edit(x, Smiling=True) for f in (faces, again))
         assert torch.equal(a.z, b.z) and torch.equal(a.probability, b.probability)
 
@@ -233,7 +235,7 @@ def test_an_editor_for_another_decoder_is_refused(decoder, critic):
 class TestRegions:
     @pytest.fixture
     def spatial(self, spatial_latents):
-        """A decoder of grids `(4, 8, 8)` to pictures of 16 x 16, and a critic of one attribute."""
+        """A decoder of grids `(4, 8, 8)` to images of 16 x 16, and a critic of one attribute."""
         torch.manual_seed(0)
         up = torch.nn.ConvTranspose2d(4, 3, 2, stride=2)
         down = torch.nn.Conv2d(3, 4, 2, stride=2)
@@ -244,7 +246,7 @@ class TestRegions:
         return decoder, critic
 
     @pytest.mark.parametrize("kind", ["ascent", "refined", "actor"])
-    def test_what_is_outside_stays_bit_for_bit(self, spatial, spatial_latents, kind):
+    def test_latents_outside_the_region_stay_bit_for_bit(self, spatial, spatial_latents, kind):
         decoder, critic = spatial
         editor = {
             "ascent": lambda: Ascent.for_edits(critic),
@@ -261,18 +263,20 @@ class TestRegions:
         assert not moved[:, :, 4:].any() and moved.any()
         assert torch.equal(out.x[..., 8:], decoder.decode(out.start)[..., 8:])
 
-    def test_the_search_stays_within(self, spatial, spatial_latents):
+    def test_the_search_is_restricted_to_the_region(self, spatial, spatial_latents):
         decoder, critic = spatial
         x = decoder.decode(spatial_latents.mean[:30])
         mask = torch.zeros(1, 16, 16, dtype=torch.bool)
         mask[..., :8] = True
-        dear = Ascent.for_edits(critic, shift_weight=0.2)  # so that no search does all it likes
-        editor = condition(decoder, critic, editor=dear)
+        ascent = Ascent.for_edits(critic, shift_weight=0.2)  # the optimum has a limited shift
+        editor = condition(decoder, critic, editor=ascent)
         inside = editor.edit(x, mask=mask, hold=False, Bright=True)
-        free = dear.move(inside.start, Request(target=torch.tensor([[1.0, NAN]]))).z
+        free = ascent.move(inside.start, Request(target=torch.tensor([[1.0, NAN]]))).z
         cut = torch.where(torch.arange(8) < 4, free, inside.start)
         odds = [critic["Bright"](part).mean() for part in (inside.z, cut)]
-        assert odds[0] > odds[1], "a search that knows of the region does more within it"
+        assert odds[0] > odds[1], (
+            "a search within the region reaches more than a cut of the free one"
+        )
 
     def test_masks_that_do_not_fit(self, spatial, decoder, critic, held_out):
         other, bright = spatial
@@ -280,14 +284,14 @@ class TestRegions:
         with pytest.raises(ShapeError, match="mask"):
             condition(other, bright).edit(x, mask=torch.ones(8, 8), Bright=True)
         toy = decoder.decode(held_out.mean[:2])
-        with pytest.raises(InputError, match="places"):
+        with pytest.raises(InputError, match="spatial latents"):
             condition(decoder, critic).edit(toy, mask=torch.ones(4, 4), Smiling=True)
 
 
-def test_an_auditor_cannot_learn_what_is_added(decoder, latents, network):
+def test_an_attribute_that_the_evaluator_lacks_cannot_be_added(decoder, latents, network):
     known = latentctl.KnowledgeBase(decoder.prior, decoder.latent_shape)
     known.add("Smiling", latents, max_train_steps=5)
-    audit = PixelCritic(decoder, lambda x: network(x)[:, :1], names=["Smiling"])
-    faces = condition(decoder, known, evaluator=audit)
+    evaluator = PixelCritic(decoder, lambda x: network(x)[:, :1], names=["Smiling"])
+    faces = condition(decoder, known, evaluator=evaluator)
     with pytest.raises(InputError, match="evaluator has the attributes Smiling"):
         faces.add("Male", latents)
