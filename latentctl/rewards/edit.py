@@ -13,8 +13,7 @@ rules is returned unchanged, and samples that were scored before cost no call.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -99,8 +98,7 @@ def edit_by_rule(
         >>> edit_by_rule(decoder, critic, {"high": high}, torch.ones(3, 4), steps=2).x.shape
         torch.Size([3, 4])
     """
-    if not isinstance(rewards, CountedRewards):
-        rewards = CountedRewards(rewards)
+    rewards = CountedRewards.of(rewards)
     requested = list(rewards.names if rules is None else rules)
     if not requested or steps < 1 or not step_length > 0:
         raise InputError("An edit needs at least one rule, one step, and a positive step length.")
@@ -110,7 +108,7 @@ def edit_by_rule(
                 raise UnknownNameError("rule", name, known)
     columns = [rewards.names.index(name) for name in requested]
     heads = [critic.names.index(name) for name in requested]
-    before = rewards.calls
+    calls = rewards.calls
     start = decoder.encode(x).mean
     best, best_z = x.clone(), start.clone()
     found = torch.full((len(x), len(rewards.names)), torch.nan)
@@ -128,12 +126,8 @@ def edit_by_rule(
         total, old = (part[:, columns].sum(1).nan_to_num(-1) for part in (scores, found[active]))
         better = total > old
         rows = active[better]
-        best[rows], best_z[rows], found[rows] = (
-            tried[: len(active)][better],
-            z[rows],
-            scores[better],
-        )
-        taken[rows] = max(step, 0)
+        best[rows], best_z[rows] = tried[: len(active)][better], z[rows]
+        found[rows], taken[rows] = scores[better], max(step, 0)
         active = active[~(scores[:, columns] == 1).all(1)]
         if not len(active) or step == steps:
             break
@@ -148,7 +142,7 @@ def edit_by_rule(
         satisfied=(found[:, columns] == 1).all(1),
         steps=taken,
         names=rewards.names,
-        calls=rewards.calls - before,
+        calls=rewards.calls - calls,
     )
 
 

@@ -9,8 +9,7 @@ Every `Round` reports the true rewards of fresh moves, and beside them the criti
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["Exploration", "Round", "explore"]
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -42,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 GATE_BIAS = -3.0  # of the untrained actor
 RECENT = 4  # the last rounds, which are half of the critic's data
+GAME_OPTIONS = {field.name for field in fields(RuleGame) if isinstance(field.default, float)}
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,6 @@ def explore(
     first_steps: int = 1000,
     train_steps: int = 300,
     batch_size: int = 256,
-    realism_weight: float = 0.1,
-    hold_weight: float = 5.0,
-    distance_weight: float = 0.05,
-    prior_density_weight: float = 0.5,
-    smoothing: float = 0.1,
-    learning_rate: float = 1e-3,
     seed: int = 0,
     **options: Any,
 ) -> Exploration:
@@ -97,7 +91,7 @@ def explore(
         prior_samples: Samples of the prior that are scored first; at most a third of the calls.
         moves: Moves that are scored in a round.
         max_reward_calls: Most samples to score; then the rounds end.
-        prior: Where moves start, the decoder's prior by default.
+        prior: Distribution of the starts, the decoder's prior by default.
         encodings: Encodings of data. Half of the moves then start there, for edits, and the realism
             critic is trained on them instead of samples of the prior.
         width: Units of each layer of all networks.
@@ -105,14 +99,10 @@ def explore(
         first_steps: Steps of the critic on the prior.
         train_steps: Steps in a round, over the three players.
         batch_size: Latents in a step.
-        realism_weight: Weight of realism in the actor's loss.
-        hold_weight: Weight of holding the rewards of free rules.
-        distance_weight: Weight of the distance of a move.
-        prior_density_weight: Weight of keeping the prior density of a latent.
-        smoothing: Standard deviation of noise on the critic's inputs, in latent units.
-        learning_rate: Of actor and realism critic; the actor's falls to zero over the rounds.
         seed: Decides every random number.
-        options: Further arguments of `latentctl.training.fit`.
+        options: `realism_weight`, `learning_rate` (the actor's falls to zero over the rounds) and
+            other options of `latentctl.rewards.game.RuleGame`, and further arguments of
+            `latentctl.training.fit`.
 
     Raises:
         InputError: If a reward is not a number in [0, 1], or no sample could be scored.
@@ -128,15 +118,13 @@ def explore(
     """
     if min(rounds, prior_samples, moves) < 1:
         raise InputError("rounds, prior_samples and moves must be at least 1.")
-    if not isinstance(rewards, CountedRewards):
-        rewards = CountedRewards(rewards, max_calls=max_reward_calls)
-    elif max_reward_calls is not None:
-        raise InputError("CountedRewards have their own limit: pass max_calls to them.")
+    rewards = CountedRewards.of(rewards, max_reward_calls)
     prior = decoder.prior if prior is None else prior
     count = int(min(prior_samples, max(rewards.left // 3, 1)))
     before = rewards.calls
     seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed)
     record = [prior_round(seen, rewards, before)]
+    weights = {key: options.pop(key) for key in GAME_OPTIONS & options.keys()}
     options = {"batch_size": batch_size, "progress": False, **options}
     critic = RewardCritic.fit(
         seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
@@ -149,20 +137,7 @@ def explore(
     real = Latents(seen.mean) if encodings is None else encodings
     for net in (actor.net, realism.net):
         net.trunk.standardise(*real.moments())
-    game = RuleGame(
-        actor,
-        critic,
-        realism,
-        real,
-        prior,
-        encodings,
-        realism_weight=realism_weight,
-        hold_weight=hold_weight,
-        distance_weight=distance_weight,
-        prior_density_weight=prior_density_weight,
-        smoothing=smoothing,
-        learning_rate=learning_rate,
-    )
+    game = RuleGame(actor, critic, realism, real, prior, encodings, **weights)
     for number in range(1, rounds + 1):
         place = generator(seed, number, purpose="round").initial_seed()
         game.slow_down(1 - (number - 1) / rounds)
@@ -199,21 +174,21 @@ def _score(
     decoder: Decoder, rewards: CountedRewards, game: RuleGame, step: Step
 ) -> tuple[Latents, Round]:
     """Moves from fresh starts with their rewards, and their record."""
-    home = next(game.actor.parameters()).device
-    start, y = game.starts(step).to(home), game.requests(step).to(home)
+    device = next(game.actor.parameters()).device
+    start, y = game.starts(step).to(device), game.requests(step).to(device)
     moved = game.actor(start, y)
     before = rewards.calls
     found, _ = decoded_rewards(decoder, rewards, moved)
     count = len(found)
-    expected, asked = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
+    expected, requested = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
     kept = satisfied(found)
     line = Round(
         number=step.index,
         calls=rewards.calls,
-        reward=means(rewards.names, found, asked),
-        satisfied=means(rewards.names, kept, asked),
-        expected=means(rewards.names, expected, asked),
-        all_satisfied=all_kept(kept[asked.all(1)]),
+        reward=means(rewards.names, found, requested),
+        satisfied=means(rewards.names, kept, requested),
+        expected=means(rewards.names, expected, requested),
+        all_satisfied=all_kept(kept[requested.all(1)]),
         realism=float(game.realism.probability(moved).mean()),
         distinct=(rewards.calls - before) / max(count, 1),
         shift=float((moved - start).square().mean().sqrt()),

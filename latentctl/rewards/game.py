@@ -19,8 +19,7 @@ Requests are drawn at random, so that one actor serves single rules and all rule
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -49,21 +48,21 @@ WHOLE = 1 / 3  # share of the requests for all rules
 
 @dataclass
 class RuleGame:
-    """The three players, and where moves start.
+    """The three players, and the starts and requests of moves.
 
     Arguments:
         actor: Makes the moves.
         critic: Predicts rewards.
         realism: Discriminates `real` from moves; unconditional.
         real: Encodings of data, or samples of the prior.
-        prior: Where moves start.
-        encodings: Where half of the moves start, for edits; None for the prior alone.
-        realism_weight: `w`.
-        hold_weight: `h`.
-        distance_weight: `lambda`.
-        learning_rate: Of the actor and of the realism critic.
+        prior: Distribution of the starts.
+        encodings: Encodings at which half of the moves start, for edits; None for the prior alone.
+        realism_weight: Weight of realism, `w`.
+        hold_weight: Weight of holding the rewards of free rules, `h`.
+        distance_weight: Weight of the distance of a move, `lambda`.
+        learning_rate: Of the actor, and three times that of the realism critic.
         critic_learning_rate: Of the reward critic.
-        prior_density_weight: `t`.
+        prior_density_weight: Weight of keeping the prior density, `t`.
         smoothing: Standard deviation of noise on the reward critic's inputs, in latent units, so
             that the actor cannot exploit narrow adversarial maxima.
         ema: Decay of the actor's average.
@@ -85,18 +84,15 @@ class RuleGame:
     ema: float = 0.99
 
     def __post_init__(self) -> None:
-        learner = torch.optim.AdamW(self.critic.parameters(), lr=self.critic_learning_rate)
-        judge = torch.optim.Adam(
-            self.realism.parameters(), lr=self.learning_rate / 3, betas=(0.0, 0.9)
-        )
-        mover = torch.optim.Adam(
-            self.actor.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.99)
-        )
+        rate = self.learning_rate
+        on_rewards = torch.optim.AdamW(self.critic.parameters(), lr=self.critic_learning_rate)
+        on_realism = torch.optim.Adam(self.realism.parameters(), lr=rate / 3, betas=(0.0, 0.9))
+        on_actor = torch.optim.Adam(self.actor.net.parameters(), lr=rate, betas=(0.9, 0.99))
         # made once: the moments of the optimizers are kept over the rounds
         self.players = [
-            Player("rewards", self.critic, self.reward_loss, learner, turns=3),
-            Player("realism", self.realism, self.realism_loss, judge),
-            Player("actor", self.actor, self.actor_loss, mover, turns=2, ema=self.ema),
+            Player("rewards", self.critic, self.reward_loss, on_rewards, turns=3),
+            Player("realism", self.realism, self.realism_loss, on_realism),
+            Player("actor", self.actor, self.actor_loss, on_actor, turns=2, ema=self.ema),
         ]
 
     def slow_down(self, share: float) -> None:
@@ -104,7 +100,7 @@ class RuleGame:
         self.players[-1].optimizer.param_groups[0]["lr"] = share * self.learning_rate
 
     def starts(self, step: Step) -> Tensor:
-        """Where moves start, `(count, *latent_shape)`."""
+        """Starts of moves, `(count, *latent_shape)`."""
         z = prior_starts(self.prior, step)
         if self.encodings is None:
             return z
@@ -140,21 +136,21 @@ class RuleGame:
             before = self.critic.heads(z)[1]
         missed = (torch.sigmoid(kept) - y).abs().nan_to_num().detach()
         goal = cross_entropy(kept, y.clamp(1 - TARGET, TARGET))
-        asked = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
+        requested = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
         held = (torch.isnan(y) * _divergence(before, mean)).sum(1).mean()
         real = F.softplus(-self.realism(moved)).mean()
         far = distance(moved, z, 1.0).mean()
-        logs = {"asked": asked, "held": held, "realism": real, "distance": far}
-        typical = (self._density(moved) - self._density(z)).square().mean() / z[0].numel()
-        loss = asked + self.hold_weight * held + self.realism_weight * real
-        loss = loss + self.distance_weight * far + self.prior_density_weight * typical
-        return loss, logs | {"typical": typical}
+        logs = {"requested": requested, "held": held, "realism": real, "distance": far}
+        density = (self._log_prob(moved) - self._log_prob(z)).square().mean() / z[0].numel()
+        loss = requested + self.hold_weight * held + self.realism_weight * real
+        loss = loss + self.distance_weight * far + self.prior_density_weight * density
+        return loss, logs | {"prior_density": density}
 
-    def _density(self, z: Tensor) -> Tensor:
+    def _log_prob(self, z: Tensor) -> Tensor:
         """Log-density of the prior, which may be on another device, in nats, `(B,)`."""
         tensors = self.prior.buffers() if isinstance(self.prior, nn.Module) else iter(())
-        home = next((tensor.device for tensor in tensors), z.device)
-        return self.prior.log_prob(z.to(home)).to(z.device)
+        device = next((tensor.device for tensor in tensors), z.device)
+        return self.prior.log_prob(z.to(device)).to(z.device)
 
 
 def _draw(latents: Latents, step: Step, purpose: str) -> Tensor:

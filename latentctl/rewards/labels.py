@@ -10,8 +10,7 @@ and the same content is scored once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
-      (Engel et al., 2017)
-    | https://arxiv.org/abs/1711.05772
+    | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def prior_rewards(
         decoder: The decoder; nothing has to be differentiable.
         rewards: One reward, several by name, or `CountedRewards`.
         n: Number of latents; fewer are returned, with a warning, where the calls do not suffice.
-        prior: Where latents come from, the decoder's prior by default.
+        prior: Distribution of the latents, the decoder's prior by default.
         max_reward_calls: Most samples to score; `CountedRewards` have their own limit.
         batch_size: Latents that are decoded together.
         seed: Of the prior's noise.
@@ -70,23 +69,13 @@ def prior_rewards(
     """
     if n < 1:
         raise InputError(f"n is the number of latents, it was given as {n}.")
-    if not isinstance(rewards, CountedRewards):
-        rewards = CountedRewards(rewards, max_calls=max_reward_calls)
-    elif max_reward_calls is not None:
-        raise InputError("CountedRewards have their own limit: pass max_calls to them.")
+    rewards = CountedRewards.of(rewards, max_reward_calls)
     prior = decoder.prior if prior is None else prior
-    z = torch.empty(0, *decoder.latent_shape)
-    labels = torch.empty(0, len(rewards.names))
-    for start in range(0, n, batch_size):
-        batch = prior.sample(min(batch_size, n - start), seed=seed, start=start)
-        found, more = decoded_rewards(decoder, rewards, batch)
-        z, labels = torch.cat([z, batch[: len(found)].cpu()]), torch.cat([labels, found])
-        if not more:
-            logger.warning("The reward calls end after %d of %d latents", len(z), n)
-            break
-    if not len(z) or bool(torch.isnan(labels).all()):
-        raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
-    return Latents(z, labels=labels, names=rewards.names)
+    parts = [
+        prior.sample(min(batch_size, n - start), seed=seed, start=start)
+        for start in range(0, n, batch_size)
+    ]
+    return _labelled(decoder, rewards, torch.cat(parts), "latents", batch_size)
 
 
 def encoding_rewards(
@@ -126,21 +115,28 @@ def encoding_rewards(
     z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
     # shuffled, so that both kinds are scored where the calls end early
     z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
-    labels, more = decoded_rewards(decoder, rewards, z)
-    if not more:
-        logger.warning("The reward calls end after %d of %d encodings", len(labels), n)
+    return _labelled(decoder, rewards, z, "encodings")
+
+
+def _labelled(
+    decoder: Decoder, rewards: CountedRewards, z: Tensor, kind: str, batch_size: int = BATCH
+) -> Latents:
+    """Latents with their rewards, with a warning where the calls do not suffice for all."""
+    labels, complete = decoded_rewards(decoder, rewards, z, batch_size=batch_size)
+    if not complete:
+        logger.warning("The reward calls end after %d of %d %s", len(labels), len(z), kind)
     if not len(labels) or bool(torch.isnan(labels).all()):
-        raise InputError(f"No encoding could be scored. {' | '.join(rewards.errors)}")
-    return Latents(z[: len(labels)], labels=labels, names=rewards.names)
+        raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
+    return Latents(z[: len(labels)].cpu(), labels=labels, names=rewards.names)
 
 
 @torch.no_grad()
 def decoded_rewards(
     decoder: Decoder, rewards: CountedRewards, z: Tensor, *, batch_size: int = BATCH
 ) -> tuple[Tensor, bool]:
-    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and whether n is B.
+    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and whether all are scored.
 
-    Where the budget ends, the first n are scored, n < B.
+    If the calls do not suffice, the first n < B are scored.
     """
     rows = [torch.empty(0, len(rewards.names))]
     for part in z.split(batch_size):

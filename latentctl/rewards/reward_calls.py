@@ -74,6 +74,17 @@ class CountedRewards:
         self._batched = dict.fromkeys(self.names, vectorised)
         self._known: dict[bytes, Tensor] = {}
 
+    @classmethod
+    def of(
+        cls, rewards: CountedRewards | Reward | Mapping[str, Reward], max_calls: int | None = None
+    ) -> CountedRewards:
+        """`rewards` themselves if they are counted already; `InputError` for a second limit."""
+        if not isinstance(rewards, CountedRewards):
+            return cls(rewards, max_calls=max_calls)
+        if max_calls is not None:
+            raise InputError("CountedRewards have their own limit: pass max_calls to them.")
+        return rewards
+
     @property
     def left(self) -> float:
         """Calls that may still be made; infinity without a limit."""
@@ -83,8 +94,8 @@ class CountedRewards:
         """Rewards `(B, K)` in [0, 1] of samples `x (B, *sample_shape)`; NaN where one raised.
 
         Raises:
-            BudgetError: If `max_calls` does not suffice. What comes before the end of the budget
-                is scored, and the error has it as `found (n, K)`, n < B.
+            BudgetError: If `max_calls` does not suffice. The first n < B samples are scored, and
+                the error has their rewards as `found (n, K)`.
             InputError: If a reward returns a NaN, a number out of [0, 1] or not one for each
                 sample, or raises for every sample of the first batch.
         """
@@ -97,12 +108,12 @@ class CountedRewards:
         places = list(new.values())
         allowed = int(min(len(places), self.left))
         stop = len(x) if allowed == len(places) else places[allowed]
-        asked = places[:allowed]
-        if asked:
-            scores = self._score(x[asked])
-            self.calls += len(asked)
-            self._known.update(zip((keys[place] for place in asked), scores, strict=True))
-        self.hits += stop - len(asked)
+        scored = places[:allowed]
+        if scored:
+            scores = self._score(x[scored])
+            self.calls += len(scored)
+            self._known.update(zip((keys[place] for place in scored), scores, strict=True))
+        self.hits += stop - len(scored)
         rows = [self._known[key] for key in keys[:stop]]
         found = torch.stack(rows) if rows else torch.empty(0, len(self.names))
         if stop < len(x):
@@ -135,26 +146,26 @@ class CountedRewards:
         return scores
 
     def _column(self, name: str, x: Tensor, errors: dict[int, str]) -> Tensor:
-        """One reward of each sample, `(B,)`; NaN and an entry in `errors` where it raises."""
+        """One reward of each sample, `(B,)`; NaN and an entry in `errors` if it raises."""
         reward = self.rewards[name]
         if self._batched[name] is None:
             self._batched[name] = _takes_batch(name, reward, x)
         if self._batched[name]:
             try:
-                answer = reward(x)
+                output = reward(x)
             except Exception:
                 logger.debug("%r raised for a batch: its samples are scored one by one", name)
             else:
-                return _checked(name, answer, len(x))
+                return _checked(name, output, len(x))
         values = []
         for place, row in enumerate(x):
             try:
-                answer = reward(row[None] if self._batched[name] else row)
+                output = reward(row[None] if self._batched[name] else row)
             except Exception as error:  # whatever a user's function raises
                 errors.setdefault(place, f"{name!r}: {type(error).__name__}: {error}")
                 values.append(torch.tensor([torch.nan], dtype=torch.float64))
             else:
-                values.append(_checked(name, answer, 1))
+                values.append(_checked(name, output, 1))
         return torch.cat(values)
 
 
@@ -164,39 +175,39 @@ def _content(row: Tensor) -> bytes:
 
 def _takes_batch(name: str, reward: Reward, x: Tensor) -> bool:
     """Whether a reward takes a batch, by a trial; on further samples where it raises."""
-    failure, answer = "", None
+    failure, output = "", None
     for pair in x.split(2):
         for given, batched in ((pair, True), (pair[0], False)):
             try:
-                answer = reward(given)
+                output = reward(given)
             except Exception as error:  # whatever a user's function raises
                 failure = failure or f"{type(error).__name__}: {error}"
                 continue
-            shape = _shape(answer)
+            shape = _shape(output)
             if shape == ((len(pair),) if batched else ()):
                 return batched
-    found = f"it returned {_shape(answer)}" if failure == "" else f"it raised {failure}"
+    found = f"it returned {_shape(output)}" if failure == "" else f"it raised {failure}"
     raise InputError(
         f"The reward {name!r} returns no number for a sample, nor one for each of a batch: {found}."
     )
 
 
-def _shape(answer: Any) -> tuple[int, ...] | str:
+def _shape(output: Any) -> tuple[int, ...] | str:
     """Shape of what a reward returned; its type where that is no array of numbers."""
     try:
-        return tuple(torch.as_tensor(answer).shape)
+        return tuple(torch.as_tensor(output).shape)
     except (TypeError, ValueError, RuntimeError):
-        return f"a {type(answer).__name__}"
+        return f"a {type(output).__name__}"
 
 
-def _checked(name: str, answer: Any, count: int) -> Tensor:
+def _checked(name: str, output: Any, count: int) -> Tensor:
     """Rewards `(count,)` in float64, checked."""
-    shape = _shape(answer)
+    shape = _shape(output)
     if shape != (count,) and not (count == 1 and shape == ()):
         raise InputError(
             f"The reward {name!r} returned {shape} for {count} samples, not ({count},)."
         )
-    values = torch.as_tensor(answer).detach().cpu().double().reshape(count)
+    values = torch.as_tensor(output).detach().cpu().double().reshape(count)
     wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # a NaN is wrong, too
     if bool(wrong.any()):
         raise InputError(

@@ -1,7 +1,7 @@
-"""Reward critics, and actors that obey rules: a world of dice whose truth is known.
+"""Reward critics, and actors for rules, on dice.
 
-A latent of eight numbers decodes to eight eyes, 0 ... 5, by rounding: no gradient, no batch needed.
-`low` is the share of the first four that show 2 or less, `high` the sum of the others over 14.
+A latent of eight numbers decodes to eight dice, 0 ... 5, by rounding, without a gradient. `low` is
+the share of the first four that show 2 or less, `high` the sum of the others over 14.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SMALL = {"width": 64, "depth": 2, "batch_size": 64}
 
 
 class Dice(nn.Module):
-    """Eight dice; two latents move each, so that neighbours are alike."""
+    """Eight dice; each depends on two latents, so that neighbours are correlated."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,7 @@ def found(dice):
 # the critic
 
 
-def test_both_heads_say_what_the_rewards_will_be(dice, scored, critic):
+def test_both_heads_predict_the_rewards(dice, scored, critic):
     fresh = prior_rewards(dice, RULES, 2000, seed=1)
     with torch.no_grad():
         mean, kept = critic.reward(fresh.mean), critic.probability(fresh.mean)
@@ -147,7 +147,7 @@ def truth(dice, z):
 
 
 @torch.no_grad()
-def test_one_actor_obeys_the_rules_alone_and_together(dice, found):
+def test_one_actor_reaches_the_rules_alone_and_together(dice, found):
     z = dice.prior.sample(1000, seed=7)
     before = truth(dice, z)
     prior = satisfied(before).mean(0)
@@ -155,13 +155,13 @@ def test_one_actor_obeys_the_rules_alone_and_together(dice, found):
     for y in ([1.0, NAN], [NAN, 1.0], [1.0, 1.0]):
         moved = found.actor(z, torch.tensor([y]))
         after = truth(dice, moved)
-        several = len(torch.unique(dice.decode(moved), dim=0))
-        assert several > 500, "not one answer for all"
-        asked = torch.tensor(y) == 1
-        kept = satisfied(after)[:, asked].all(1).float().mean()
+        distinct = len(torch.unique(dice.decode(moved), dim=0))
+        assert distinct > 500, "no collapse"
+        requested = torch.tensor(y) == 1
+        kept = satisfied(after)[:, requested].all(1).float().mean()
         assert kept > 0.85, (y, kept)
-        change = (after[:, ~asked].mean(0) - before[:, ~asked].mean(0)).abs()
-        assert (change < 0.12 * before[:, ~asked].mean(0)).all(), (y, change)
+        change = (after[:, ~requested].mean(0) - before[:, ~requested].mean(0)).abs()
+        assert (change < 0.12 * before[:, ~requested].mean(0)).all(), (y, change)
     check_controller(found.actor, z[:5], torch.tensor([[1.0, NAN]]))
 
 
@@ -180,7 +180,7 @@ def test_the_record_of_the_rounds_is_of_true_rewards(dice, found):
     torch.testing.assert_close(truth(dice, found.latents.mean), found.latents.labels)
 
 
-def test_a_conditional_of_rules_says_what_it_achieved(dice, found):
+def test_a_conditional_of_rules(dice, found):
     rolls = latentctl.condition(dice, found.critic, found.actor, threshold=0.8)
     out = rolls.sample(200, low=True, high=True)
     assert out.satisfied.float().mean() > 0.5 and out.probability.shape == (200, 2)
@@ -199,9 +199,9 @@ def test_a_pack_holds_a_reward_critic(dice, found, tmp_path):
     assert torch.equal(again.critic.reward(z), found.critic.reward(z))
     other = Dice()
     other.mix += 1
-    stranger = Decoder(other, lambda m, z: m(z), latent_shape=(8,), sample_shape=(8,))
+    another = Decoder(other, lambda m, z: m(z), latent_shape=(8,), sample_shape=(8,))
     with pytest.raises(FingerprintError):
-        latentctl.Conditional.from_pretrained(tmp_path / "pack", stranger)
+        latentctl.Conditional.from_pretrained(tmp_path / "pack", another)
 
 
 TINY = {"rounds": 2, "prior_samples": 90, "moves": 30, "first_steps": 2, "train_steps": 4, **SMALL}
@@ -222,12 +222,14 @@ def test_the_rounds_end_with_the_budget(dice, caplog):
     assert found.rounds[-1].calls == 100 and found.actor.realism is not None
 
 
-def test_a_rule_that_the_prior_never_keeps_is_told_at_once(dice, caplog):
+def test_a_rule_that_no_prior_sample_keeps_is_warned_of(dice, caplog):
     never = {"never": lambda x: 0.4 * low(x), "flat": lambda x: torch.zeros(len(x)), **RULES}
     with caplog.at_level(logging.WARNING):
         explore(dice, never, **TINY)
-    told = [record.getMessage() for record in caplog.records if "No sample" in record.getMessage()]
-    rule = {name: [line for line in told if f"'{name}'" in line] for name in never}
+    warnings = [
+        record.getMessage() for record in caplog.records if "No sample" in record.getMessage()
+    ]
+    rule = {name: [line for line in warnings if f"'{name}'" in line] for name in never}
     best = (0.4 * low(dice.decode(dice.prior.sample(90)))).max()
     assert f"the best has {best:.3g}" in rule["never"][0] and "request less" in rule["never"][0]
     assert "no gradient" in rule["flat"][0]
@@ -237,23 +239,23 @@ def test_a_rule_that_the_prior_never_keeps_is_told_at_once(dice, caplog):
 def test_a_mismatch_of_critic_and_reward_is_warned_of(dice, caplog):
     seen = []
 
-    def grudging(x):
+    def decreasing(x):
         seen.extend(x)
-        return torch.full((len(x),), float(len(seen) <= 100))  # keeps the prior only
+        return torch.full((len(x),), float(len(seen) <= 100))  # 1 for the prior only
 
     with caplog.at_level(logging.WARNING):
-        explore(dice, grudging, **TINY | {"first_steps": 150, "rounds": 1})
+        explore(dice, decreasing, **TINY | {"first_steps": 150, "rounds": 1})
     line = [r.getMessage() for r in caplog.records if "the critic predicts" in r.getMessage()]
-    assert line and "'grudging'" in line[0] and "0.000 do" in line[0]
+    assert line and "'decreasing'" in line[0] and "0.000 do" in line[0]
 
 
-def test_a_failing_sample_ends_nothing(dice, caplog):
-    def fussy(row):
+def test_a_reward_that_raises_does_not_stop_the_rounds(dice, caplog):
+    def partial_reward(row):
         if int(row[0]) == 0:
             raise ValueError("no zeros")
         return float((row[:4] <= 2).float().mean())
 
-    found = explore(dice, {"fussy": fussy}, **TINY)
+    found = explore(dice, {"partial": partial_reward}, **TINY)
     assert found.rewards.failed > 0 and "no zeros" in caplog.text
     assert bool(torch.isnan(found.latents.labels).any())
 
@@ -281,11 +283,11 @@ def test_half_of_the_moves_start_at_encodings_where_there_are_some(dice):
     assert (plain.starts(step) != 50).all()
     loss, logs = plain.actor_loss(far, step)
     assert torch.isfinite(loss) and set(logs) == {
-        "asked",
+        "requested",
         "held",
         "realism",
         "distance",
-        "typical",
+        "prior_density",
     }
 
 

@@ -1,4 +1,4 @@
-"""Rewards of melodies, and how they are counted, limited, remembered and refused."""
+"""Rewards of melodies; counting, limits and caching of rewards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def melody(*tokens):
 
 @settings(max_examples=60, deadline=None)
 @given(x=melodies)
-def test_every_rule_gives_a_number_in_the_unit_interval_to_each_melody_by_itself(x):
+def test_every_rule_scores_each_melody_in_the_unit_interval(x):
     for name, rule in RULES.items():
         whole = rule(x)
         assert whole.shape == (len(x),) and ((whole >= 0) & (whole <= 1)).all(), name
@@ -51,7 +51,7 @@ def test_every_rule_gives_a_number_in_the_unit_interval_to_each_melody_by_itself
 
 @settings(max_examples=60, deadline=None)
 @given(x=melodies)
-def test_no_reward_for_silence_and_none_lost_by_transposition(x):
+def test_silence_has_no_reward_and_transposition_does_not_matter(x):
     silent = torch.full_like(x, REST)
     for name in ("c_major", "dense", "low", "rising", "quarters"):
         assert (RULES[name](silent) == 0).all(), name
@@ -109,7 +109,7 @@ def test_what_is_no_melody_or_no_rule_is_refused(rule, message):
         rule()
 
 
-# how they are counted
+# counting
 
 X = torch.tensor([[0, 1], [2, 2], [4, 5], [7, 7], [8, 9], [10, 10]])
 
@@ -122,15 +122,15 @@ def big(row):
     return float(row.sum()) > 8
 
 
-def test_a_reward_is_asked_once_for_each_content():
-    asked = []
-    counted = CountedRewards({"evens": lambda x: asked.append(len(x)) or evens(x)})
+def test_a_reward_is_called_once_for_each_content():
+    batches = []
+    counted = CountedRewards({"evens": lambda x: batches.append(len(x)) or evens(x)})
     found = counted(X[[0, 1, 0, 2]])
     assert torch.equal(found[:, 0], evens(X[[0, 1, 0, 2]]))
-    assert (counted.calls, counted.hits, asked[-1]) == (3, 1, 3)
-    asked.clear()
+    assert (counted.calls, counted.hits, batches[-1]) == (3, 1, 3)
+    batches.clear()
     assert torch.equal(counted(X[[2, 0]]), found[[3, 0]])
-    assert (counted.calls, counted.hits, asked) == (3, 3, [])
+    assert (counted.calls, counted.hits, batches) == (3, 3, [])
 
 
 def test_a_reward_of_one_sample_and_a_reward_of_a_batch_side_by_side():
@@ -139,34 +139,34 @@ def test_a_reward_of_one_sample_and_a_reward_of_a_batch_side_by_side():
         expected = torch.stack([evens(x), (x.sum(1) > 8).float(), torch.ones(len(x))], 1)
         assert torch.equal(counted(x), expected) and counted.calls == len(x)
     assert CountedRewards(evens).names == ("evens",)
-    said = CountedRewards(lambda x: x.float().mean() / 12, vectorised=False)
-    assert torch.allclose(said(X)[:, 0], X.float().mean(1) / 12)
+    scalar = CountedRewards(lambda x: x.float().mean() / 12, vectorised=False)
+    assert torch.allclose(scalar(X)[:, 0], X.float().mean(1) / 12)
 
 
-def fussy(row):
+def failing(row):
     if int(row[0]) == 4:
-        raise RuntimeError("no fours please")
+        raise RuntimeError("4 is not supported")
     return 1.0
 
 
-def fussy_batch(x):
+def failing_batch(x):
     if bool((x[:, 0] == 4).any()):
-        raise RuntimeError("no fours please")
+        raise RuntimeError("4 is not supported")
     return torch.ones(len(x))
 
 
-@pytest.mark.parametrize("reward", [fussy, fussy_batch])
-def test_a_sample_on_which_a_reward_raises_is_told_counted_and_left_out(reward, caplog):
-    counted = CountedRewards({"fussy": reward, "evens": evens})
+@pytest.mark.parametrize("reward", [failing, failing_batch])
+def test_a_sample_on_which_a_reward_raises_is_reported_counted_and_left_out(reward, caplog):
+    counted = CountedRewards({"failing": reward, "evens": evens})
     with caplog.at_level(logging.WARNING):
         found = counted(X)
     assert torch.isnan(found[:, 0]).tolist() == [False, False, True, False, False, False]
     assert not torch.isnan(found[:, 1]).any()
     assert counted.failed == 1 and counted.calls == 6
-    assert "1 of 6" in caplog.text and "no fours please" in caplog.text
-    assert counted.errors == ["'fussy': RuntimeError: no fours please"]
+    assert "1 of 6" in caplog.text and "4 is not supported" in caplog.text
+    assert counted.errors == ["'failing': RuntimeError: 4 is not supported"]
     counted(X)
-    assert counted.failed == 1, "a failure is remembered like a result"
+    assert counted.failed == 1, "a failure is cached like a result"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_budget_ends_with_what_was_found():
         counted(X[[0, 1, 2, 3, 4, 5, 0]][1:])
     assert torch.equal(error.value.found[:, 0], evens(X[1:3]))
     assert counted.calls == 3 and counted.left == 0
-    assert torch.equal(counted(X[:3])[:, 0], evens(X[:3])), "what is known costs nothing"
+    assert torch.equal(counted(X[:3])[:, 0], evens(X[:3])), "cached rewards cost no call"
     with pytest.raises(InputError, match="max_calls"):
         CountedRewards(evens, max_calls=0)
 
@@ -241,7 +241,7 @@ def test_latents_of_the_prior_with_their_rewards():
     torch.testing.assert_close(shifted.mean, latents.mean + 5)
 
 
-def test_a_budget_gives_fewer_latents_and_says_so(caplog):
+def test_a_budget_gives_fewer_latents_and_a_warning(caplog):
     counted = CountedRewards(evens, max_calls=20)
     latents = prior_rewards(tokens_decoder(), counted, 100, batch_size=16)
     assert counted.calls == 20 and 20 <= len(latents) < 100

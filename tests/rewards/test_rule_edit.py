@@ -1,4 +1,4 @@
-"""Edits by a rule: little changes, the rule itself has the last word."""
+"""Edits by a rule: small changes, scored by the rule itself."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_rules_are_kept_and_little_changes(decoder, critic, x):
     assert both.satisfied.float().mean() > 0.8
 
 
-def test_what_keeps_the_rule_comes_back_as_it_is(decoder, critic):
+def test_an_input_that_keeps_the_rule_is_unchanged(decoder, critic):
     x = torch.ones(5, WIDE, dtype=torch.long)
     rewards = CountedRewards(RULES)
     out = edit_by_rule(decoder, critic, rewards, x)
@@ -72,7 +72,7 @@ def test_what_keeps_the_rule_comes_back_as_it_is(decoder, critic):
     assert not out.steps.any()
 
 
-def test_an_edit_that_fails_gives_the_best_it_found(decoder, critic, x):
+def test_a_failed_edit_returns_the_best_sample(decoder, critic, x):
     out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"], steps=1, step_length=0.2)
     assert not bool(out.satisfied.all())
     assert bool((out.rewards[:, 0] >= positive(x)).all())
@@ -91,17 +91,17 @@ def test_the_budget_ends_the_edits(decoder, critic, x):
 
 
 def test_a_rule_that_raises_is_no_kept_rule(decoder, critic, x):
-    def moody(sample):
+    def failing(sample):
         if sample[0] < 0:
-            raise ValueError("not today")
+            raise ValueError("negative")
         return positive(sample[None])[0]
 
-    out = edit_by_rule(decoder, critic, CountedRewards({"positive": moody}), x)
+    out = edit_by_rule(decoder, critic, CountedRewards({"positive": failing}), x)
     assert not bool(out.satisfied[torch.isnan(out.rewards[:, 0])].any())
     assert bool((positive(out.x) == 1)[out.satisfied].all())
 
 
-def test_bad_input_is_told(decoder, critic, x):
+def test_bad_input_is_refused(decoder, critic, x):
     with pytest.raises(UnknownNameError, match="positive"):
         edit_by_rule(decoder, critic, RULES, x, rules=["positiv"])
     with pytest.raises(UnknownNameError, match="odd"):
