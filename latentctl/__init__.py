@@ -39,9 +39,9 @@ __all__ = [
     "encoding_rewards",
     "errors",
     "explore",
-    "with_inversion",
     "load",
     "prior_rewards",
     "teach",
+    "with_inversion",
     "wrap",
 ]

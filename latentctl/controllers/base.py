@@ -48,7 +48,7 @@ class Controller(Saved, abc.ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        # not on the class, where they would hide the submodules
+        # instance attributes: class attributes would hide submodules of these names
         self.attributes = self.realism = None
 
     def parts(self) -> dict[str, nn.Module | None]:

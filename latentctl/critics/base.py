@@ -57,7 +57,7 @@ class Critic(Saved, abc.ABC):
     posterior_std: Tensor
     """Mean posterior std of the latents it was fitted on, `latent_shape`; None if it was not."""
     covariance: Covariance | None
-    """Covariance of those latents; None where it is taken for the identity."""
+    """Covariance of those latents; None for the identity."""
 
     def __init__(self) -> None:
         super().__init__()
