@@ -41,7 +41,8 @@ def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
             hashes[str(index)] = "bad"
             continue
         digest = hashlib.sha256(f"{sample.x.dtype}{tuple(sample.x.shape)}".encode())
-        digest.update(sample.x.contiguous().cpu().numpy().tobytes() + sample.labels.cpu().numpy().tobytes())
+        for values in (sample.x.contiguous(), sample.labels):
+            digest.update(values.cpu().numpy().tobytes())
         hashes[str(index)] = digest.hexdigest()[:16]
     return {
         "format": shards.FORMAT,

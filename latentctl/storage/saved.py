@@ -88,11 +88,12 @@ class Saved(nn.Module):
             FingerprintError: If a given module is another one than it was saved with.
         """
         tensors, state = load_folder(path)
-        found = unpack_modules(tensors, state, given)
-        loaded = found.get(cls.saved_as) if cls.saved_as else next(iter(found.values()), None)
-        if not isinstance(loaded, cls):
-            kinds = ", ".join(type(module).__name__ for module in found.values())
-            raise CheckpointError(f"{path} holds {kinds or 'nothing'}, not a {cls.__name__}.")
+        names = list(state.get("modules", ()))
+        if len(names) != 1 or not issubclass(KINDS.get(names[0], Saved), cls):
+            kinds = (KINDS[name].__name__ if name in KINDS else name for name in names)
+            held = ", ".join(kinds) or "no modules"
+            raise CheckpointError(f"{path} holds {held}, not a {cls.__name__}.")
+        loaded: Self = unpack_modules(tensors, state, given)[names[0]]
         return loaded
 
 

@@ -137,7 +137,7 @@ def test_a_distilled_critic_of_grids_has_it_too(spatial_latents):
     student = latentctl.teach(
         teacher, spatial_latents, samples=200, samples_per_round=50, width=16, max_train_steps=30
     )
-    assert torch.equal(student.covariance.std, teacher.covariance.std), "both were fitted on the same latents"
+    assert torch.equal(student.covariance.std, teacher.covariance.std), "of the same latents"
     plain = latentctl.teach(
         teacher, spatial_latents, samples=64, rounds=0, width=16, max_train_steps=2, rank=0
     )
