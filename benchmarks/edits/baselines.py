@@ -1,10 +1,10 @@
-"""Other ways to edit a latent, each swept over its own strength, for `benchmarks/edits.py`.
+"""Other ways to edit a latent, each over its own strengths, for `benchmarks/edits/run.py`.
 
-All of them see the same encodings and the labels of the data. The directions of support vector
-machines are projected so that the other nine boundaries are not crossed (InterFaceGAN); the mean
-differences of "LEACE" have the subspace that linearly tells the other nine projected away by the
-oblique projection of least-squares concept erasure; the ODE is that of latent energies (LACE),
-whose implementation may not be used here and is `controllers.Transport`, from the paper's equation.
+All of them get the same encodings and the labels of the data. The directions of support vector
+machines are projected so that the other nine boundaries are not crossed (InterFaceGAN). The mean
+differences of "LEACE" have the subspace that linearly predicts the other nine projected away by the
+oblique projection of least-squares concept erasure. The ODE is that of latent energies (LACE),
+whose implementation has a non-commercial licence, so that `controllers.Transport` is measured.
 
 References:
     | Interpreting the Latent Space of GANs for Semantic Face Editing (Shen et al., 2020)
@@ -18,9 +18,8 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Rival", "rivals"]
-
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,63 +27,92 @@ import torch
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
+from benchmarks.edits.setting import Flips
+from benchmarks.shared.run import Row, timed
 from latentctl import Actor, Ascent, AttributeCritic, Latents
 from latentctl.controllers import Transport
-from latentctl.controllers.base import scaled
+from recipes.support.celeba_attrs.report import attribute_vectors
 
 SVM_SAMPLES = 12_000
 REALISM_STEPS = 660  # ten of the critic for one of the actor
 
 
 @dataclass(frozen=True)
-class Rival:
-    """`move(flips, sign (B, K), strength)` gives the edited latents."""
+class Method:
+    """A way to edit; `move(flips, strength)` gives the edited latents."""
 
     name: str
     strengths: Sequence[float]
-    move: Callable[[Any, Tensor, float], Tensor]
+    move: Callable[[Flips, float], Tensor]
 
 
-def rivals(latents: Latents, seed: int) -> list[Rival]:
-    """All rivals, fitted on labelled encodings."""
-    z, y = latents.mean, latents.labels
-    vectors = mean_differences(z, y)
+def for_edits(
+    name: str, critic: AttributeCritic, weights: Sequence[float], **options: Any
+) -> Method:
+    """`Ascent.for_edits` at several weights of the shift."""
+
+    def move(flips: Flips, weight: float) -> Tensor:
+        ascent = Ascent.for_edits(critic, shift_weight=weight, **options)
+        return ascent.move(flips.z, flips.request).z
+
+    return Method(name, weights, move)
+
+
+def plain_ascent(name: str, ascent: Ascent, thresholds: Sequence[float]) -> Method:
+    """An ascent that stops at several thresholds."""
+
+    def move(flips: Flips, threshold: float) -> Tensor:
+        request = dataclasses.replace(flips.request, threshold=threshold)
+        return ascent.move(flips.z, request).z
+
+    return Method(name, thresholds, move)
+
+
+def along(name: str, directions: Tensor, strengths: Sequence[float]) -> Method:
+    """Moves along a direction for each attribute, `(K, *latent_shape)`."""
+    return Method(name, strengths, lambda flips, strength: flips.along(directions, strength))
+
+
+def sweep(
+    test: Flips, methods: Iterable[Method], extra: Callable[[Tensor], Row] = lambda z: {}
+) -> tuple[dict[str, list[Row]], dict[str, dict[float, Tensor]]]:
+    """Rows and latents of every method at its strengths; `extra` adds columns."""
+    rows: dict[str, list[Row]] = {}
+    moved: dict[str, dict[float, Tensor]] = {}
+    for method in methods:
+        rows[method.name], moved[method.name] = [], {}
+        for strength in method.strengths:
+            z, seconds = timed(method.move, test, strength)
+            more = {"strength": strength, "cpu_seconds": seconds / len(z), **extra(z)}
+            rows[method.name].append(test.judge(f"{method.name} {strength:g}", z, **more))
+            moved[method.name][strength] = z
+    return rows, moved
+
+
+def baselines(latents: Latents, seed: int) -> list[Method]:
+    """All baselines, fitted on labelled encodings."""
     critic = AttributeCritic.fit(latents, max_train_steps=1500, seed=seed)
     realism = Actor.fit(latents.select([]), max_train_steps=REALISM_STEPS, seed=seed).realism
 
-    def along(directions: Tensor) -> Callable[[Any, Tensor, float], Tensor]:
-        return lambda flips, sign, strength: flips.z + strength * sign @ directions
+    def ode(flips: Flips, strength: float) -> Tensor:
+        request = dataclasses.replace(flips.request, strength=strength)
+        return Transport(critic).move(flips.z, request).z
 
-    def climb(flips: Any, sign: Tensor, threshold: float) -> Tensor:
-        ascent = Ascent(critic, realism, steps=100)
-        return ascent.move(flips.z, flips.targets(critic), threshold=threshold).z
-
-    def near(flips: Any, sign: Tensor, weight: float) -> Tensor:
-        return Ascent.for_edits(critic, shift_weight=weight).move(flips.z, flips.targets(critic)).z
-
-    def ode(flips: Any, sign: Tensor, strength: float) -> Tensor:
-        moved = Transport(critic).move(flips.z, flips.targets(critic)).z
-        return scaled(flips.z, moved, strength)
-
+    vectors, normals = attribute_vectors(latents), svm_directions(latents, seed)
+    thresholds, weights = (0.9, 0.99, 0.9999, 0.999999), (0.03, 0.015, 0.007, 0.004, 0.002)
     return [
-        Rival("attribute vectors", (0.5, 1, 1.5, 2, 3), along(vectors)),
-        Rival("SVM, conditional projection", (1, 2, 3, 4, 6, 8), along(svm_directions(z, y, seed))),
-        Rival("LEACE-projected vectors", (0.5, 1, 2, 3, 4, 6), along(erased(z, y, vectors))),
-        Rival("LACE's ODE", (0.1, 0.2, 0.35, 0.5, 0.75, 1), ode),
-        Rival("plain ascent, realism 0.05", (0.9, 0.99, 0.9999, 0.999999), climb),
-        Rival("gentle ascent, critic not taught", (0.03, 0.015, 0.007, 0.004, 0.002), near),
+        along("attribute vectors", vectors, (0.5, 1, 1.5, 2, 3)),
+        along("SVM, conditional projection", normals, (1, 2, 3, 4, 6, 8)),
+        along("LEACE-projected vectors", erased(latents, vectors), (0.5, 1, 2, 3, 4, 6)),
+        Method("LACE's ODE", (0.1, 0.2, 0.35, 0.5, 0.75, 1), ode),
+        plain_ascent("plain ascent, realism 0.05", Ascent(critic, realism), thresholds),
+        for_edits("Ascent.for_edits, critic of labels", critic, weights),
     ]
 
 
-def mean_differences(z: Tensor, y: Tensor) -> Tensor:
-    """Mean latent with each attribute minus without it, `(K, D)`."""
-    return torch.stack(
-        [z[column > 0.5].mean(0) - z[column <= 0.5].mean(0) for column in y.unbind(1)]
-    )
-
-
-def svm_directions(z: Tensor, y: Tensor, seed: int) -> Tensor:
+def svm_directions(latents: Latents, seed: int) -> Tensor:
     """Unit normals of linear boundaries, each made orthogonal to the others, `(K, D)`."""
+    z, y = latents.mean, latents.labels
     rows = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[:SVM_SAMPLES]
     normals = []
     for column in y.unbind(1):
@@ -101,15 +129,16 @@ def svm_directions(z: Tensor, y: Tensor, seed: int) -> Tensor:
     return torch.stack(out)
 
 
-def erased(z: Tensor, y: Tensor, vectors: Tensor) -> Tensor:
+def erased(latents: Latents, vectors: Tensor) -> Tensor:
     """Mean differences after the linear erasure of all other attributes, `(K, D)`."""
+    z, y = latents.mean, latents.labels
     values, basis = torch.linalg.eigh(torch.cov(z.T))
     whiten = basis @ torch.diag(values.clamp_min(1e-6).rsqrt()) @ basis.T
-    colour = basis @ torch.diag(values.clamp_min(1e-6).sqrt()) @ basis.T
-    centred, labels = z - z.mean(0), y - y.mean(0)
+    color = basis @ torch.diag(values.clamp_min(1e-6).sqrt()) @ basis.T
+    centered, labels = z - z.mean(0), y - y.mean(0)
     out = []
     for number, vector in enumerate(vectors):
         others = torch.cat([labels[:, :number], labels[:, number + 1 :]], 1)
-        shared = torch.linalg.qr(whiten @ (centred.T @ others) / len(z)).Q
-        out.append(vector - colour @ (shared @ (shared.T @ (whiten @ vector))))
+        shared = torch.linalg.qr(whiten @ (centered.T @ others) / len(z)).Q
+        out.append(vector - color @ (shared @ (shared.T @ (whiten @ vector))))
     return torch.stack(out)

@@ -1,95 +1,73 @@
-"""Teach a critic of latents by networks on pixels, through the frozen face VAE.
+"""Distil networks on pixels into a critic of latents, through the frozen face VAE.
 
-    LATENTCTL_DATA=... python benchmarks/teachers.py
-    LATENTCTL_DATA=... python benchmarks/edits_teach.py --seed 0
+    LATENTCTL_DATA=... python -m benchmarks.shared.face_networks
+    LATENTCTL_DATA=... python -m benchmarks.edits.distill --seed 0
 
-Writes `taught-SEED.safetensors` into `--output_dir`, for `benchmarks/edits.py`.
+Writes the folder `student-SEED` into `--output_dir`, for `benchmarks/edits/run.py`.
 """
 
 from __future__ import annotations
 
-__all__ = ["load_taught", "training_latents"]
-
-import json
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 import latentctl
-from benchmarks.shared.face_base import ATTRIBUTES, load_face_vae, load_faces
-from benchmarks.shared.face_teachers import TEACHERS, load_network
-from latentctl import AttributeCritic, Latents, PixelCritic
+from benchmarks.shared.base import encode
+from benchmarks.shared.face_base import ATTRIBUTES, face_decoder, load_faces
+from benchmarks.shared.face_networks import load_teachers
+from benchmarks.shared.run import Seconds, SeededFlags, run, write
+from latentctl import AttributeCritic, Decoder, Latents
 
 
 @dataclass
-class Flags:
-    seed: int = 0
-    threads: int = 1
-    output_dir: Path = Path("outputs/edits")
-    lessons: int = 16_000
-    lessons_per_round: int = 8_000
+class TeachFlags:
+    samples: int = 16_000  # Latents of the first round of distillation.
+    samples_per_round: int = 8_000  # Edits of each further round.
     rounds: int = 1
     width: int = 1024
     depth: int = 3
-    max_train_steps: int = 2000
-    """In each round, the first included."""
+    max_train_steps: int = 2000  # In each round, the first included.
     gradient_weight: float = 1.0
-    teachers: tuple[int, ...] = TEACHERS
-    name: str = "taught"
+    batch_size: int = 256
+    learning_rate: float = 1e-3
 
 
-@torch.no_grad()
-def training_latents(decoder: latentctl.Decoder) -> Latents:
+@dataclass
+class Flags(SeededFlags):
+    output_dir: Path = Path("outputs/edits")
+    teach: TeachFlags = field(default_factory=TeachFlags)
+
+
+def training_latents(decoder: Decoder) -> Latents:
     """Encodings of the training faces and of their mirror images, with labels."""
-    means, stds, labels = [], [], []
-    for split in ("train", "realigned"):
-        images, target, _ = load_faces(split)
-        for x in (images, images.flip(-1)):
-            for part in x.split(256):
-                posterior = decoder.encode(part.float() / 255)
-                means.append(posterior.mean)
-                stds.append(posterior.std)
-            labels.append(target)
-    return Latents(torch.cat(means), torch.cat(stds), torch.cat(labels), ATTRIBUTES)
+    splits = [load_faces(split) for split in ("train", "realigned")]
+    images = torch.cat([x for faces, _, _ in splits for x in (faces, faces.flip(-1))])
+    labels = torch.cat([labels.repeat(2, 1) for _, labels, _ in splits])
+    return encode(decoder, images, labels, ATTRIBUTES)
 
 
-def load_taught(folder: Path, seed: int, name: str = "taught") -> AttributeCritic:
-    """The critic that this script wrote."""
-    critic = AttributeCritic(**json.loads((folder / f"{name}-{seed}.json").read_text())["config"])
-    critic.load_state_dict(load_file(folder / f"{name}-{seed}.safetensors"))
-    return critic.eval()
+def distill(decoder: Decoder, latents: Latents, folder: Path, seed: int, flags: TeachFlags) -> None:
+    """Writes the student of the networks on pixels to a folder."""
+    seconds, teachers = Seconds(), load_teachers(decoder)
+    student = seconds.measure(
+        f"distillation, seed {seed}", latentctl.teach, teachers, latents, seed=seed, **vars(flags)
+    )
+    student.save(folder / f"student-{seed}")
+    write(folder / f"student-{seed}.json", seconds)
+
+
+def load_student(folder: Path, seed: int) -> AttributeCritic:
+    """The critic that `distill` wrote."""
+    return AttributeCritic.load(folder / f"student-{seed}")
 
 
 def main(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
-    decoder = latentctl.wrap(load_face_vae())
+    decoder = face_decoder()
     latents = training_latents(decoder)
-    teacher = PixelCritic(decoder, *(load_network(number) for number in flags.teachers))
-    began = time.process_time()
-    taught = latentctl.teach(
-        teacher,
-        latents,
-        lessons=flags.lessons,
-        lessons_per_round=flags.lessons_per_round,
-        rounds=flags.rounds,
-        gradient_weight=flags.gradient_weight,
-        width=flags.width,
-        depth=flags.depth,
-        max_train_steps=flags.max_train_steps,
-        seed=flags.seed,
-    )
-    seconds = time.process_time() - began
-    flags.output_dir.mkdir(parents=True, exist_ok=True)
-    file = flags.output_dir / f"{flags.name}-{flags.seed}"
-    save_file(taught.state_dict(), file.with_suffix(".safetensors"))
-    file.with_suffix(".json").write_text(json.dumps({"config": taught.config, "seconds": seconds}))
-    print(f"seed {flags.seed}: {seconds:.0f} s of CPU", flush=True)
+    distill(decoder, latents, flags.output_dir, flags.seed, flags.teach)
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags))
+    run(main, Flags)

@@ -1,39 +1,28 @@
-"""Does the person stay? Edits beside a linear direction of equal success, attribute by attribute.
+"""Edits beside a linear direction of equal success: is the person preserved, by attribute?
 
-A part of `benchmarks/edits.py`. Identity is the cosine of MobileFaceNet embeddings to the original
-photograph, beside that of the reconstruction, which no edit can beat by much, and that of another
-person. A line is walked at strengths so fine that its success on an attribute can be read off where
-it equals ours; where it never gets there, its greatest success stands, which flatters it.
+A part of `benchmarks/edits/run.py`. Identity is the cosine of MobileFaceNet embeddings to the
+original photograph, beside that of the reconstruction, which bounds edits closely, and that of
+another person. A line is followed at strengths so fine that its success on an attribute can be read
+off where it equals ours; where it never gets there, its greatest success stands, which favours it.
 """
 
 from __future__ import annotations
 
-__all__ = ["at_success", "compare", "identity"]
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.edits.baselines import mean_differences, svm_directions
-from benchmarks.shared.face_base import ATTRIBUTES
+from benchmarks.edits.setting import K, Setting
+from benchmarks.shared.face_networks import judge_images
+from benchmarks.shared.run import report
+from latentctl import Ascent
 
-if TYPE_CHECKING:
-    from benchmarks.edits.run import Flips, Setting
-
-K = len(ATTRIBUTES)
-SHIFT_WEIGHT = 0.015
+STRENGTHS = (0.0, *(0.25 * 1.25**i for i in range(17)))
 
 
 def at_success(rows: Sequence[Mapping[str, float]], success: float) -> dict[str, Any]:
-    """Identity of a line where its success first reaches `success`.
-
-    Arguments:
-        rows: `success`, `leakage` and `identity` at growing strengths, the first at 0.
-        success: What to reach.
-    """
+    """Identity of a line, of growing strengths from 0, where its success first reaches a value."""
     best = max(range(len(rows)), key=lambda i: rows[i]["success"])
     if rows[best]["success"] < success:
         return {"reached": False, **rows[best]}
@@ -42,78 +31,42 @@ def at_success(rows: Sequence[Mapping[str, float]], success: float) -> dict[str,
         return {"reached": True, **rows[0]}
     before, after = rows[end - 1], rows[end]
     share = (success - before["success"]) / (after["success"] - before["success"])
-    return {
-        "reached": True,
-        **{k: before[k] + share * (after[k] - before[k]) for k in before},
-    }
+    return {"reached": True} | {k: before[k] + share * (after[k] - before[k]) for k in before}
 
 
-def to_originals(test: Flips, z: Tensor) -> list[float]:
-    """Mean cosine of decoded `z` to the original photographs, for each attribute."""
-    who = F.normalize(test.judges.embedder(test.x), dim=1).repeat(K, 1)
-    _, found = test.judges(z)
-    return (found * who).sum(1).view(K, -1).mean(1).tolist()
+def compare(setting: Setting, ascent: Ascent, lines: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The edits of an ascent beside the lines along `(K, *latent_shape)`, at equal success."""
+    test = setting.test
+    _, original = judge_images(setting.judges, test.x)
+    _, redrawn = test.see(test.faces)
 
+    def measured(name: str, z: Tensor) -> dict[str, dict[str, float]]:
+        """By attribute, with the identity to the original photograph."""
+        seen = test.see(z)
+        each = test.judge(name, z, seen)["attributes"]
+        cosine = (seen[1] * original.repeat(K, 1)).sum(1).view(K, -1).mean(1).tolist()
+        return {
+            name: row | {"to_reconstruction": row["identity"], "identity": value}
+            for (name, row), value in zip(each.items(), cosine, strict=True)
+        }
 
-def compare(
-    test: Flips, z: Tensor, lines: Mapping[str, Tensor], strengths: Sequence[float]
-) -> dict[str, Any]:
-    """Edits `z` beside the lines along `(K, *latent_shape)`, at the success of the edits."""
-    x = test.x
-    who = F.normalize(test.judges.embedder(x), dim=1)
-    _, redrawn = test.judges(test.faces)
-    row = test.judge("ours", z)
-    ours = {name: row["attributes"][name] for name in ATTRIBUTES}
-    originals = to_originals(test, z)
-    sign = torch.nan_to_num(2 * test.asked - 1)
-    result: dict[str, Any] = {
-        "faces": len(x),
-        "reconstruction to original": (redrawn * who).sum(1).mean().item(),
-        "stranger to original": (who * who.roll(1, 0)).sum(1).mean().item(),
-        "attributes": {
-            name: {
-                **ours[name],
-                "identity": originals[i],
-                "to_reconstruction": ours[name]["identity"],
-            }
-            for i, name in enumerate(ATTRIBUTES)
-        },
-    }
+    ours: dict[str, Any] = measured("ours", ascent.move(test.z, test.request).z)
     for label, line in lines.items():
-        step = (sign @ line.flatten(1)).view_as(test.z)
-        tracks: dict[str, list[dict[str, float]]] = {name: [] for name in ATTRIBUTES}
-        for strength in (0.0, *strengths):
-            moved = test.z + strength * step
-            here = test.judge(f"{label} {strength:g}", moved)["attributes"]
-            close = to_originals(test, moved)
-            for i, name in enumerate(ATTRIBUTES):
-                point = {"success": here[name]["success"], "leakage": here[name]["leakage"]}
-                tracks[name].append({**point, "identity": close[i], "strength": strength})
-        for name in ATTRIBUTES:
-            own = result["attributes"][name]
-            own[label] = at_success(tracks[name], own["success"])
-    for name, own in result["attributes"].items():
-        text = f"{name:<12} success {own['success']:.2f} identity {own['identity']:.3f}"
-        for label in lines:
-            other = own[label]
-            mark = "" if other["reached"] else f" (only {other['success']:.2f})"
-            text += f" | {label} {other['identity']:.3f}{mark} leakage {other['leakage']:.3f}"
-        print(text, flush=True)
-    return result
-
-
-def identity(setting: Setting) -> None:
-    """The comparison on the face VAE, by the fast editor at its default."""
-    from benchmarks.edits.distill import training_latents
-    from benchmarks.edits.run import Flips, gentle
-
-    latents = training_latents(setting.decoder)
-    test = Flips(setting.judges, "test", setting.flags.faces)
-    move = gentle(setting.taught, SHIFT_WEIGHT).move(test.z, test.targets(setting.taught))
-    lines = {
-        "mean difference": mean_differences(latents.mean, latents.labels),
-        # of length 3 rather than 1, so that the same strengths lead as far
-        "SVM": 3 * svm_directions(latents.mean, latents.labels, setting.flags.seed),
+        points = [
+            measured(f"{label} {strength:g}", test.along(line, strength)) for strength in STRENGTHS
+        ]
+        for name, own in ours.items():
+            track = [
+                {key: point[name][key] for key in ("success", "leakage", "identity")}
+                | {"strength": strength}
+                for point, strength in zip(points, STRENGTHS, strict=True)
+            ]
+            own[label] = at_success(track, own["success"])
+    for name, own in ours.items():
+        report({"name": name, **own} | {k: own[k]["identity"] for k in lines})
+    return {
+        "faces": len(test.x),
+        "reconstruction to original": (redrawn * original).sum(1).mean().item(),
+        "another person to original": (original * original.roll(1, 0)).sum(1).mean().item(),
+        "attributes": ours,
     }
-    strengths = [0.25 * 1.25**i for i in range(17)]
-    setting.save(compare(test, move.z, lines, strengths))

@@ -1,16 +1,16 @@
 """Attributes learned from 10, 30 and 100 labelled faces, or 10 pairs, judged by their edits.
 
-    LATENTCTL_DATA=... python benchmarks/judge.py
-    LATENTCTL_DATA=... python benchmarks/few_examples.py
+    LATENTCTL_DATA=... python -m benchmarks.shared.face_networks --names judge
+    LATENTCTL_DATA=... python -m benchmarks.faces.few_examples
 
-Each of ten attributes is new in turn. Others are held by a critic of the remaining nine. Every edit
-is `condition(decoder, nine).edit(x, where=example[name])`, and flips what the judge sees in the
-reconstruction. Each method has one strength for all attributes, chosen on validation faces: where
-its mean leakage reaches 0.05 or its mean identity 0.75. Success, leakage (share of the other nine
-that the judge sees change) and identity (cosine of MobileFaceNet embeddings to the reconstruction)
-are then of test faces.
+Each of ten attributes is new in turn; the others are held by a critic of the remaining nine. Every
+edit is `condition(decoder, nine).edit(x, where=example[name])`, and flips what the judge sees in
+the reconstruction. Each method has one strength for all attributes, chosen on validation faces:
+where its mean leakage reaches 0.05 or its mean identity 0.75. Success, leakage (share of the other
+nine that the judge sees change) and identity (cosine of MobileFaceNet embeddings to the
+reconstruction) are then of test faces.
 
-What may be known beforehand: a critic of the thirty CelebA attributes that are not among the ten
+What is known beforehand: a critic of the thirty CelebA attributes that are not among the ten
 (`thirty`), the critic of the nine (`nine`), or nothing but encodings without labels (`none`).
 Examples come with their mirror images. Pairs are two photographs of one person, with and without
 the attribute: real pairs before and after an edit do not exist.
@@ -18,168 +18,85 @@ the attribute: real pairs before and after an edit do not exist.
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import torch
-import torch.nn.functional as F
-from latentctl_adapters.pixels.face_networks import FaceEmbedder
 from torch import Tensor
 
 import latentctl
-from benchmarks.shared.face_base import ATTRIBUTES, data_folder, load_face_vae, load_faces
-from benchmarks.shared.face_judge import load_judge
-from latentctl import AttributeCritic, ExampleCritic, Latents
+from benchmarks.edits.setting import IDENTITY, LEAKAGE, EditFlags, Flips, Setting
+from benchmarks.shared.base import decode, encode
+from benchmarks.shared.face_base import ATTRIBUTES, columns_of, face_decoder, load_faces
+from benchmarks.shared.run import Row, report, run, write
+from latentctl import AttributeCritic, ExampleCritic
 from latentctl.critics import Critic
-from recipes.support.figures import face_sheet
 
-THIRTY = (
-    "5_o_Clock_Shadow",
-    "Arched_Eyebrows",
-    "Attractive",
-    "Bags_Under_Eyes",
-    "Bangs",
-    "Big_Lips",
-    "Big_Nose",
-    "Blurry",
-    "Bushy_Eyebrows",
-    "Chubby",
-    "Double_Chin",
-    "Goatee",
-    "Gray_Hair",
-    "Heavy_Makeup",
-    "High_Cheekbones",
-    "Mouth_Slightly_Open",
-    "Mustache",
-    "Narrow_Eyes",
-    "Oval_Face",
-    "Pale_Skin",
-    "Pointy_Nose",
-    "Receding_Hairline",
-    "Rosy_Cheeks",
-    "Sideburns",
-    "Straight_Hair",
-    "Wavy_Hair",
-    "Wearing_Earrings",
-    "Wearing_Lipstick",
-    "Wearing_Necklace",
-    "Wearing_Necktie",
-)
 PAIRED = ("Eyeglasses", "No_Beard", "Smiling", "Wearing_Hat")
-LEAKAGE, IDENTITY = 0.05, 0.75
 STRENGTHS = (0.7, 1.0, 1.4, 2.0)
-Row = dict[str, Any]
 
 
 @dataclass
-class Flags:
+class Flags(EditFlags):
     faces: int = 100
-    """Test faces."""
-    validation_faces: int = 20
-    """Faces on which strengths are chosen."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each draws other examples."""
-    threads: int = 1
+    validation_faces: int = 20  # Faces on which strengths are chosen.
+    seeds: tuple[int, ...] = (0, 1, 2)  # Each draws other examples.
     output_dir: Path = Path("outputs/few_examples")
 
 
-class Bench:
-    """Faces of one split, and what the judges see in their reconstructions."""
+class Method:
+    """A critic for each new attribute, and the critic of the nine others that are held."""
 
-    def __init__(self, decoder: latentctl.Decoder, split: str, count: int) -> None:
-        images, _, _ = load_faces(split)
-        chosen = images[:: len(images) // count][:count]
-        self.decoder, self.x = decoder, chosen.float() / 255
-        self.judge = load_judge()
-        weights = data_folder().parent / "weights"
-        self.embedder = FaceEmbedder(weights / "mobilefacenet" / "MobileFaceNet.onnx")
-        with torch.no_grad():
-            self.start = decoder.decode(decoder.encode(self.x).mean)
-        self.before, self.who = self.see(self.start)
+    def __init__(self, critics: dict[str, Critic], nines: dict[str, AttributeCritic]) -> None:
+        self.critics, self.nines = critics, nines
 
-    @torch.no_grad()
-    def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        parts = x.clamp(0, 1).split(128)
-        seen = torch.cat([self.judge.probability(part) for part in parts])
-        return seen, F.normalize(torch.cat([self.embedder(part) for part in parts]), dim=1)
+    def edit(self, flips: Flips, decoder: latentctl.Decoder, strength: float = 1.0) -> Tensor:
+        """Latents after the flips of the new attributes."""
+        z = flips.z.clone()
+        for name, critic in self.critics.items():
+            editor = latentctl.condition(decoder, self.nines[name])
+            for wanted, where in ((0, ~critic), (1, critic)):
+                rows = (flips.column == ATTRIBUTES.index(name)) & (flips.wanted == wanted)
+                if bool(rows.any()):
+                    x = flips.repeated[rows]
+                    z[rows] = editor.edit(x, where=where, strength=strength).z
+        return z
 
-    def flips(
-        self, nine: AttributeCritic, critic: Critic, column: int, strength: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Latents before and after the flip of every face."""
-        editor = latentctl.condition(self.decoder, nine)
-        has = self.before[:, column] > 0.5
-        start = torch.empty(len(self.x), *self.decoder.latent_shape)
-        end = torch.empty_like(start)
-        for rows, where in ((has, ~critic), (~has, critic)):
-            if bool(rows.any()):
-                out = editor.edit(self.x[rows], where=where, strength=strength)
-                start[rows], end[rows] = out.start, out.z
-        return start, end
+    def score(self, name: str, flips: Flips, z: Tensor) -> Row:
+        """Success, leakage and identity, means over the new attributes."""
+        found = flips.judge(name, z)["attributes"]
+        new = {name: found[name] for name in self.critics}
+        keys = ("success", "leakage", "identity")
+        row = {key: fmean(one[key] for one in new.values()) for key in keys}
+        return {"name": name, **row, "success_of": {k: one["success"] for k, one in new.items()}}
 
-    @torch.no_grad()
-    def score(self, z: Tensor, column: int) -> tuple[float, float, float]:
-        """Success, leakage and identity of the flips of one attribute."""
-        images = torch.cat([self.decoder.decode(part) for part in z.split(128)])
-        after, who = self.see(images)
-        changed = (after > 0.5) != (self.before > 0.5)
-        others = [k for k in range(changed.shape[1]) if k != column]
-        leakage = changed[:, others].float().mean().item()
-        identity = (who * self.who).sum(1).mean().item()
-        return changed[:, column].float().mean().item(), leakage, identity
+    def measure(self, name: str, decoder: latentctl.Decoder, validation: Flips, test: Flips) -> Row:
+        """A row of the table, at the strength that validation allows."""
+        start, end = validation.z, self.edit(validation, decoder)
+        moved = [torch.lerp(start, end, strength) for strength in STRENGTHS]
+        strength = limit([self.score(f"validation, {name}", validation, z) for z in moved])
+        columns = torch.tensor([ATTRIBUTES.index(name) for name in self.critics])
+        shift = (end - start).flatten(1).norm(dim=1)[torch.isin(validation.column, columns)]
+        row = self.score(name, test, self.edit(test, decoder, strength))
+        return report({**row, "strength": strength, "shift": shift.mean().item()})
 
 
-def limit(points: list[tuple[float, float, float]]) -> float:
+def limit(points: list[Row]) -> float:
     """The strength at which mean leakage or identity reaches its limit, between those tried."""
     allowed = STRENGTHS[-1]
-    for place, bound in ((1, LEAKAGE), (2, 1 - IDENTITY)):
+    for key, sign, bound in (("leakage", 1, LEAKAGE), ("identity", -1, 1 - IDENTITY)):
         at, last = 0.0, 0.0
         for strength, point in zip(STRENGTHS, points, strict=True):
-            value = point[1] if place == 1 else 1 - point[2]
+            value = point[key] if sign > 0 else 1 - point[key]
             if value > bound:
                 share = (bound - last) / (value - last)
                 allowed = min(allowed, at + share * (strength - at))
                 break
             at, last = strength, value
     return allowed
-
-
-def row(
-    name: str,
-    critics: dict[str, Critic],
-    nines: dict[str, AttributeCritic],
-    validation: Bench,
-    test: Bench,
-) -> Row:
-    """One method: a critic for each new attribute, at the strength that validation allows."""
-    began, places = time.process_time(), {n: ATTRIBUTES.index(n) for n in critics}
-    tried, shifts = [], []
-    for attribute, critic in critics.items():
-        start, end = validation.flips(nines[attribute], critic, places[attribute])
-        shifts.append((end - start).flatten(1).norm(dim=1).mean().item())
-        moved = [torch.lerp(start, end, strength) for strength in STRENGTHS]
-        tried.append([validation.score(z, places[attribute]) for z in moved])
-    strength = limit([tuple(p) for p in torch.tensor(tried).mean(0).tolist()])
-    found = {}
-    for attribute, critic in critics.items():
-        _, end = test.flips(nines[attribute], critic, places[attribute], strength)
-        found[attribute] = test.score(end, places[attribute])
-    success, leakage, identity = torch.tensor(list(found.values())).mean(0).tolist()
-    result = {
-        "name": name,
-        "success": success,
-        "leakage": leakage,
-        "identity": identity,
-        "strength": strength,
-        "shift": sum(shifts) / len(shifts),
-        "success_of": {attribute: value[0] for attribute, value in found.items()},
-    }
-    shown = {k: round(v, 3) for k, v in result.items() if isinstance(v, float)}
-    print(f"{name:<34}", shown, f"{time.process_time() - began:.0f} s", flush=True)
-    return result
 
 
 def draw(column: Tensor, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
@@ -209,29 +126,32 @@ def draw_pairs(name: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def main(flags: Flags) -> None:
-    torch.set_num_threads(flags.threads)
     began = time.process_time()
-    decoder = latentctl.wrap(load_face_vae())
-    images, labels, _ = load_faces("train", (*ATTRIBUTES, *THIRTY))
+    decoder = face_decoder()
+    setting = Setting(flags, decoder, flags.output_dir)
+    # the others of CelebA's forty
+    thirty_names = sorted(set(columns_of("train")) - {*ATTRIBUTES, "image", "identity"})
+    images, labels, _ = load_faces("train", (*ATTRIBUTES, *thirty_names))
 
-    @torch.no_grad()
-    def encoded(x: Tensor) -> Latents:
+    def encoded(x: Tensor) -> latentctl.Latents:
         """Of images and then, in the same order, of their mirror images."""
-        parts = [decoder.encode(p.float() / 255) for p in torch.cat([x, x.flip(-1)]).split(256)]
-        return Latents(torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts]))
+        return encode(decoder, torch.cat([x, x.flip(-1)]))
 
     unlabelled = encoded(images)
     z = unlabelled.mean.unflatten(0, (2, len(images)))  # faces, and their mirror images
-    latents = unlabelled.with_labels(labels.repeat(2, 1), (*ATTRIBUTES, *THIRTY))
+    latents = unlabelled.with_labels(labels.repeat(2, 1), (*ATTRIBUTES, *thirty_names))
 
-    def fit(names: tuple[str, ...], steps: int) -> AttributeCritic:
+    def fit(names: Sequence[str], steps: int) -> AttributeCritic:
         return AttributeCritic.fit(latents.select(names), max_train_steps=steps)
 
-    nines = {n: fit(tuple(o for o in ATTRIBUTES if o != n), 400) for n in ATTRIBUTES}
-    thirty, ten = fit(THIRTY, 1000), fit(ATTRIBUTES, 1500)
-    print(f"critics: {time.process_time() - began:.0f} s", flush=True)
-    validation = Bench(decoder, "validation", flags.validation_faces)
-    test = Bench(decoder, "test", flags.faces)
+    nines = {n: fit([o for o in ATTRIBUTES if o != n], 400) for n in ATTRIBUTES}
+    thirty, ten = fit(thirty_names, 1000), fit(ATTRIBUTES, 1500)
+
+    def spaced(split: str, count: int) -> Flips:
+        faces, _, _ = load_faces(split)
+        return Flips(setting, faces[:: len(faces) // count][:count])
+
+    validation, test = spaced("validation", flags.validation_faces), spaced("test", flags.faces)
 
     def few(count: int, seed: int, known: str, **options: float) -> dict[str, Critic]:
         found: dict[str, Critic] = {}
@@ -265,26 +185,16 @@ def main(flags: Flags) -> None:
     )
     for known, counts in (("nine", (10, 30, 100)), ("none", (10, 100))):
         methods |= {f"{n} examples, {known}, seed {first}": few(n, first, known) for n in counts}
-    rows = [row(name, critics, nines, validation, test) for name, critics in methods.items()]
-
-    flags.output_dir.mkdir(parents=True, exist_ok=True)
-    shown = {n: methods[f"10 examples, thirty, seed {first}"][n] for n in ATTRIBUTES}
-    strength = next(r["strength"] for r in rows if r["name"].startswith("10 examples, thirty"))
-    columns = [test.start[:8]]
-    with torch.no_grad():
-        for column, (name, critic) in enumerate(shown.items()):
-            _, end = test.flips(nines[name], critic, column, strength)
-            columns.append(decoder.decode(end[:8]))
-    sheet = face_sheet(
-        torch.stack(columns, 1).clamp(0, 1), column_labels=["as it is", *shown], scale=1.5
-    )
-    (flags.output_dir / "few_examples.png").write_bytes(sheet)
+    made = {name: Method(critics, nines) for name, critics in methods.items()}
+    rows = [method.measure(name, decoder, validation, test) for name, method in made.items()]
+    shown = f"10 examples, thirty, seed {first}"
+    strength = next(row["strength"] for row in rows if row["name"] == shown)
+    moved = made[shown].edit(test, decoder, strength).unflatten(0, (len(ATTRIBUTES), -1))
+    columns = [decode(decoder, z[:8]) for z in (test.faces, *moved)]
+    setting.sheet("few_examples", torch.stack(columns, 1), [""] * 8, ["as it is", *ATTRIBUTES])
     result = {"rows": rows, "cpu_seconds": time.process_time() - began}
-    (flags.output_dir / "few_examples.json").write_text(json.dumps(result, indent=2))
-    print(f"{result['cpu_seconds']:.0f} s of CPU")
+    write(flags.output_dir / "few_examples.json", result)
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Flags))
+    run(main, Flags)

@@ -1,9 +1,9 @@
-"""The samplers of pythae on latents that somebody else's encoder has made.
+"""The samplers of pythae on given latents.
 
-pythae fits a sampler on images that its own model encodes, and asks that images lie in [0, 1]. So
-latents are scaled into [0, 1], handed over as the images, and scaled back by a model that does
-nothing else: the sampler sees the very same latents as everybody in the benchmark, to float
-precision. Its networks have pythae's default sizes.
+pythae fits a sampler on images in [0, 1] that its own model encodes. So latents are scaled into
+[0, 1], passed as the images, and scaled back by a model that does nothing else: the sampler gets
+the same latents as all others in the benchmark, to float precision. Its networks have pythae's
+default sizes.
 
     pip install pythae
 
@@ -14,12 +14,9 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["NAMES", "pythae_samples"]
-
-import contextlib
 import io
-import logging
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -27,7 +24,6 @@ from torch import Tensor
 
 from latentctl.random import seeded
 
-NAMES = ("GMM", "MAF", "IAF", "TwoStage")
 BATCH = 256
 
 
@@ -37,7 +33,8 @@ def pythae_samples(name: str, z: Tensor, count: int, *, train_steps: int, seed: 
     Raises:
         ImportError: If pythae is not installed.
     """
-    with _quiet(), seeded(seed, f"pythae {name}"):
+    log = io.StringIO()
+    with redirect_stdout(log), redirect_stderr(log), seeded(seed, f"pythae {name}"):
         from pythae import samplers
         from pythae.trainers import BaseTrainerConfig
 
@@ -88,14 +85,3 @@ def _carrier(low: Tensor, span: Tensor) -> Any:
 
     config = VAEConfig(input_dim=tuple(low.shape), latent_dim=low.numel())
     return Carrier(config, encoder=Scale(), decoder=Same())
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Without pythae's own log lines and bars."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

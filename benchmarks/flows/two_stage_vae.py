@@ -1,7 +1,7 @@
 r"""A second VAE over the latents of the first: the two-stage VAE.
 
 Its decoder has a learned variance :math:`\gamma`, as in the paper, so that the second stage learns
-how exactly latents can be told. Sampling goes through both: :math:`u \sim \mathcal{N}(0, I)`,
+how exactly latents can be predicted. Sampling goes through both: :math:`u \sim \mathcal{N}(0, I)`,
 :math:`z \sim \mathcal{N}(g(u), \gamma I)`, then the first decoder.
 
 References:
@@ -11,8 +11,6 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["SecondStage"]
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -20,7 +18,7 @@ from torch.distributions import Normal, kl_divergence
 from latentctl import Latents
 from latentctl.priors.whitening import Whitening
 from latentctl.random import noise, seeded
-from latentctl.training import Player, Step, fit
+from latentctl.training import Step, train
 
 
 class SecondStage(nn.Module):
@@ -28,15 +26,15 @@ class SecondStage(nn.Module):
 
     def __init__(self, size: int, width: int = 512) -> None:
         super().__init__()
-        self.white = Whitening((size,))
+        self.whitening = Whitening((size,))
         self.encoder = _layers(size, width, 2 * size)
         self.decoder = _layers(size, width, size)
         self.log_gamma = nn.Parameter(torch.zeros(()))
 
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative evidence lower bound."""
-        size = len(self.white.mean)
-        z = self.white(batch.sample(step.normal(size)))
+        size = len(self.whitening.mean)
+        z = self.whitening(batch.sample(step.normal(size)))
         mean, raw = self.encoder(z).chunk(2, 1)
         q = Normal(mean, nn.functional.softplus(raw) + 1e-4)
         u = q.mean + q.stddev * step.normal(size, purpose="second")
@@ -48,24 +46,25 @@ class SecondStage(nn.Module):
     def fit(cls, latents: Latents, *, max_train_steps: int, seed: int) -> SecondStage:
         with seeded(seed, "second stage"):
             model = cls(latents.latent_shape[0])
-        model.white = Whitening.fit(latents)
-        player = Player("second", model, model.loss, torch.optim.Adam(model.parameters(), 1e-3))
-        fit(
-            player,
+        model.whitening = Whitening.fit(latents)
+        train(
+            model,
+            model.loss,
             latents,
+            name="second",
+            learning_rate=1e-3,
             max_train_steps=max_train_steps,
             batch_size=256,
             lr_scheduler="cosine",
             seed=seed,
-            progress=False,
         )
-        return model.eval()
+        return model
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int) -> Tensor:
-        shape = (len(self.white.mean),)
+        shape = (len(self.whitening.mean),)
         u, eps = (noise(0, count, shape, seed=seed, purpose=word) for word in ("prior", "second"))
-        return self.white.inverse(self.decoder(u) + self.log_gamma.exp() * eps)
+        return self.whitening.inverse(self.decoder(u) + self.log_gamma.exp() * eps)
 
 
 def _layers(size: int, width: int, outputs: int) -> nn.Sequential:

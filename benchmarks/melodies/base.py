@@ -1,25 +1,25 @@
 """The frozen bases of the melody benchmarks: train or load them, and measure them on real tunes.
 
-`LATENTCTL_DATA=... python benchmarks/melody_base.py --bars 2 --cache CACHE` trains the base by the
-recipe if the folder `CACHE/2bar` holds none, and writes `measures.json` and `prior.png` there:
+    LATENTCTL_DATA=... python -m benchmarks.melodies.base --bars 2 --cache CACHE
+
+trains the base by the recipe if the folder `CACHE/2bar` holds none (with further flags of the
+recipe, if any are given), and writes `measures.json` and `prior.png` there:
 
 - held-out melodies (the test split, other tunes than in training) from their posterior's mean,
   greedily and teacher-forced;
 - samples of N(0, I), and of a flow over the encodings, beside data: notes in a melody, pitch range,
   intervals and durations, as the total variation of their histograms. The same figure for training
-  against test melodies is what chance and other tunes make of it.
+  against test melodies is what chance and other tunes contribute.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from latentctl_adapters.melody_rewards import REST
@@ -27,28 +27,20 @@ from latentctl_adapters.melody_vae import MelodyVAE
 from torch import Tensor
 
 import latentctl
-from benchmarks.shared.face_base import data_folder
+from benchmarks.shared.base import data_folder
+from benchmarks.shared.run import report, timed, write
 from latentctl.priors import LatentFlow
-from recipes.pretrain_melody_vae import measure
-from recipes.support.melody.data import Melodies, MelodyDataFlags, load_melodies
+from recipes.support.melody.data import MelodyDataFlags, load_melodies
+from recipes.support.melody.evaluation import encoded, reconstruction_scores
 from recipes.support.melody.media import notes_of, piano_rolls
 
-ROOT = Path(__file__).resolve().parents[2]
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain_melody_vae.py"
 COMPARED = 2000  # melodies on each side of a comparison
-MIXED = (
-    "--mixed_precision",
-    "bf16",
-    "--num_threads",
-    "1",
-)  # 1.6 times as fast on one core with AVX-512 BF16
+FAST = "--mixed_precision bf16 --num_threads 1"  # 1.6 times as fast on one core with AVX-512 BF16
 TRAINED = {
-    2: [*MIXED, *["--beta", "0.15", "--transpose", "6", "--vae_train_steps", "3000"]],
-    16: [
-        *MIXED,
-        *["--beta", "0.1", "--latent_size", "512", "--encoder_size", "64", "--decoder_size", "128"],
-        *["--vae_batch_size", "32", "--vae_train_steps", "2200"],
-        *["--validation_steps", "250", "--validation_samples", "200"],
-    ],
+    2: "--beta 0.15 --transpose 6 --vae_train_steps 3000",
+    16: "--beta 0.1 --latent_size 512 --encoder_size 64 --decoder_size 128 --vae_batch_size 32 "
+    "--vae_train_steps 2200 --validation_steps 250 --validation_samples 200",
 }
 
 
@@ -58,7 +50,8 @@ def histograms(x: Tensor) -> dict[str, Tensor]:
     Intervals are in semitones and cut off at an octave and a half, durations in sixteenths and cut
     off at a bar; a pitch range of more than 4 octaves counts as one of 4.
     """
-    counts: dict[str, list[int]] = {name: [] for name in ("notes", "range", "interval", "duration")}
+    sizes = {"notes": x.shape[1] + 1, "range": 49, "interval": 37, "duration": 17}
+    counts: dict[str, list[int]] = {name: [] for name in sizes}
     for row in x.tolist():
         notes = notes_of(row)
         pitches = [note.pitch for note in notes]
@@ -67,12 +60,11 @@ def histograms(x: Tensor) -> dict[str, Tensor]:
         steps = itertools.pairwise(pitches)
         counts["interval"] += [min(max(b - a, -18), 18) + 18 for a, b in steps]
         counts["duration"] += [min(note.length, 16) for note in notes]
-    sizes = {"notes": x.shape[1] + 1, "range": 49, "interval": 37, "duration": 17}
-    shares = {}
-    for name, values in counts.items():
-        bins = torch.bincount(torch.tensor(values, dtype=torch.long), minlength=sizes[name])
-        shares[name] = bins / bins.sum().clamp(min=1)
-    return shares
+    bins = {
+        name: torch.bincount(torch.tensor(values, dtype=torch.long), minlength=sizes[name])
+        for name, values in counts.items()
+    }
+    return {name: found / found.sum().clamp(min=1) for name, found in bins.items()}
 
 
 def compare(x: Tensor, data: Tensor) -> dict[str, float]:
@@ -86,73 +78,61 @@ def compare(x: Tensor, data: Tensor) -> dict[str, float]:
     return {**means, **distance}
 
 
-def base(bars: int, cache: str | Path, *, flags: list[str] | None = None) -> MelodyVAE:
-    """The base in `cache/{bars}bar`, trained by the recipe if there is none."""
-    folder = Path(cache) / f"{bars}bar"
+def base(bars: int, folder: Path, flags: list[str]) -> MelodyVAE:
+    """The base in a folder, trained by the recipe if there is none."""
     if not (folder / "config.json").exists():
-        command = [
-            *(sys.executable, str(ROOT / "recipes" / "pretrain_melody_vae.py")),
-            *("--train_data_dir", str(data_folder() / f"melody{bars}bar"), "--bars", str(bars)),
-            *("--output_dir", str(folder), *TRAINED[bars], *(flags or [])),
-        ]
-        subprocess.run(command, check=True, env={**os.environ})
+        source = str(data_folder() / f"melody{bars}bar")
+        command = [sys.executable, str(RECIPE), "--train_data_dir", source, "--bars", str(bars)]
+        command += ["--output_dir", str(folder), *FAST.split(), *TRAINED[bars].split(), *flags]
+        subprocess.run(command, check=True)
     return MelodyVAE.from_pretrained(folder)
-
-
-@torch.no_grad()
-def encodings(model: MelodyVAE, melodies: Melodies) -> latentctl.Latents:
-    """Mean and standard deviation of the posterior of each melody."""
-    parts = [model.encode(melodies[i : i + 512]) for i in range(0, len(melodies), 512)]
-    return latentctl.Latents(
-        torch.cat([q.mean for q in parts]), torch.cat([q.stddev for q in parts])
-    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bars", type=int, default=2, choices=sorted(TRAINED))
-    parser.add_argument("--cache", required=True)
+    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flow-steps", type=int, default=0, help="steps of a flow, 0 for none")
+    parser.add_argument("--flow_steps", type=int, default=0, help="steps of a flow, 0 for none")
     options, flags = parser.parse_known_args()
     torch.set_num_threads(1)
-    model = base(options.bars, options.cache, flags=flags)
-    folder = Path(options.cache) / f"{options.bars}bar"
-    source = str(data_folder() / f"melody{options.bars}bar")
-    melodies = load_melodies(MelodyDataFlags(source, options.bars), options.seed)
-    test = melodies["test"][:]
-    start = time.perf_counter()
-    measures: dict[str, object] = {"test": measure(model, test), "melodies": len(test)}
-    measures["seconds"] = time.perf_counter() - start
+    bars, seed, folder = options.bars, options.seed, options.cache / f"{options.bars}bar"
+    model = base(bars, folder, flags)
+    melodies = load_melodies(MelodyDataFlags(str(data_folder() / f"melody{bars}bar"), bars), seed)
+    train, test = melodies["train"], melodies["test"][:]
+    scores, seconds = timed(reconstruction_scores, model, test)
+    measures: dict[str, Any] = {"test": scores, "melodies": len(test), "seconds": seconds}
 
-    picked = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
-    data = test[picked[:COMPARED]]
-    train = melodies["train"]
-    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))
+    def some(count: int) -> Tensor:
+        random = torch.Generator().manual_seed(seed)
+        return torch.randperm(count, generator=random)[:COMPARED]
+
+    data = test[some(len(test))]
     decoder = latentctl.wrap(model)
-    samples = decoder.decode(decoder.prior.sample(COMPARED, seed=options.seed))
-    mean = decoder.encode(data).mean
-    std = decoder.encode(data).std
+    posterior = decoder.encode(data)
+    mean, std = posterior.mean, posterior.std
+    samples = decoder.decode(decoder.prior.sample(COMPARED, seed=seed))
     measures["latents"] = {  # root mean squares
         "norm_of_means": mean.square().sum(1).mean().sqrt().item(),
         "norm_with_noise": (mean.square() + std.square()).sum(1).mean().sqrt().item(),
         "norm_of_prior": mean.shape[1] ** 0.5,
     }
-    measures["data"] = compare(train[some[:COMPARED]], data)
+    measures["data"] = compare(train[some(len(train))], data)
     measures["prior"] = compare(samples, data)
-    columns = 6 if options.bars == 2 else 3
-    rows = {"data": data, "again": decoder.decode(mean[:columns]), "prior": samples[:columns]}
-    rows["prior, more"] = samples[columns:]
+    columns = 6 if bars == 2 else 3
+    rows = {"data": data, "reconstructed": decoder.decode(mean[:columns])}
+    rows |= {"prior": samples, "prior, more": samples[columns:]}
     if options.flow_steps:
-        flow = LatentFlow.fit(
-            encodings(model, train), max_train_steps=options.flow_steps, seed=options.seed
-        )
-        rows["flow"] = decoder.decode(flow.sample(COMPARED, seed=options.seed))
+        encodings = encoded(decoder, train, len(train), seed)
+        flow = LatentFlow.fit(encodings, max_train_steps=options.flow_steps, seed=seed)
+        rows["flow"] = decoder.decode(flow.sample(COMPARED, seed=seed))
         measures["flow"] = compare(rows["flow"], data)
-    (folder / "measures.json").write_text(json.dumps(measures, indent=1))
+    write(folder / "measures.json", measures)
     pictured = torch.stack([row[:columns] for row in rows.values()])
     (folder / "prior.png").write_bytes(piano_rolls(pictured, row_labels=list(rows)))
-    print(json.dumps(measures, indent=1))
+    for name in ("test", "latents", "data", "prior", "flow"):
+        if name in measures:
+            report({"name": name, **measures[name]})
 
 
 if __name__ == "__main__":

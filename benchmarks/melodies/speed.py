@@ -1,6 +1,6 @@
 """How fast melodies are decoded, beside a plain loop over `nn.LSTMCell`.
 
-    python benchmarks/melody_speed.py [--path FOLDER]
+    python -m benchmarks.melodies.speed [--path FOLDER]
 
 Both write the same tokens from the same weights, on one thread, in turns; the loop embeds the last
 token, joins it with the code, and calls the cell, as it is usually written. Figures are bars a
@@ -9,9 +9,10 @@ second, medians over rounds of CPU time. Without `--path`, the networks are untr
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -19,9 +20,17 @@ from latentctl_adapters.melody_lstm import START, SegmentDecoder
 from latentctl_adapters.melody_vae import MelodyVAE
 from torch import Tensor, nn
 
+from benchmarks.shared.run import BaseFlags, Row, in_turns, report, run, table, write
 from latentctl.random import noise, seeded
 
 BATCHES = (1, 16, 256, 1000)
+
+
+@dataclass
+class Flags(BaseFlags):
+    path: str | None = None  # Folder of a trained MelodyVAE.
+    rounds: int = 7
+    output_dir: Path = Path("outputs/melody_speed")
 
 
 @torch.no_grad()
@@ -63,19 +72,6 @@ def plain(decoder: SegmentDecoder, z: Tensor, *, together: bool = True) -> Tenso
     return torch.cat(written, 1).view(len(z), -1)
 
 
-def seconds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every contender in every round, in turns, after one round that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for turn in range(-1, rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.process_time()
-            contenders[name]()
-            if turn >= 0:
-                times[name].append(time.process_time() - start)
-    return times
-
-
 def models(path: str | None) -> dict[str, MelodyVAE]:
     if path:
         return {path: MelodyVAE.from_pretrained(path)}
@@ -87,31 +83,31 @@ def models(path: str | None) -> dict[str, MelodyVAE]:
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", help="folder of a trained MelodyVAE")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    for name, model in models(options.path).items():
+def main(flags: Flags) -> None:
+    rows: list[Row] = []
+    for name, model in models(flags.path).items():
         model.eval()
         bars, decoder = model.config["bars"], model.decoder
-        print(f"{name}: bars a second, median of {options.rounds} rounds")
         for batch in BATCHES:
             z = noise(0, batch, (model.config["latent_size"],), seed=0)
-            contenders: dict[str, Callable[[], object]] = {
-                "decode": lambda m=model, z=z: m.decode(z),
-                "LSTMCell": lambda d=decoder, z=z: plain(d, z),
+            contenders: dict[str, Callable[[], Tensor]] = {
+                "decode": partial(model.decode, z),
+                "LSTMCell": partial(plain, decoder, z),
             }
             if decoder.segments > 1:
-                contenders["bar after bar"] = lambda d=decoder, z=z: plain(d, z, together=False)
-            same = (model.decode(z) == plain(decoder, z)).float().mean().item()
-            times = seconds(contenders, options.rounds)
-            rates = "  ".join(f"{k} {batch * bars / median(t):8.0f}" for k, t in times.items())
-            pairs = zip(times["LSTMCell"], times["decode"], strict=True)
-            ratio = median(a / b for a, b in pairs)
-            print(f"  batch {batch:4d}: {rates}  ratio {ratio:.2f}  same tokens {same:.4f}")
+                contenders["bar after bar"] = partial(plain, decoder, z, together=False)
+            tokens, seconds = in_turns(contenders, flags.rounds)
+            cpu = {key: [spent for spent, _ in times] for key, times in seconds.items()}
+            row = {"name": f"{name}, batch {batch}"}
+            row |= {key: batch * bars / median(times) for key, times in cpu.items()}
+            pairs = zip(cpu["LSTMCell"], cpu["decode"], strict=True)
+            row["ratio"] = median(a / b for a, b in pairs)
+            same = tokens["decode"] == tokens["LSTMCell"]
+            rows.append(report({**row, "same tokens": same.float().mean().item()}))
+    columns = ("name", "decode", "LSTMCell", "bar after bar", "ratio", "same tokens")
+    print(f"Bars a second:\n\n{table(rows, columns)}")
+    write(flags.output_dir / "speed.json", rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, Flags)

@@ -1,59 +1,26 @@
-"""The frozen base of the face benchmarks and the real faces that they are measured on.
+"""The frozen base of the face benchmarks, and the real faces that they are measured on.
 
-The variational autoencoder is somebody else's pretrained network (64x64 faces, latent 256,
-pixel likelihood N(x; decode(z), 0.1)). It is rebuilt here only so that its weights can be loaded:
-the library itself treats it as any foreign module with `encode` and `decode`.
-
-Data and weights are read from the folder in the environment variable `LATENTCTL_DATA`
-(`celeba64/`, `celeba64_realigned_test/`, ...; the weights lie in `../weights` of it). CelebA is
-for non-commercial research only, so neither images nor weights are part of this project.
+The variational autoencoder is a pretrained network of others (64x64 faces, latent 256, pixel
+likelihood N(x; decode(z), 0.1)). It is rebuilt here only so that its weights can be loaded: the
+library itself treats it as any foreign module with `encode` and `decode`.
 """
 
 from __future__ import annotations
 
-__all__ = ["ATTRIBUTES", "FaceVAE", "data_folder", "load_face_vae", "load_faces", "reconstruct"]
-
 import functools
-import io
-import os
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from latentctl.errors import InputError, UnknownNameError
-
-ATTRIBUTES = (
-    "Bald",
-    "Black_Hair",
-    "Blond_Hair",
-    "Brown_Hair",
-    "Eyeglasses",
-    "Male",
-    "No_Beard",
-    "Smiling",
-    "Wearing_Hat",
-    "Young",
-)
-SPLITS = {
-    "train": "celeba64/train",
-    "validation": "celeba64/validation",
-    "test": "celeba64/test",
-    "realigned": "celeba64_realigned_test/test",
-}
-
-
-def data_folder() -> Path:
-    """The folder named by `LATENTCTL_DATA`."""
-    value = os.environ.get("LATENTCTL_DATA")
-    if not value or not Path(value).is_dir():
-        raise InputError(
-            f"LATENTCTL_DATA should name the folder that holds celeba64/, found {value!r}. "
-            "Set it to your copy of the data and run again."
-        )
-    return Path(value)
+import latentctl
+from benchmarks.shared.base import data_folder, load_weights
+from recipes.support.faces import PAPER_ATTRIBUTES as ATTRIBUTES
+from recipes.support.faces import Faces
 
 
 class Residual(nn.Module):
@@ -72,28 +39,19 @@ class Residual(nn.Module):
 class FaceVAE(nn.Module):
     """Convolutional autoencoder `(B, 3, 64, 64)` in [0, 1] to a Gaussian over `(B, 256)`."""
 
-    def __init__(self, width: int = 32, latent: int = 256) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        sizes = [width, 2 * width, 4 * width, 8 * width]
-        encoder: list[nn.Module] = []
-        for before, after in zip([3, *sizes[:-1]], sizes, strict=True):
-            encoder += [nn.Conv2d(before, after, 4, 2, 1), Residual(after)]
+        sizes = list(itertools.pairwise((3, 32, 64, 128, 256)))
+        down = [(nn.Conv2d(a, b, 4, 2, 1), Residual(b)) for a, b in sizes]
+        up = [(nn.ConvTranspose2d(b, a, 4, 2, 1), Residual(a)) for a, b in sizes[:0:-1]]
         self.encoder = nn.Sequential(
-            *encoder,
-            nn.GroupNorm(8, sizes[-1]),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(16 * sizes[-1], 2 * latent),
+            *itertools.chain(*down),
+            *(nn.GroupNorm(8, 256), nn.SiLU(), nn.Flatten(), nn.Linear(4096, 512)),
         )
-        decoder: list[nn.Module] = [
-            nn.Linear(latent, 16 * sizes[-1]),
-            nn.Unflatten(1, (sizes[-1], 4, 4)),
-            Residual(sizes[-1]),
-        ]
-        for before, after in zip(sizes[:0:-1], sizes[-2::-1], strict=True):
-            decoder += [nn.ConvTranspose2d(before, after, 4, 2, 1), Residual(after)]
         self.decoder = nn.Sequential(
-            *decoder, nn.GroupNorm(8, width), nn.SiLU(), nn.ConvTranspose2d(width, 3, 4, 2, 1)
+            *(nn.Linear(256, 4096), nn.Unflatten(1, (256, 4, 4)), Residual(256)),
+            *itertools.chain(*up),
+            *(nn.GroupNorm(8, 32), nn.SiLU(), nn.ConvTranspose2d(32, 3, 4, 2, 1)),
         )
 
     def encode(self, x: Tensor) -> Normal:
@@ -106,71 +64,42 @@ class FaceVAE(nn.Module):
         return torch.sigmoid(self.decoder(z))
 
 
-def load_face_vae(path: str | Path | None = None) -> FaceVAE:
-    """The pretrained face autoencoder, float32, in eval mode.
+def load_face_vae() -> FaceVAE:
+    """The pretrained face autoencoder."""
+    return load_weights(FaceVAE(), "face_vae")
 
-    Arguments:
-        path: Folder with `model.safetensors`; `LATENTCTL_DATA/../weights/face_vae` by default.
-    """
-    from safetensors.torch import load_file
 
-    folder = Path(path) if path is not None else data_folder().parent / "weights" / "face_vae"
-    vae = FaceVAE()
-    state = load_file(str(folder / "model.safetensors"))
-    vae.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
-    return vae.eval().requires_grad_(False)
+def face_decoder() -> latentctl.Decoder:
+    """The pretrained face autoencoder, wrapped."""
+    return latentctl.wrap(load_face_vae())
 
 
 @functools.cache
-def _table(split: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Decoded images and all label columns of one split, held in memory."""
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    if split not in SPLITS:
-        raise UnknownNameError("split of faces", split, SPLITS)
-    folder, prefix = SPLITS[split].split("/")
-    files = sorted((data_folder() / folder).glob(f"{prefix}-*.parquet"))
-    if not files:
-        raise InputError(f"No file {prefix}-*.parquet was found in LATENTCTL_DATA/{folder}.")
-    images: list[np.ndarray] = []
-    columns: dict[str, list[np.ndarray]] = {}
-    for file in files:
-        table = pq.read_table(file)
-        for cell in table.column("image").to_pylist():
-            images.append(np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")))
-        for name in table.column_names:
-            if name not in ("image", "file_name"):
-                column = table.column(name).to_numpy(zero_copy_only=False)
-                columns.setdefault(name, []).append(column)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels, {k: torch.from_numpy(np.concatenate(v)) for k, v in columns.items()}
+def columns_of(split: str) -> dict[str, Tensor]:
+    """Images, identity numbers and all labels of one split, held in memory."""
+    realigned = split == "realigned"
+    folder = data_folder() / ("celeba64_realigned_test" if realigned else "celeba64")
+    rows = datasets.load_dataset(str(folder), split="test" if realigned else split)
+    rows = rows.with_format("torch")
+    return {key: values for key, values in rows[:].items() if key != "file_name"}
 
 
 def load_faces(split: str, attributes: Sequence[str] = ATTRIBUTES) -> tuple[Tensor, Tensor, Tensor]:
-    """Real faces of one split.
+    """Real faces: bytes `(N, 3, 64, 64)`, labels `(N, K)` in {0, 1}, identity numbers `(N,)`.
 
-    Arguments:
-        split: `train`, `validation`, `test` (no person is in two of them) or `realigned`, the
-            re-aligned crops of other people.
-        attributes: CelebA's attribute names, in the order wanted.
-
-    Returns:
-        uint8 images `(N, 3, 64, 64)`, float labels `(N, K)` in {0, 1}, identity numbers `(N,)`.
-        The images are shared between calls: do not write into them.
+    Splits are `train`, `validation`, `test` (no person is in two of them) and `realigned`, the
+    re-aligned crops of other people. The images are shared between calls: do not write into them.
     """
-    pixels, columns = _table(split)
-    known = [name for name in columns if columns[name].dtype == torch.bool]
-    for name in attributes:
-        if name not in known:
-            raise UnknownNameError("attribute", name, known)
+    columns = columns_of(split)
     labels = torch.stack([columns[name].float() for name in attributes], dim=1)
-    return pixels, labels, columns["identity"].long()
+    return columns["image"], labels, columns["identity"]
 
 
-@torch.no_grad()
-def reconstruct(vae: FaceVAE, images: Tensor, batch_size: int = 128) -> Tensor:
-    """`decode(encode(x).mean)` of uint8 images, float `(N, 3, 64, 64)` in [0, 1]."""
-    parts = [vae.decode(vae.encode(x.float() / 255).mean) for x in images.split(batch_size)]
-    return torch.cat(parts)
+def encoded_faces(cache: Path) -> tuple[latentctl.Decoder, latentctl.Latents, Faces]:
+    """The decoder, encodings of the training faces and their mirror images, and the test faces."""
+    train, test = (Faces(*load_faces(split)[:2], ATTRIBUTES) for split in ("train", "test"))
+    decoder = face_decoder()
+    latents = latentctl.encode_dataset(
+        decoder, train.mirrored(), cache, attributes=ATTRIBUTES, batch_size=128
+    )
+    return decoder, latents[:], test  # 14,150 x 256 numbers, in memory
