@@ -1,25 +1,25 @@
 r"""A normalizing flow over pixels as a frozen decoder: its encoder is its inverse.
 
-An image of bytes :math:`v = 255 x` is made continuous by a uniform draw :math:`u` in each bin,
-:math:`y = (v + u) / 256 - \frac12`. Patches of `p x p` pixels become the channels of a grid, on
-which a `LatentFlow` :math:`f` stands,
+An image of bytes :math:`v = 255 x` is dequantised by a uniform draw :math:`u` in each bin,
+:math:`y = (v + u) / 256 - \frac12`. Patches of `p x p` pixels become the channels of a grid, over
+which :math:`f` is a `LatentFlow`,
 
 .. math:: z = \mathrm{squeeze}(t(y)), \quad e = f(z) \sim \mathcal{N}(0, I)
 
 where :math:`t` is the identity or, by default, marginal Gaussianization: :math:`t = \Phi^{-1}
 \circ F` with the cumulative histogram :math:`F` of all pixels of the training images, which is 256
 numbers that need no training. Without it the noise within the bin of black is a hundred times
-narrower than the strokes, and a flow of affine maps spends its layers on telling the two apart.
+narrower than the strokes, and a flow of affine maps needs layers to separate the two.
 
-The density of the dequantised image is exact. In bits for each of its `D` numbers it is
+The density of the dequantised image is exact. In bits per dimension, of `D`, it is
 
 .. math:: b(x, u) = 8 - \frac{1}{D} \log_2 \Big( q(z) \prod_i \frac{dt}{dy_i} \Big)
 
-where 8 is the width of a bin, :math:`2^{-8}`. Over all draws, :math:`\mathbb{E}_u\, b(x, u)` is
-an upper bound of the bits for each number at which :math:`q` codes the bytes themselves. Uniform
-noise costs 8 bits at best, an image that never changes 0.
+where 8 is the width of a bin, :math:`2^{-8}`. The expectation :math:`\mathbb{E}_u\, b(x, u)` is an
+upper bound of the code length of the bytes under :math:`q`. It is 8 bits for uniform noise at best,
+and 0 for a constant image.
 
-The whitening of the flow, alike in every cell of the grid, is the tiled invertible linear map of
+The whitening of the flow, the same in every cell of the grid, is the tiled invertible linear map of
 the paper.
 
 References:
@@ -55,9 +55,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CELLS, PIXELS = "n (c p q) h w", "n c (h p) (w q)"
-CHUNK = 500  # images at a time, since this is done in double precision
-EDGE = 1e-5  # mass left beyond the darkest and the brightest level, so that none is at infinity
-UNSEEN = 1e-3  # mass spread over all levels, for those that no training image has
+CHUNK = 500  # images at a time, in double precision
+EDGE = 1e-5  # mass beyond the darkest and the brightest level, so that none is at infinity
+UNSEEN = 1e-3  # mass spread over all levels, for those absent from the training images
+SIZES = {"width": 64, "depth": 2, "blocks": 4, "dropout": 0.0}
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -67,8 +68,8 @@ class PixelFlow(Pretrained):
     Arguments:
         resolution: Height and width of the images in pixels.
         channels: Colour channels.
-        patch: Height and width of the patches whose pixels become channels of the grid. One patch
-            as large as the image makes a vector, and networks that know each pixel by its place.
+        patch: Height and width of the patches whose pixels become channels of the grid. A patch
+            as large as the image gives a vector, and fully connected networks.
         kind: `coupling` or `spline`.
         width: Units of each layer of a coupling's network.
         depth: Layers of it.
@@ -126,7 +127,7 @@ class PixelFlow(Pretrained):
         """The grid `(N, *latent_shape)` of images `x (N, C, S, S)` in [0, 1].
 
         Arguments:
-            x: Images of 256 levels; `255 * x` are whole numbers where a density is asked.
+            x: Images of 256 levels; for a density, `255 * x` must be integers.
             u: The place within a bin, in [0, 1), as `x` or one number for all.
 
         Raises:
@@ -178,7 +179,7 @@ class PixelFlow(Pretrained):
     def bits_per_dimension(
         self, x: Tensor, u: Tensor, density: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """Bits for each number of the images, `(N,)`, lower is better; as `log_prob`."""
+        """Bits per dimension, `(N,)`, lower is better; arguments as in `log_prob`."""
         parts = zip(x.split(CHUNK), u.split(CHUNK), strict=True)
         nats = torch.cat([self.log_prob(a, b, density) for a, b in parts])
         return 8 - nats / (math.log(2) * math.prod(self.sample_shape))
@@ -193,12 +194,12 @@ class PixelFlow(Pretrained):
         """`255 x + u`, in [0, 256)."""
         if x.shape[1:] != self.sample_shape:
             raise ShapeError(
-                f"This flow is over images (N, {', '.join(map(str, self.sample_shape))}), it was "
-                f"given {tuple(x.shape)}. Pad or resize them."
+                f"This flow is over images (N, {', '.join(map(str, self.sample_shape))}), found "
+                f"{tuple(x.shape)}. Pad or resize them."
             )
         u = torch.as_tensor(u)
         if not bool(((u >= 0) & (u < 1)).all()):
-            raise InputError("The place u within a bin must be in [0, 1); draw it by torch.rand.")
+            raise InputError("u, the place within a bin, must be in [0, 1); draw it by torch.rand.")
         return 255 * x + u.to(x)
 
     def _grid(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,10 +223,6 @@ class PixelFlow(Pretrained):
         *,
         patch: int = 4,
         kind: str = "coupling",
-        width: int = 64,
-        depth: int = 2,
-        blocks: int = 4,
-        dropout: float = 0.0,
         gaussianise: bool = True,
         seed: int = 0,
         **options: Any,
@@ -234,37 +231,34 @@ class PixelFlow(Pretrained):
 
         Arguments:
             images: Bytes, or floats in [0, 1], `(N, C, S, S)`.
-            patch: Height and width of the patches.
-            kind: `coupling` or `spline`.
-            width: Units of each layer.
-            depth: Layers of a coupling's network.
-            blocks: Blocks of two couplings.
-            dropout: Share of units that couplings drop while training.
-            gaussianise: Make the marginal distribution of all pixels normal first.
+            patch: As in the class.
+            kind: As in the class.
+            gaussianise: As in the class.
             seed: Decides every random number.
-            options: Further arguments of `LatentFlow.fit`, such as `max_train_steps`.
+            options: `width`, `depth`, `blocks` and `dropout` as in the class, and further arguments
+                of `LatentFlow.fit`, such as `max_train_steps`.
 
         Raises:
-            ShapeError: If the images are not square, or no images.
+            ShapeError: If they are not square images.
             InputError: If they leave [0, 1], or are too few.
         """
         if images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise ShapeError(
-                f"A flow over pixels needs images (N, C, S, S), it was given "
-                f"{tuple(images.shape)}. Pad or crop them to squares."
+                f"A flow over pixels needs images (N, C, S, S), found {tuple(images.shape)}. Pad "
+                f"or crop them to squares."
             )
         x = images.float() / 255 if images.dtype == torch.uint8 else images
         if not bool(((x >= 0) & (x <= 1)).all()):
             raise InputError("Images must be bytes, or floats in [0, 1] without a NaN.")
-        sizes: dict[str, Any] = {"kind": kind, "width": width, "depth": depth, "blocks": blocks}
-        sizes["dropout"] = dropout
-        model = cls(x.shape[2], x.shape[1], patch, gaussianise=gaussianise, **sizes)
+        options = {**SIZES, **options}
+        sizes = {name: options[name] for name in SIZES}
+        model = cls(x.shape[2], x.shape[1], patch, kind, gaussianise=gaussianise, **sizes)
         counts = torch.bincount((255 * x).round().long().flatten(), minlength=256).double()
         model.levels.copy_((1 - UNSEEN) * counts / counts.sum() + UNSEEN / 256)
         u = noise(0, len(x), model.sample_shape, seed=seed, purpose="dequantise", uniform=True)
         parts = zip(x.split(CHUNK), u.split(CHUNK), strict=True)
         latents = Latents(torch.cat([model.dequantise(a, b) for a, b in parts]))
-        model.flow = LatentFlow.fit(latents, seed=seed, **sizes, **options)
+        model.flow = LatentFlow.fit(latents, kind, seed=seed, **options)
         return model.eval()
 
 

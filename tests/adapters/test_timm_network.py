@@ -87,7 +87,7 @@ def test_networks_of_one_channel_and_another_size():
 def test_by_name_with_options():
     critic = TimmNetwork("test_resnet", ["a", "b"], pretrained=False, num_classes=2)
     assert not critic.net.training and critic(photos()).shape == (4, 2)
-    with pytest.raises(AdapterError, match=r"timm cannot make 'no_such_net'.*list_models"):
+    with pytest.raises(AdapterError, match=r"timm cannot create 'no_such_net'.*list_models"):
         TimmNetwork("no_such_net", ["a"])
     with pytest.raises(InputError, match=r"num_classes: options are for"):
         TimmNetwork(tiny(), list("abcde"), num_classes=5)
@@ -186,7 +186,7 @@ def test_a_scorer_labels_and_criticises():
     x = torch.stack([torch.full((3, 8, 8), level) for level in (0.1, 0.45, 0.55, 0.9)])
     scores = label(brightness, x, ["Bright"], probabilities=True)
     torch.testing.assert_close(scores[:, 0], torch.tensor([0.1, 0.45, 0.55, 0.9]))
-    surely = label(brightness, x, ["Bright"], probabilities=True, sure=0.8)[:, 0]
+    surely = label(brightness, x, ["Bright"], probabilities=True, confidence=0.8)[:, 0]
     assert surely[[0, 3]].tolist() == [0, 1] and bool(surely[[1, 2]].isnan().all())
     decoder = toy_decoder(ToyVAE())
     critics = PixelCritic(
@@ -212,8 +212,8 @@ class Broken:
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (photos(), {"names": ["a"]}, r"should say \(4, 1\)"),
-        (photos(), {"sure": 0.2}, "sure is a probability"),
+        (photos(), {"names": ["a"]}, r"should return \(4, 1\)"),
+        (photos(), {"confidence": 0.2}, "confidence is a probability"),
         (photos(), {"probabilities": True}, r"scores in \[0, 1\]"),
         (2 * photos(), {}, "Image 0 cannot be labelled: its values"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.long), {}, "give bytes"),
@@ -230,7 +230,7 @@ def test_what_cannot_be_labelled(pets, data, options, message):
 
 
 def test_scores_need_names_and_must_be_finite():
-    with pytest.raises(InputError, match="has no names"):
+    with pytest.raises(InputError, match="have no names"):
         label(brightness, photos(), probabilities=True)
     with pytest.raises(InputError, match="not finite"):
         label(lambda x: brightness(x)[:, None] * torch.nan, photos(), ["Bright"])

@@ -1,7 +1,6 @@
-"""Random views of images, so that a network reads soft, noisy and recoloured pictures as well.
+"""Data augmentation with blur, noise and colour, in batched tensor operations.
 
-Everything is one pass of batched tensor operations, drawn from one generator: about a tenth of
-the cost of the small network that it feeds.
+Every draw is from one generator. The cost is about a tenth of the small network's.
 """
 
 from __future__ import annotations

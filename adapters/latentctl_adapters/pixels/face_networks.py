@@ -1,9 +1,8 @@
-"""Two outside judges of faces that run pretrained ONNX files on the CPU.
+"""Two independent evaluators of faces, pretrained ONNX networks on the CPU.
 
-`FaceEmbedder` (MobileFaceNet, trained with an angular margin on identities) says whether two
-pictures show the same person, `FaceDetector` (YuNet) whether a picture shows a face at all. Both
-take 64x64 crops of CelebA's alignment and never see a latent. The files are not part of this
-project.
+`FaceEmbedder` (MobileFaceNet, trained with an angular margin on identities) compares the persons of
+two pictures, `FaceDetector` (YuNet) detects faces. Both take 64x64 crops of CelebA's alignment. The
+files are not part of this project.
 
 References:
     | MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile Devices
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 from latentctl.errors import AdapterError, ShapeError
 
 SIDE = 64  # pixels of an aligned crop
-# aligned crop -> the pose that the network was trained on, in pixels: (x, y, 1) -> (x', y')
+# from the aligned crop to the alignment of the training data, in pixels: (x, y, 1) -> (x', y')
 TO_112 = ((2.0787, -0.0044, -10.64), (0.0044, 2.0787, -17.98))
 
 
@@ -77,7 +76,7 @@ class FaceEmbedder:
         return F.normalize(torch.cat([torch.from_numpy(row) for row in rows]), dim=1)
 
     def align(self, images: Tensor) -> Tensor:
-        """The `(B, 3, 112, 112)` view in [0, 1] that the network reads."""
+        """The `(B, 3, 112, 112)` input of the network, in [0, 1]."""
         x = _faces(images)
         theta = self.theta.float().expand(len(x), 2, 3)
         grid = F.affine_grid(theta, [len(x), 3, 112, 112], align_corners=False)
@@ -86,11 +85,11 @@ class FaceEmbedder:
 
 
 class FaceDetector:
-    """Whether a face is found in an aligned crop, and how surely.
+    """Whether a face is found in an aligned crop, with its score.
 
     Arguments:
         path: `yunet_n_320_320.onnx`.
-        threshold: Score from which `found` says yes.
+        threshold: Score from which `found` is true.
         threads: OpenCV's CPU threads, a setting of the whole process.
 
     Raises:
@@ -117,7 +116,7 @@ class FaceDetector:
             images: `(B, 3, 64, 64)` in [0, 1].
         """
         x = F.interpolate(_faces(images), size=(224, 224), mode="bicubic").clamp(0, 1)
-        canvas = F.pad(x, (48, 48, 48, 48)).flip(1)  # black border; OpenCV wants BGR
+        canvas = F.pad(x, (48, 48, 48, 48)).flip(1)  # black border; BGR
         pixels = (canvas * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
         scores = torch.zeros(len(pixels))
         for i, picture in enumerate(pixels):
@@ -134,11 +133,11 @@ class FaceDetector:
 def _faces(images: Tensor) -> Tensor:
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, SIDE, SIDE):
         raise ShapeError(
-            f"Face judges take aligned crops (B, 3, {SIDE}, {SIDE}) in [0, 1], found "
+            f"Face networks take aligned crops (B, 3, {SIDE}, {SIDE}) in [0, 1], found "
             f"{tuple(images.shape)}. Resize the images first."
         )
     if not images.is_floating_point():
-        raise ShapeError(f"Face judges take floats in [0, 1], found {images.dtype}: divide by 255.")
+        raise ShapeError(f"Face networks take floats in [0, 1], found {images.dtype}; use x / 255.")
     return images.detach().float().cpu()
 
 
@@ -155,5 +154,5 @@ def _existing(path: str | Path, kind: str) -> Path:
     return path
 
 
-def _missing(judge: str, package: str) -> str:
-    return f"{judge} needs {package}, which is not installed: pip install 'latentctl[metrics]'."
+def _missing(network: str, package: str) -> str:
+    return f"{network} needs {package}, which is not installed: pip install 'latentctl[metrics]'."

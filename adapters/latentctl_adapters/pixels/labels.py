@@ -1,7 +1,7 @@
-"""Labels of images from what a network or a scorer says of them.
+"""Pseudo-labels of images from a network or a zero-shot scorer.
 
-A label is a probability, or, where only sure ones are wanted, 0, 1, or NaN for unknown: what
-learns from it then leaves it out.
+A label is a probability, or, above a confidence threshold, 0 or 1, and NaN for unknown below it.
+Critics skip NaN labels.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ def label(
     names: Sequence[str] | None = None,
     *,
     probabilities: bool = False,
-    sure: float | None = None,
+    confidence: float | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     image_column: str = "image",
     batch_size: int = 64,
     progress: bool = False,
 ) -> Any:
-    """What a network says of images, as labels to learn from.
+    """Labels of images by a network.
 
     Arguments:
         network: `x (B, C, H, W)` in [0, 1] to log-odds `(B, K)`, such as a `TimmNetwork`. A module
-            is asked in evaluation mode, and left as it was.
+            is called in evaluation mode, and its mode restored.
         data: Images `(N, C, H, W)`, floats in `value_range` or bytes; or a map-style data set with
             rows as `encode_dataset` takes them. Images of a data set may be of several sizes.
         names: The attributes; `network.names` if not given.
-        probabilities: Whether the network says scores in [0, 1] instead, `(B, K)`, or `(B,)` for
-            one name, as zero-shot scorers do.
-        sure: Probability, above 1/2, from which a label is 1, and below one minus which it is 0;
-            between them it is NaN, unknown. If not given, labels are the probabilities.
+        probabilities: Whether the network returns scores in [0, 1] instead, `(B, K)`, or `(B,)`
+            for one name, as zero-shot scorers do.
+        confidence: Probability, at least 1/2, from which a label is 1, and up to one minus which it
+            is 0; between them it is NaN, unknown. If not given, labels are the probabilities.
         value_range: Lowest and highest value of floats.
-        image_column: Where a mapping has its image.
-        batch_size: Images that are looked at together.
+        image_column: Column of the image in a mapping.
+        batch_size: Images in a batch.
         progress: Show a bar.
 
     Returns:
@@ -57,9 +57,9 @@ def label(
     known = tuple(names if names is not None else getattr(network, "names", ()))
     kind = type(network).__name__
     if not known:
-        raise InputError(f"What the {kind} says has no names. Pass names=[...], one an output.")
-    if sure is not None and not 0.5 <= sure <= 1:
-        raise InputError(f"sure is a probability in [0.5, 1], it was given as {sure:g}.")
+        raise InputError(f"The outputs of the {kind} have no names. Pass names=[...].")
+    if confidence is not None and not 0.5 <= confidence <= 1:
+        raise InputError(f"confidence is a probability in [0.5, 1], not {confidence:g}.")
     first = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
     modes = [module.training for module in modules]
@@ -69,15 +69,15 @@ def label(
             module.training = False
         with torch.no_grad():
             for x in _images_of(data, value_range, image_column, batch_size, progress):
-                said = network(x if first is None else x.to(first.device)).float().cpu()
-                if said.ndim == 1 and len(known) == 1:
-                    said = said[:, None]
-                if said.shape != (len(x), len(known)):
+                out = network(x if first is None else x.to(first.device)).float().cpu()
+                if out.ndim == 1 and len(known) == 1:
+                    out = out[:, None]
+                if out.shape != (len(x), len(known)):
                     raise ShapeError(
-                        f"The {kind} should say ({len(x)}, {len(known)}) for "
-                        f"{', '.join(known)}, it returned {tuple(said.shape)}."
+                        f"The {kind} should return ({len(x)}, {len(known)}) for "
+                        f"{', '.join(known)}, it returned {tuple(out.shape)}."
                     )
-                found.append(said if probabilities else said.sigmoid())
+                found.append(out if probabilities else out.sigmoid())
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
@@ -85,8 +85,8 @@ def label(
     if not bool(((labels >= 0) & (labels <= 1)).all()):  # a NaN is neither
         advice = "" if probabilities else " Its log-odds are not finite."
         raise InputError(f"The {kind} should give scores in [0, 1].{advice}")
-    if sure is not None:
-        unknown = (labels < sure) & (labels > 1 - sure)
+    if confidence is not None:
+        unknown = (labels < confidence) & (labels > 1 - confidence)
         labels = (labels > 0.5).float().masked_fill(unknown, torch.nan)
     return labels if isinstance(data, Tensor) else Labelled(data, labels, known, image_column)
 
@@ -95,11 +95,11 @@ class Labelled:
     """A map-style data set whose rows are mappings with further columns.
 
     Arguments:
-        data: The data set. Rows that are no mappings become `{image_column: x}`; labels of theirs
-            without names are left out.
+        data: The data set. Rows that are not mappings become `{image_column: x}`; their unnamed
+            labels are left out.
         labels: `(N, K)`, NaN where unknown.
         names: Name of each label; a column of that name is replaced.
-        image_column: Where a row has its image.
+        image_column: Column of the image.
 
     Example:
         >>> data = Labelled([torch.zeros(3, 8, 8)], torch.tensor([[0.9]]), ["Dog"])
@@ -166,7 +166,7 @@ def _read(data: Any, index: int, value_range: tuple[float, float], column: str) 
         return _unit(_image(row), value_range)
     except UnknownNameError:
         raise
-    except Exception as error:  # whatever an image file raises
+    except Exception as error:  # an image file may raise any error
         raise InputError(
             f"Image {index} cannot be labelled: {error} Repair it, or leave it out."
         ) from error
@@ -189,7 +189,7 @@ def _unit(value: Any, value_range: tuple[float, float]) -> Tensor:
         last = x.ndim == 3 and (x.shape[2] in (1, 3) or x.shape[0] not in (1, 3))
         x = x[None] if x.ndim == 2 else x.permute(2, 0, 1) if last else x
     if x.ndim != 3:
-        raise ShapeError(f"it has the shape {tuple(x.shape)}, and images are (C, H, W).")
+        raise ShapeError(f"it has shape {tuple(x.shape)}, and images are (C, H, W).")
     if not x.is_floating_point():
         if x.dtype not in (torch.uint8, torch.bool):
             raise InputError(f"it is of {x.dtype}; give bytes, or floats in value_range.")

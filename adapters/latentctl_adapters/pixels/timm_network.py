@@ -1,15 +1,15 @@
-r"""A timm network over pixels as a source of labels, as a judge, and as a critic of latents.
+r"""A timm network over pixels, for pseudo-labels, as an evaluator, and as a critic of latents.
 
-Of outputs :math:`l_o` that share a softmax, an attribute that stands for a group :math:`G` of
-classes has the log-odds
+For outputs :math:`l_o` of one softmax, an attribute that is a group :math:`G` of classes has the
+log-odds
 
 .. math:: \mathrm{logit}\, P(G \mid x) = \log \sum_{o \in G} e^{l_o}
     - \log \sum_{o \notin G} e^{l_o}
 
-and of outputs that are sigmoids of their own, :math:`P(G) = 1 - \prod_{o \in G} (1 - P(o))`, which
-for one output is that output. Both are differentiable in the image, resizing included.
+and for outputs of separate sigmoids, :math:`P(G) = 1 - \prod_{o \in G} (1 - P(o))`. Both are
+differentiable in the image, resizing included.
 
-`label` takes any other scorer as well, such as a zero-shot one, that says scores in [0, 1].
+`label` takes any other scorer as well, such as a zero-shot one with scores in [0, 1].
 
 References:
     | PyTorch Image Models (Wightman, 2019)
@@ -36,24 +36,24 @@ Names = Sequence[str] | Mapping[str, int | Iterable[int]]
 
 
 class TimmNetwork(nn.Module):
-    """Log-odds `(B, K)` of named attributes in images, as a timm network sees them.
+    """Log-odds `(B, K)` of named attributes in images, by a timm network.
 
-    The network is not trained here: it comes pretrained, or fine-tuned by its owner, whose mode
-    and gradients stay as they are (`latentctl.PixelCritic` takes a frozen view). Images are
-    resized to what the network was trained on, whole, without the usual central crop.
+    The network is pretrained or fine-tuned elsewhere, and keeps its mode and `requires_grad`
+    (`latentctl.PixelCritic` takes a frozen view). Whole images are resized to the resolution that
+    the network was trained on, without a central crop.
 
     Arguments:
         network: A network that timm made, or the name of one (`timm.list_models`,
             `"hf-hub:owner/name"`).
-        names: The attributes: a name for each output in order, or a mapping of names to the
-            outputs that mean it, one or several.
-        outputs: Whether outputs are classes that exclude each other ("softmax"), as of networks
-            trained on ImageNet, or answers of their own ("sigmoid").
-        resolution: Height and width in pixels that the network sees; its own by default.
+        names: The attributes: a name for each output in order, or a mapping of names to one or
+            several outputs each.
+        outputs: Whether outputs are mutually exclusive classes ("softmax"), as of networks trained
+            on ImageNet, or independent ("sigmoid").
+        resolution: Height and width in pixels of the network's input; its own by default.
         options: Of `timm.create_model`, where a name is given; `pretrained=True` by default.
 
     Raises:
-        AdapterError: If timm is missing, knows no such network, or the network does not run.
+        AdapterError: If timm is missing or has no such network, or the network does not run.
         InputError: If the names do not fit the outputs.
 
     Example:
@@ -101,7 +101,7 @@ class TimmNetwork(nn.Module):
         self.interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
         for key in ("mean", "std"):
             value = torch.tensor(config[key], dtype=torch.float32)
-            if len(value) != self.channels:  # of a network with other channels than its config
+            if len(value) != self.channels:  # the network has other channels than its config
                 value = value.mean().expand(self.channels).clone()
             self.register_buffer(key, value.view(1, -1, 1, 1), persistent=False)
         self.to(next((p.device for p in self.net.parameters()), torch.device("cpu")))
@@ -115,8 +115,8 @@ class TimmNetwork(nn.Module):
         x = torch.zeros(1, self.channels, *self.resolution, device=self.mean.device)
         kind = type(self.net).__name__
         try:
-            said = self.net.eval()(x)
-        except Exception as error:  # whatever an architecture raises at another size
+            out = self.net.eval()(x)
+        except Exception as error:  # an architecture may raise any error at another size
             raise AdapterError(
                 f"The {kind} does not take images {tuple(x.shape[1:])}: {type(error).__name__}: "
                 f"{error}. Pass resolution=, the height and width that it was trained on."
@@ -124,19 +124,19 @@ class TimmNetwork(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        if not isinstance(said, Tensor) or said.ndim != 2:
+        if not isinstance(out, Tensor) or out.ndim != 2:
             raise AdapterError(
                 f"The {kind} returns no logits (B, outputs). Make it with a classifier: "
                 f"num_classes=... and a pooling."
             )
-        return said.shape[1]
+        return out.shape[1]
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` in [0, 1] as the network takes them; grey ones of any network."""
+        """Images `(B, C, H, W)` in [0, 1] resized and normalised; grey ones get all channels."""
         if x.ndim != 4 or x.shape[1] not in (1, self.channels):
             raise ShapeError(
                 f"The {type(self.net).__name__} takes images (B, {self.channels}, H, W) in "
-                f"[0, 1], it was given {tuple(x.shape)}."
+                f"[0, 1], found {tuple(x.shape)}."
             )
         x = x.expand(-1, self.channels, -1, -1)
         if x.shape[2:] != self.resolution:
@@ -145,16 +145,16 @@ class TimmNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-odds `(B, K)` of images `x (B, C, H, W)` in [0, 1]."""
-        said: Tensor = self.net(self.prepare(x)).float()
-        return torch.stack([self._odds(said, group) for group in self.groups.values()], 1)
+        out: Tensor = self.net(self.prepare(x)).float()
+        return torch.stack([self._odds(out, group) for group in self.groups.values()], 1)
 
-    def _odds(self, said: Tensor, group: list[int]) -> Tensor:
+    def _odds(self, out: Tensor, group: list[int]) -> Tensor:
         if self.outputs == "softmax":
-            rest = [o for o in range(said.shape[1]) if o not in group]
-            return said[:, group].logsumexp(1) - said[:, rest].logsumexp(1)
+            rest = [o for o in range(out.shape[1]) if o not in group]
+            return out[:, group].logsumexp(1) - out[:, rest].logsumexp(1)
         if len(group) == 1:
-            return said[:, group[0]]
-        return -log_odds(F.logsigmoid(-said[:, group]).sum(1))
+            return out[:, group[0]]
+        return -log_odds(F.logsigmoid(-out[:, group]).sum(1))
 
     def probability(self, x: Tensor) -> Tensor:
         """Probabilities `(B, K)` of images `x (B, C, H, W)` in [0, 1]."""
@@ -173,14 +173,14 @@ def _made(timm: Any, model_name: str, options: dict[str, Any]) -> nn.Module:
         made: nn.Module = timm.create_model(model_name, **{"pretrained": True, **options})
     except Exception as error:  # an unknown name, a refused download, a wrong option
         raise AdapterError(
-            f"timm cannot make {model_name!r}: {type(error).__name__}: {error}. See "
+            f"timm cannot create {model_name!r}: {type(error).__name__}: {error}. See "
             f"timm.list_models(pretrained=True), or pass a network that you loaded."
         ) from error
     return made.eval()
 
 
 def _channels(network: nn.Module) -> int:
-    """Channels of the images, as the first convolution takes them."""
+    """Channels of the images, by the first convolution."""
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     return 3 if first is None else first.in_channels
 
@@ -197,15 +197,15 @@ def _groups(names: Names, count: int, outputs: str) -> dict[str, list[int]]:
         name: sorted({one} if isinstance(one, int) else set(one)) for name, one in names.items()
     }
     if not groups:
-        raise InputError("There is no name. Give at least one, with the outputs that mean it.")
+        raise InputError("There is no name. Give at least one, with its outputs.")
     for name, group in groups.items():
         if not group or group[0] < 0 or group[-1] >= count:
             raise InputError(
-                f"{name!r} stands for outputs {group}, and the network has 0 to {count - 1}."
+                f"{name!r} names outputs {group}, and the network has 0 to {count - 1}."
             )
         if outputs == "softmax" and len(group) == count:
             raise InputError(
-                f"{name!r} stands for all {count} outputs of a softmax, so it is always true. "
+                f"{name!r} names all {count} outputs of a softmax, so it is always true. "
                 f'Leave some out; or pass outputs="sigmoid".'
             )
     return groups
