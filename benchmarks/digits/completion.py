@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -49,16 +49,21 @@ LABELS, PROBED = (100, 1000), 2000
 
 
 @dataclass
-class Flags(SeededFlags):
-    data: Literal["mnist", "faces"] = "mnist"
-    train_steps: int = 1500  # Training steps of each updater.
+class UpdaterFlags:
+    max_train_steps: int = 1500
     batch_size: int = 64
     width: int = 256
     depth: int = 2
+    sigma: float = 0.15  # Standard deviation of the decoder's error in the cost.
+
+
+@dataclass
+class Flags(SeededFlags):
+    data: Literal["mnist", "faces"] = "mnist"
+    updater: UpdaterFlags = field(default_factory=UpdaterFlags)
     images: int = 100  # Held-out images.
     starts: int = 8  # Completions of each.
     rounds: int = 3  # How often each contender is timed.
-    sigma: float = 0.15  # Standard deviation of the decoder's error in the cost.
     output_dir: Path = Path("outputs/completion")
 
 
@@ -89,7 +94,7 @@ def probe(
 ) -> list[Row]:
     """Accuracies of logistic regression on few labels."""
     chosen = permutation(len(train), seed=flags.seed, epoch=0, purpose="probe")[: max(LABELS)]
-    mask, sizes = lower_half_hidden(28), {"count": 8, "sigma": flags.sigma}
+    mask, sizes = lower_half_hidden(28), {"count": 8, "sigma": flags.updater.sigma}
 
     @torch.no_grad()
     def features(x: Tensor) -> dict[str, Tensor]:
@@ -125,12 +130,8 @@ def main(flags: Flags) -> None:
             train.pixels(),
             halves(x.shape[2]),
             gradient_input=gradient_input,
-            width=flags.width,
-            depth=flags.depth,
-            sigma=flags.sigma,
-            max_train_steps=flags.train_steps,
-            batch_size=flags.batch_size,
             seed=flags.seed,
+            **vars(flags.updater),
         )
     contenders: dict[str, dict[str, Any]] = {
         f"Z {name}, {steps}": {"updater": updater, "steps": steps}
@@ -138,7 +139,7 @@ def main(flags: Flags) -> None:
         for steps in EVALUATIONS
     }
     contenders |= {f"Adam, {steps}": {"steps": steps} for steps in DESCENTS}
-    common = {"count": flags.starts, "sigma": flags.sigma, "seed": flags.seed}
+    common = {"count": flags.starts, "sigma": flags.updater.sigma, "seed": flags.seed}
     with unchanged(decoder):
         found, times = in_turns(
             {k: partial(complete, decoder, x, mask, **common, **v) for k, v in contenders.items()},

@@ -17,7 +17,7 @@ import latentctl
 from benchmarks.shared.base import encode
 from benchmarks.shared.face_base import ATTRIBUTES, face_decoder, load_faces
 from benchmarks.shared.face_networks import load_teachers
-from benchmarks.shared.run import Seconds, SeededFlags, run, write
+from benchmarks.shared.run import SeededFlags, report, run, timed, write
 from latentctl import AttributeCritic, Decoder, Latents
 
 
@@ -50,12 +50,10 @@ def training_latents(decoder: Decoder) -> Latents:
 
 def distill(decoder: Decoder, latents: Latents, folder: Path, seed: int, flags: TeachFlags) -> None:
     """Writes the student of the networks on pixels to a folder."""
-    seconds, teachers = Seconds(), load_teachers(decoder)
-    student = seconds.measure(
-        f"distillation, seed {seed}", latentctl.teach, teachers, latents, seed=seed, **vars(flags)
-    )
+    teachers = load_teachers(decoder)
+    student, seconds = timed(latentctl.teach, teachers, latents, seed=seed, **vars(flags))
     student.save(folder / f"student-{seed}")
-    write(folder / f"student-{seed}.json", seconds)
+    write(folder / f"student-{seed}.json", report({"seed": seed, "cpu_seconds": seconds}))
 
 
 def load_student(folder: Path, seed: int) -> AttributeCritic:

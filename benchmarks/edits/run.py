@@ -84,7 +84,7 @@ def edited(
     seen = test.see(out.z)
     row = test.judge(name, out.z, seen, cpu_seconds=seconds, edits=len(out), **more)
     row["evaluations"] = out.evaluations.float().mean().item()
-    return report(row | receipt(test, out, seen[0], agreement))
+    return row | report(receipt(test, out, seen[0], agreement))
 
 
 def agreement_on_real(setting: Setting) -> float:

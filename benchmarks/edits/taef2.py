@@ -27,13 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import latentctl
-from benchmarks.edits.baselines import (
-    Method,
-    along,
-    for_edits,
-    plain_ascent,
-    sweep,
-)
+from benchmarks.edits.baselines import Method, along, for_edits, plain_ascent, sweep
 from benchmarks.edits.distill import TeachFlags, distill
 from benchmarks.edits.identity import compare
 from benchmarks.edits.setting import IDENTITY, EditFlags, Flips, K, Setting
@@ -41,7 +35,7 @@ from benchmarks.edits.taef2_model import DOWN, LATENT, TinyAutoencoder, load_tae
 from benchmarks.shared.base import decode, encode, unchanged
 from benchmarks.shared.face_base import ATTRIBUTES, load_faces
 from benchmarks.shared.face_networks import faces_found
-from benchmarks.shared.run import Seconds, read, report, run
+from benchmarks.shared.run import read, report, run, timed
 from latentctl import Ascent, AttributeCritic, LatentFlow, Latents
 from latentctl.controllers import Request
 from recipes.support.celeba_attrs.report import attribute_vectors
@@ -177,9 +171,8 @@ def edits(setting: GridSetting) -> None:
 def samples(setting: GridSetting) -> None:
     """Samples of the flow, and by attribute, judged."""
     flags, latents, student = setting.flags, setting.latents, setting.student
-    count, seconds = flags.count, Seconds()
-    flow = seconds.measure(
-        "flow",
+    count = flags.count
+    flow, seconds = timed(
         LatentFlow.fit,
         latents.select([]),
         "matching",
@@ -217,7 +210,7 @@ def samples(setting: GridSetting) -> None:
         report({"name": name, **rows[name]})
         columns.append(out.z[:8])
     setting.draw("samples", columns, ["flow", *ATTRIBUTES])
-    result = {"flow_cpu_seconds": seconds["flow"], "faces_found": found, "attributes": rows}
+    result = {"flow_cpu_seconds": seconds, "faces_found": found, "attributes": rows}
     setting.save("samples", result)
 
 

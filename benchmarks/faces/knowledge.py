@@ -48,8 +48,7 @@ class Flags(SeededFlags):
 
 def main(flags: Flags) -> None:
     decoder = face_decoder()
-    splits = ("train", "validation", "test")
-    train, check, test = (cached(decoder, split) for split in splits)
+    train, check, test = (cached(decoder, split) for split in ("train", "validation", "test"))
     real = test.sample(torch.randn(test.mean.shape, generator=generator(flags.seed, purpose="eps")))
     started = time.monotonic()
     flow = LatentFlow.fit(

@@ -28,11 +28,7 @@ BATCH = 256
 
 
 def pythae_samples(name: str, z: Tensor, count: int, *, train_steps: int, seed: int) -> Tensor:
-    """Latents `(count, D)` of pythae's sampler `name`, fitted on latents `z (N, D)`.
-
-    Raises:
-        ImportError: If pythae is not installed.
-    """
+    """Latents `(count, D)` of pythae's sampler `name`, fitted on latents `z (N, D)`."""
     log = io.StringIO()
     with redirect_stdout(log), redirect_stderr(log), seeded(seed, f"pythae {name}"):
         from pythae import samplers

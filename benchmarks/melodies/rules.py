@@ -138,12 +138,12 @@ def main(flags: Flags) -> None:
             for title, (z, x) in answers.items():
                 measure(f"{title}: {name}", z, x, z)
 
-    order = permutation(len(tunes), seed=flags.seed, epoch=0, purpose="edits")
+    order = permutation(len(tunes), seed=flags.seed, epoch=0, purpose="edits")[: flags.edits]
     more = CountedRewards(rules)
     critic = seconds.measure(
         "critic of edits", evaluation.critic_of_edits, decoder, more, encodings, seed=flags.seed
     )
-    edits = evaluation.edits_of(decoder, critic, rules, tunes[order[: flags.edits]])
+    edits = evaluation.edits_of(decoder, critic, rules, tunes[order])
     both, notes = torch.ones(1, len(rules)), rules["dense"].keywords["notes"]  # type: ignore[attr-defined]
     _, turns = in_turns(
         {

@@ -37,10 +37,7 @@ class Flags(BaseFlags):
 def plain(decoder: SegmentDecoder, z: Tensor, *, together: bool = True) -> Tensor:
     """Tokens of `z (B, latent_size)`, by an `nn.LSTMCell` for each layer.
 
-    Arguments:
-        decoder: With the weights.
-        z: Latents.
-        together: Write the segments of a melody at once, not one after the other.
+    The segments of a melody are written at once if `together`, else one after the other.
     """
     lstm, length = decoder.lstm, decoder.length
     cells = []

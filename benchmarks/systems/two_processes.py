@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from benchmarks.shared.run import BaseFlags, report, run, write
+from benchmarks.shared.run import BaseFlags, run, table, write
 from latentctl.random import generator
 from latentctl.training import Player, Step, fit
 
@@ -116,14 +116,11 @@ def main(flags: Flags) -> None:
     rows = []
     for dtype in ("float32", "float64"):
         runs = [compare(dtype) for _ in range(flags.repeats if dtype == "float32" else 1)]
-        row = {
-            "dtype": dtype,
-            "samples/s with one process": median(one for one, _, _ in runs),
-            "with two": median(two for _, two, _ in runs),
-            "ratio": [two / one for one, two, _ in runs],
-            "largest difference of a weight": max(far for _, _, far in runs),
-        }
-        rows.append(report(row))
+        one, two, far = ([run[i] for run in runs] for i in range(3))
+        row = {"dtype": dtype, "samples/s with one process": median(one), "with two": median(two)}
+        ratios = [b / a for a, b in zip(one, two, strict=True)]
+        rows.append({**row, "ratio": ratios, "largest difference of a weight": max(far)})
+    print(table(rows))
     write(flags.output_dir / "two_processes.json", rows)
 
 
