@@ -6,21 +6,21 @@ autoencoder's configuration,
 .. math:: z = (h - \mathrm{shift}) \cdot \mathrm{scale}, \quad h \sim \mathcal{N}(\mu(x),
     \sigma(x)^2), \quad x = \mathrm{clamp}(g(z / \mathrm{scale} + \mathrm{shift}))
 
-and so are the latents here: what a pipeline samples can be decoded, and what is encoded here can be
-given to a pipeline. Scale and shift are `scaling_factor` and `shift_factor`, or, for each channel,
-`scaling_factor / latents_std` and `latents_mean` where the configuration has those; 1 and 0 where
-it has neither. The posterior is the model's own, moved likewise: mean and std for an AutoencoderKL,
-a point for AutoencoderTiny, AutoencoderDC and VQModel.
+and so are the latents here, which are thus those of pipelines. Scale and shift are
+`scaling_factor` and `shift_factor`, or, for each channel, `scaling_factor / latents_std` and
+`latents_mean` where the configuration has those; 1 and 0 where it has neither. The posterior is the
+model's own, shifted and scaled likewise: mean and std for an AutoencoderKL, a point for
+AutoencoderTiny, AutoencoderDC and VQModel.
 
-Pixels are in [-1, 1], as everywhere in diffusers (AutoencoderTiny works in [0, 1] inside, and
-converts), and are clamped to it as pipelines do; a clamped pixel passes no gradient.
+Pixels are in [-1, 1], as everywhere in diffusers (AutoencoderTiny converts from [0, 1]), and are
+clamped to it as in pipelines; a clamped pixel has no gradient.
 
-These latents are not N(0, I): a sample of it decodes to coloured noise. Fit a flow on encoded
-images and go on with `decoder.through(flow)`, in whose latents N(0, I) holds.
+These latents are not N(0, I): a sample of N(0, I) decodes to coloured noise. Fit a flow on encoded
+images and use `decoder.through(flow)`, in whose latents N(0, I) holds.
 
 A `VQModel` quantises as it decodes: its samples are a step function of `z`, whose true gradient is
-0 almost everywhere. What arrives at `z` is straight-through, the gradient of the decoder at the
-nearest codes, as if rounding to them were the identity. So `differentiable` is False.
+0 almost everywhere. The gradient at `z` is the straight-through estimate, that of the decoder at
+the nearest codes. So `differentiable` is False.
 
 References:
     | High-Resolution Image Synthesis with Latent Diffusion Models (Rombach et al., 2021)
@@ -49,8 +49,8 @@ from latentctl.errors import AdapterError, CheckpointError
 from .wrapping.outputs import posterior_of, sample_of
 
 PACKAGES = ("diffusers.models.autoencoders.", "diffusers.models.vq_model")
-# the first draws noise as it decodes, the second normalises its latents itself; both are left to
-# the trial run of torch_module, which says so
+# the first draws noise as it decodes, the second normalises its latents itself: torch_module
+# handles both
 OTHERS = {"ConsistencyDecoderVAE", "AutoencoderRAE"}
 DEFAULT_RESOLUTION = 512  # of the images that AutoencoderTiny and AutoencoderDC were published for
 SWITCHES = ("tile_", "use_", "spatial_")  # attributes that slicing and tiling are made of
@@ -153,15 +153,15 @@ def wrap(
 ) -> Decoder:
     """The frozen decoder of an autoencoder of diffusers.
 
-    Slicing and tiling stay as they are when the model is wrapped, and can be changed later on
-    `decoder.model`. Dtype and device are the model's.
+    Slicing and tiling keep their state, and can be changed later on `decoder.model`. Dtype and
+    device are the model's.
 
     Arguments:
         model: The autoencoder; it is viewed, not changed.
         resolution: Height and width of the images in pixels, one number or two; the
             configuration's `sample_size` by default, and 512 if there is none.
-        latent_shape: Shape of one latent, `(C, h, w)`; another way to say the resolution.
-        prior: Density of the latents; N(0, I), which is not where they are, if not given.
+        latent_shape: Shape of one latent, `(C, h, w)`, instead of the resolution.
+        prior: Density of the latents; by default N(0, I), which does not fit them.
         value_range: Pixels are clamped to it, [-1, 1] by default.
         options: `encode` and `decode`, as in `latentctl.wrap`.
 
@@ -213,12 +213,12 @@ def _is_autoencoder(cls: type) -> bool:
 def _shapes(
     model: Any, latent_shape: Sequence[int] | None, resolution: int | Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of a latent and a sample, found on a twin that has no memory and computes nothing."""
+    """Shapes of a latent and a sample, found on a copy on the meta device."""
     config, name = model.config, type(model).__name__
     if any(isinstance(module, nn.Conv3d) for module in model.modules()):
         raise AdapterError(
-            f"{name} is no autoencoder of images: it has convolutions over time. Say how one clip "
-            f"is coded: latentctl.wrap(model, latent_shape=..., encode=..., decode=...) with "
+            f"{name} is no autoencoder of images: it has convolutions over time. Define the coding "
+            f"of one clip: latentctl.wrap(model, latent_shape=..., encode=..., decode=...) with "
             f"callables."
         )
     size = resolution or config.get("sample_size")

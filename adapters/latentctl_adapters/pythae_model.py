@@ -1,6 +1,6 @@
 r"""Trained autoencoders of pythae as frozen decoders.
 
-The latent is what pythae's decoder network takes. For a VAE the posterior is that of its encoder,
+The latent is the input of pythae's decoder network. For a VAE the posterior is that of its encoder,
 
 .. math:: q(z \mid x) = \mathcal{N}(\mu(x), \mathrm{diag}(\exp \log \sigma^2(x)))
 
@@ -8,17 +8,16 @@ with `embedding` as the mean and `log_covariance` as the log-variance. It is a p
 
 - for plain, Wasserstein and regularised autoencoders, and for an adversarial one that was trained
   with a deterministic posterior;
-- for a VAE with a flow after its encoder (`VAE_IAF`, `VAE_LinNF`): the mean, sent through the flow;
+- for a VAE with a flow after its encoder (`VAE_IAF`, `VAE_LinNF`): the mean, mapped by the flow;
 - for a Hamiltonian VAE (`HVAE`, `RHVAE`), which draws its latent by a random walk from the
   encoder's mean: that mean.
 
 A `VQVAE` has the latent before quantisation, and quantises as it decodes. Its samples are a step
-function of `z`, the gradient that arrives at `z` is straight-through, and `differentiable` is
-False.
+function of `z`, the gradient at `z` is straight-through, and `differentiable` is False.
 
 N(0, I) is the prior that a VAE was trained with. It does not hold for plain autoencoders, a VQVAE,
-or a `VAMP`, whose prior is a mixture: fit a flow and go on with `decoder.through(flow)`. Latents on
-a sphere or in hyperbolic space (`SVAE`, `PoincareVAE`) are refused.
+or a `VAMP`, whose prior is a mixture: fit a flow and use `decoder.through(flow)`. Latents on a
+sphere or in hyperbolic space (`SVAE`, `PoincareVAE`) are refused.
 
 References:
     | Pythae: Unifying Generative Autoencoders in Python (Chadebec et al., 2022)
@@ -87,12 +86,12 @@ class PythaeModel(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Samples `(B, *input_dim)` of latents `z (B, *latent_shape)`."""
         if "VQVAE" in self.kinds:
-            grid = z if z.ndim == 4 else z[:, None, None]  # it quantises each number of a vector
+            grid = z if z.ndim == 4 else z[:, None, None]  # vectors are quantised by number
             z = self.model.quantizer(grid.permute(0, 2, 3, 1)).quantized_vector.reshape(z.shape)
         return self.paint(z)
 
     def paint(self, z: Tensor) -> Tensor:
-        """What the decoder network makes of `z`, without quantisation."""
+        """The output of the decoder network for `z`, without quantisation."""
         x: Tensor = self.model.decoder(z)["reconstruction"]
         return x
 
@@ -117,7 +116,7 @@ def load(
         options: As in `latentctl.wrap`.
 
     Raises:
-        CheckpointError: If it is missing, cut or altered.
+        CheckpointError: If it is missing, truncated or corrupted.
         AdapterError: If it holds pickles that were not allowed.
     """
     folder = Path(pretrained_model_name_or_path)
@@ -129,14 +128,14 @@ def load(
     pickles = sorted(file.name for file in folder.glob("*.pkl"))
     if pickles and not allow_pickle:
         raise AdapterError(
-            f"{folder} holds {', '.join(pickles)}, and reading a pickle runs whatever code is in "
-            f"it. If you trust whoever made it, pass allow_pickle=True."
+            f"{folder} holds {', '.join(pickles)}, and reading a pickle runs the code in it. If "
+            f"you trust its source, pass allow_pickle=True."
         )
     from pythae.models import AutoModel
 
     try:
         model = AutoModel.load_from_folder(str(folder))
-    except Exception as error:  # pythae raises whatever json, torch and its own classes raise
+    except Exception as error:  # pythae passes on errors of json, torch and its own classes
         words = (str(error).strip().splitlines() or [""])[0][:300]
         raise CheckpointError(
             f"pythae cannot load {folder} ({type(error).__name__}: {words}). Save or download it "
@@ -159,7 +158,7 @@ def wrap(model: Any, **options: Any) -> Decoder:
     options.setdefault("latent_shape", (model.latent_dim,))
     name, quantised = type(model).__name__, "VQVAE" in root.kinds
     if quantised and "value_range" not in options:
-        # the few codes of a quantised latent bound any network, so the network is tried alone
+        # the finite set of codes bounds the output of any network, so that it is tried alone
         trial = Trial(frozen_view(root), None, "paint", name)
         found, _ = trial.samples(Gaussian(options["latent_shape"]))
         options["value_range"] = found or (-math.inf, math.inf)

@@ -1,8 +1,8 @@
-r"""Any foreign module, pair of callables or single callable as a decoder.
+r"""Any module, pair of callables or single callable as a decoder.
 
-What is not given is found by a trial run on a frozen view: a candidate latent or sample goes
-through :math:`x = g(f(x))`, and the shapes of the first that comes back whole are taken. All that
-was found so is said in one line of the log, with the options that override it.
+Shapes that are not given are found by a trial run on a frozen view: candidate latents or samples
+are passed through :math:`x = g(f(x))` until one comes back with its shape. One log line reports
+what was found, and the options that override it.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def wrap(
     latent, sample = trial.shapes(latent_shape)
     if decode is None and decode_name == "forward" and math.prod(latent) == math.prod(sample):
         raise AdapterError(
-            f"{name}.forward gives as many numbers as it takes ({latent} -> {sample}), as a whole "
-            f"autoencoder does that goes in and out again. {PARTS} If it is a flow, whose latents "
-            f'have the size of its samples, say decode="forward".'
+            f"{name}.forward gives as many numbers as it takes ({latent} -> {sample}), like a "
+            f"whole autoencoder. {PARTS} If it is a flow, whose latents have the size of its "
+            f'samples, pass decode="forward".'
         )
     density = prior if prior is not None else Gaussian(latent)
     found_range, differentiable = trial.samples(density)
@@ -92,7 +92,7 @@ def wrap(
         name=name,
     )
     given = {"latent_shape": latent_shape, "value_range": value_range, "prior": prior}
-    _say(decoder, trial, [option for option, value in given.items() if value is None])
+    _log(decoder, trial, [option for option, value in given.items() if value is None])
     return decoder
 
 
@@ -115,7 +115,7 @@ def _by_name(model: Any, encode: Any, decode: Any) -> tuple[nn.Module, str | Non
             f"A {type(model).__name__} has none of {', '.join(DECODERS)}. Say what decodes: "
             f'latentctl.wrap(model, decode="name of a method") or decode=a callable z -> x.'
         )
-    # the methods of one module are named, so that they are wrapped as the module itself is
+    # methods of one module are used by name, which wraps the module itself
     owners = [getattr(part, "__self__", None) for part in (encode, decode) if part is not None]
     if owners and all(isinstance(o, nn.Module) and o is owners[0] for o in owners):
         model = owners[0]
@@ -137,7 +137,7 @@ def _name(part: Any, model: Any) -> str:
     return str(getattr(part, "__name__", type(part).__name__))
 
 
-def _say(decoder: Decoder, trial: Trial, missing: list[str]) -> None:
+def _log(decoder: Decoder, trial: Trial, missing: list[str]) -> None:
     prior = "N(0, I)" if "prior" in missing else type(decoder.prior).__name__
     values = decoder.value_range
     facts = [
@@ -151,7 +151,7 @@ def _say(decoder: Decoder, trial: Trial, missing: list[str]) -> None:
     if not decoder.differentiable:
         facts.append("no gradient to z")
     if not decoder.model.state_dict():
-        facts.append("no weights were found, so the fingerprint knows only the shapes")
+        facts.append("no weights were found, so the fingerprint covers only the shapes")
     options = ", ".join(f"{option}=..." for option in missing)
     found = f"; found by a trial run, pass {options} to override" if missing else ""
     logger.warning("%s: %s%s", decoder.name, ", ".join(facts), found)

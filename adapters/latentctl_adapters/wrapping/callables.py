@@ -1,9 +1,9 @@
 """Callables as modules, so that a frozen view reaches the networks inside them.
 
-A view is a copy of a module tree. Copying follows bound methods and partials by itself; a function
-is not copied, so the modules that it closes over, or reads as globals, become its submodules here
-and are put back into it at each call. Tensors and numbers that a decoder is given beforehand (a
-label, a map of noise, a truncation) make it what it is, like its weights: they become buffers.
+A view is a copy of a module tree. Copying follows bound methods and partials; a function is not
+copied, so the modules in its closure and globals become submodules here, and are inserted at each
+call. Fixed tensors and numbers of a decoder (a label, a noise map, a truncation) are part of it
+like its weights: they become buffers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Function(nn.Module):
 
 
 class _Partial(nn.Module):
-    """A `functools.partial` whose fixed arguments move with the module, and are fingerprinted."""
+    """A `functools.partial` whose fixed arguments are buffers and part of the fingerprint."""
 
     def __init__(self, part: functools.partial[Any], functions: dict[int, Any]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Partial(nn.Module):
 
 
 def _hold(owner: nn.Module, prefix: str, values: dict[str, Any]) -> dict[str, str]:
-    """Registers tensors as buffers; numbers too, but only for the fingerprint to know them."""
+    """Registers tensors as buffers, and numbers for the fingerprint only."""
     buffers = {}
     for name, value in values.items():
         buffer = f"{prefix}_{name}"

@@ -1,4 +1,4 @@
-"""What foreign encoders and decoders return, in the words of latentctl."""
+"""Conversion of the outputs of third-party encoders and decoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAMPLES = (
 
 
 def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
-    """The posterior that an encoder's result stands for.
+    """The posterior in an encoder's output.
 
     Arguments:
         out: A tensor (a point), a `Posterior`, a `torch.distributions` object, something with
@@ -37,7 +37,7 @@ def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
             have a negative entry, which no standard deviation and no variance has.
 
     Raises:
-        AdapterError: If the result is none of these, or two tensors prove nothing.
+        AdapterError: If the output is none of these, or two tensors are ambiguous.
 
     Example:
         >>> posterior_of((torch.zeros(1, 2), torch.tensor([[0.0, -2.0]]))).std
@@ -76,21 +76,21 @@ def _pair(mean: Tensor, second: Tensor, proven: bool) -> Posterior:
         return Posterior(mean, torch.exp(0.5 * second))
     raise AdapterError(
         f"The encoder returned two tensors, of shapes {tuple(mean.shape)} and "
-        f"{tuple(second.shape)}, and nothing proves that the second is a log-variance (it has no "
-        "negative entry, or another shape). Say what it is, for instance "
+        f"{tuple(second.shape)}, and the second is not known to be a log-variance (it has no "
+        "negative entry, or another shape). State what it is, for instance "
         "encode=lambda x: torch.distributions.Normal(*model.encode(x)) for a standard deviation."
     )
 
 
 def sample_of(out: Any) -> Tensor:
-    """The samples that a decoder's result stands for.
+    """The samples in a decoder's output.
 
     Arguments:
         out: A tensor, a `torch.distributions` object (its mean), a mapping or object with the
-            usual names (sample, reconstruction, ...), or a tuple, of which the first counts.
+            usual names (sample, reconstruction, ...), or a tuple, of which the first is taken.
 
     Raises:
-        AdapterError: If the result is none of these.
+        AdapterError: If the output is none of these.
 
     Example:
         >>> sample_of({"reconstruction": torch.ones(1)})
@@ -112,7 +112,7 @@ def sample_of(out: Any) -> Tensor:
 
 
 def _field(out: Any, names: tuple[str, ...]) -> Any:
-    """The first of the named entries or attributes that is there and is no method."""
+    """The first of the named entries or attributes that exists and is not a method."""
     for name in names:
         value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None)
         if value is not None and not callable(value):

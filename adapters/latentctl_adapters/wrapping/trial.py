@@ -1,4 +1,4 @@
-"""The trial run: which shapes, which range of values, and whether gradients reach the latent."""
+"""A trial run that finds shapes, the range of values, and whether gradients reach the latent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDES = (64, 32, 28, 128, 256, 96, 48, 16, 224, 512)
 LENGTHS = (1024, 256, 128, 64, 4096, 16384, 512, 2048, 8192, 100, 1000, 16000)
 EDGES = (32, 16, 64, 8)
 BATCH = 4
-FAR = 30.0  # where an output without a bound leaves any bound
+FAR = 30.0  # scale of latents at which unbounded outputs leave [-1, 1]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
@@ -33,7 +33,7 @@ PARTS = (
 )
 SKIPS = (
     "A network with skip connections past its latent (a U-Net) cannot be steered by it: the latent "
-    "alone does not say the sample."
+    "alone does not determine the sample."
 )
 CONSTANT = (
     "It takes more than the latent. Hold the rest fixed: decode=lambda z: model.decode(z, "
@@ -42,8 +42,8 @@ CONSTANT = (
 HINTS = {
     r"missing \d+ required positional": CONSTANT,
     r"scalar types: Long": (
-        "It takes whole numbers (tokens), and what is decoded are floats. Let both speak of the "
-        "same: encode=lambda x: model.encode(x.argmax(-1)) for logits (B, T, V)."
+        "It encodes whole numbers (tokens), and decodes to floats. Give both one representation: "
+        "encode=lambda x: model.encode(x.argmax(-1)) for logits (B, T, V)."
     ),
 }
 
@@ -51,13 +51,13 @@ Shape = tuple[int, ...]
 
 
 class Trial:
-    """Runs a frozen view on made-up input, and remembers what was tried.
+    """Runs a frozen view on random input, and records what was tried.
 
     Arguments:
         view: A frozen view.
         encode: Name of its encoder, or None.
         decode: Name of its decoder.
-        name: How the model is called in messages.
+        name: Name of the model in messages.
     """
 
     def __init__(self, view: nn.Module, encode: str | None, decode: str, name: str) -> None:
@@ -94,7 +94,7 @@ class Trial:
         """Shapes of one latent and one sample.
 
         Raises:
-            AdapterError: If no candidate goes through; lists what was tried and the last error.
+            AdapterError: If every candidate fails; lists what was tried and the last error.
         """
         self._check_arguments()
         latents = [tuple(latent_shape)] if latent_shape is not None else list(self._latents())
@@ -119,7 +119,7 @@ class Trial:
         """Range of decoded prior samples, None if unbounded, and whether gradients reach `z`.
 
         Raises:
-            AdapterError: If the decoder draws random numbers, or uses weights out of sight.
+            AdapterError: If the decoder draws random numbers, or uses weights outside the view.
         """
         z = prior.sample(4 * BATCH, seed=0).to(self.device, self.dtype)
         try:
@@ -140,11 +140,8 @@ class Trial:
                 f"see, so it cannot freeze them. Pass the module itself: latentctl.wrap(model, "
                 f'decode="name of its method"); layers in a list belong into an nn.ModuleList.'
             )
-        atol = (
-            torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().item()
-            if x.dtype.is_floating_point
-            else 0
-        )
+        floats = x.dtype.is_floating_point
+        atol = torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().item() if floats else 0
         if not torch.allclose(x, halves, rtol=0, atol=atol, equal_nan=True):
             raise AdapterError(
                 f"{self.name} decodes the same latents twice to different samples: it draws "
@@ -200,17 +197,17 @@ class Trial:
         return tuple(mean.shape[1:])
 
     def _latents(self) -> Iterator[Shape]:
-        """Vectors that a linear layer of the decoder takes, and the 1x1 input of a DCGAN."""
+        """Input sizes of the decoder's linear layers, and the 1x1 input of a DCGAN."""
         part = getattr(self.view, self.decode_name)
         layers = _layers(part if isinstance(part, nn.Module) else self.view)
         linear = [m.in_features for m in layers if isinstance(m, nn.Linear)]
         yield from ((size,) for size in dict.fromkeys(linear))
-        if self.encode_name is None:  # an encoder tells a 1x1 latent from a larger one
+        if self.encode_name is None:  # with an encoder, its output decides
             for first in [m for m in layers if isinstance(m, TRANSPOSED)][:1]:
                 yield (first.in_channels, *[1] * len(first.kernel_size))
 
     def _samples(self) -> Iterator[Shape]:
-        """Samples that the first layer of the encoder takes, at the usual sizes."""
+        """Inputs of the first layer of the encoder, at the usual sizes."""
         part = getattr(self.view, self.encode_name or "")
         if not isinstance(part, nn.Module):
             part = getattr(self.view, "encoder", self.view)
@@ -256,7 +253,7 @@ class Trial:
 
 
 def decoded(view: nn.Module, name: str, z: Tensor) -> Tensor:
-    """Samples of latents by the method `name` of a view, which may work in place."""
+    """Samples of latents by the method `name` of a view, which may modify its input."""
     recurrent = z.is_cuda and any(isinstance(m, nn.RNNBase) for m in view.modules())
     with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
         # cudnn's recurrent layers give no gradient in evaluation mode
