@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -57,14 +58,35 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     assert Path("report.json").exists()
 
 
-def test_every_link_of_a_page_leads_to_a_file():
+def anchors(page):
+    """The anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading():
     root = DOCS.parent
     pages = [page for pattern in TEXTS for page in root.glob(pattern)]
     assert len(pages) > 10
     for page in pages:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-            if not target.startswith(("http", "#")):
-                assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
+
+
+def test_every_script_of_a_command_exists():
+    root = DOCS.parent
+    for page in (page for pattern in TEXTS for page in root.glob(pattern)):
+        text = page.read_text()
+        modules = re.findall(r"python -m (benchmarks[.\w]+)", text)
+        scripts = [f"{name.replace('.', '/')}.py" for name in modules]
+        scripts += re.findall(r"\b(?:recipes|benchmarks)/[\w/]+\.py\b", text)
+        for script in scripts:
+            assert (root / script).exists(), f"{page.name}: {script}"
 
 
 def test_every_public_name_has_a_line_in_the_docs():
@@ -96,7 +118,7 @@ class TinyVAE(torch.nn.Module):
 
 
 class Pixels(torch.nn.Module):
-    """A classifier of three attributes by brightness, for the README."""
+    """A classifier of attributes by brightness."""
 
     names = ("Smiling", "Eyeglasses", "Male")
 
@@ -104,13 +126,34 @@ class Pixels(torch.nn.Module):
         return 8 * (x.flatten(1)[:, :3] - 0.5)
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def at_a_budget(monkeypatch):
+    """The same calls with small networks and few steps."""
+    module = sys.modules["latentctl.training.train"]
+    whole = module.fit
+    limits = {"max_train_steps": 3, "batch_size": 16}
+
+    def fit(player, data, **options):
+        return whole(player, data, **{**options, **limits})
+
+    monkeypatch.setattr(module, "fit", fit)
+    small, few = {"width": 16, "depth": 2}, {"samples": 100, "samples_per_round": 50}
+    for name in ("AttributeCritic", "FlowMatching"):
+        shrink(monkeypatch, getattr(latentctl, name), "fit", small)
+    shrink(monkeypatch, latentctl.Actor, "fit", {"demonstration_steps": 3, **small})
+    shrink(monkeypatch, latentctl.Updater, "fit", {"requests": 40, **small})
+    shrink(monkeypatch, latentctl.LatentFlow, "fit", {"width": 16})
+    shrink(monkeypatch, latentctl, "teach", {**small, **few})
+    shrink(monkeypatch, latentctl.controllers, "amortise", small)
+    shrink(monkeypatch, latentctl.controllers.cgml, "completer", {"features": 16, **small})
+
+
+def shrink(monkeypatch, owner, name, options):
+    monkeypatch.setattr(owner, name, partial(getattr(owner, name), **options))
+
+
+def test_the_python_of_the_readme_and_of_the_guide_runs(tmp_path, monkeypatch, at_a_budget):
     monkeypatch.chdir(tmp_path)
-    few = {"width": 16, "max_train_steps": 5, "batch_size": 32}  # the same calls, at a budget
-    fit, distil = latentctl.AttributeCritic.fit, latentctl.teach
-    monkeypatch.setattr(latentctl.AttributeCritic, "fit", partial(fit, **few))
-    smaller = {"samples": 100, "samples_per_round": 50}
-    monkeypatch.setattr(latentctl, "teach", partial(distil, **few, **smaller))
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(80, 3, 4, 4, generator=draw)
     labels = (images.flatten(1)[:, :3] > 0.5).float()
@@ -118,23 +161,32 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
         {"image": x, **dict(zip(Pixels.names, row, strict=True))}
         for x, row in zip(images, labels.tolist(), strict=True)
     ]
-    latents = Latents(images.flatten(1)[:, :8], None, labels[:, :1], ["Bangs"])
     names = {
+        "torch": torch,
         "my_vae": TinyVAE(),
         "my_faces": rows,
+        "images": images,
         "photos": images[:4],
-        "latents_with_bangs": latents,
+        "latents_with_bangs": Latents(images.flatten(1)[:, :8], None, labels[:, :1], ["Bangs"]),
         "classifier": Pixels(),
         "another": Pixels(),
         "reconstructions": images,
         "labels": labels,
+        "with_hat": images[:5],
+        "without": images[5:10],
+        "mask": (torch.arange(4) < 2).view(4, 1).expand(4, 4),
+        "height": 4,
+        "width": 4,
+        "z": torch.randn(6, 8, generator=draw),
     }
-    text = (DOCS.parent / "README.md").read_text()
-    blocks = [(f.start(3), f.group(3)) for f in BLOCK.finditer(text) if f.group(1) == "python"]
-    assert len(blocks) == 2
     with torch.random.fork_rng():
-        for start, code in blocks:
-            line = text[:start].count("\n")
-            exec(compile("\n" * line + code, "README.md", "exec"), names)
+        for page in (DOCS.parent / "README.md", DOCS / "guide.md"):
+            text = page.read_text()
+            # fences of another first line, such as ```python hub, need what is not here
+            blocks = [f for f in BLOCK.finditer(text) if f.group(1) == "python"]
+            assert len(blocks) >= 2
+            for found in blocks:
+                line = text[: found.start(3)].count("\n")
+                exec(compile("\n" * line + found.group(3), page.name, "exec"), names)
     assert Path("samples.png").exists() and Path("smiling-faces").is_dir()
-    assert names["out"].x.shape == (4, 3, 4, 4)
+    assert names["out"].x.shape == (4, 4, 3, 4, 4)
