@@ -13,6 +13,7 @@ __all__ = [
     "encode_dataset",
     "frozen_view",
     "invert",
+    "read_samples",
     "with_inversion",
     "load",
     "wrap",
@@ -22,5 +23,6 @@ from .decoder import Decoder, Posterior
 from .encode import encode_dataset
 from .frozen import frozen_view
 from .inversion import Inversion, invert, with_inversion
+from .pictures import read_samples
 from .prior import Flow, Gaussian, Prior
 from .registry import available, load, wrap

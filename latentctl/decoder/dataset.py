@@ -1,15 +1,14 @@
 """Samples of any data set, as a decoder's encoder takes them.
 
-A row may be a mapping (as in `datasets`), a pair `(x, labels)`, or `x` alone; `x` a PIL image, an
-array, a tensor or a list. Bytes become floats in the decoder's value range. Nothing is resized,
-padded or clipped: a sample that does not fit is a `BadSample`.
+A row may be a mapping (as in `datasets`), a pair `(x, labels)`, or `x` alone; `x` is what
+`latentctl.decoder.pictures` reads: a path, a PIL image, an array, a tensor or a list. A sample that
+cannot be read, or does not fit, is a `BadSample`.
 """
 
 from __future__ import annotations
 
 __all__ = ["BadSample", "Sample", "SampleReader", "Source"]
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from torch.utils.data import IterableDataset
 from ..errors import InputError, UnknownNameError
 from ..random import seeded
 from .decoder import Decoder
+from .pictures import file_of, is_picture, picture_mode, read_picture, sample_of
 
 FILE_COLUMNS = ("file_name", "filename", "path", "file", "image_path")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -138,27 +137,13 @@ class SampleReader:
         return row[0], row[1] if len(row) > 1 else None
 
     def _sample(self, index: int, value: Any) -> Tensor:
-        shape = self.decoder.sample_shape
-        if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
-            value = _open_image(value)
-        if _is_image(value):
-            value = value.convert(MODES.get(shape[0], "RGB") if len(shape) == 3 else "L")
-        if self.transform is not None:
-            with seeded(self.seed, f"transform {index}"):
-                value = self.transform(value)
-        x = _to_tensor(value, self.decoder)
-        if x.shape != shape:
-            raise InputError(
-                f"it has shape {tuple(x.shape)}, and {self.decoder.name} takes {shape}. Pass "
-                f"transform=, such as a crop and a resize."
-            )
-        low, high = torch.aminmax(x)  # both are NaN if any value is
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise InputError("it holds a NaN or an infinity.")
-        limits = self.decoder.value_range
-        if not x.is_floating_point() or (limits and (low < limits[0] or high > limits[1])):
-            self.decoder.check_sample(x[None])
-        return x
+        if self.transform is None:
+            return sample_of(value, self.decoder)
+        if is_picture(value):
+            value = read_picture(value, picture_mode(self.decoder))
+        with seeded(self.seed, f"transform {index}"):
+            value = self.transform(value)
+        return sample_of(value, self.decoder)
 
     def _labels(self, labels: Any) -> Tensor:
         if not self.names:
@@ -200,43 +185,8 @@ def _undecoded(dataset: Any, column: str) -> Any:
 
 
 def _file(row: Any, value: Any) -> str | None:
-    if isinstance(value, Mapping) and value.get("path"):
-        return str(value["path"])
-    if getattr(value, "filename", None):
-        return str(value.filename)
+    if file := file_of(value):
+        return file
     if isinstance(row, Mapping):
         return next((str(row[key]) for key in FILE_COLUMNS if row.get(key)), None)
     return None
-
-
-def _is_image(value: Any) -> bool:
-    return hasattr(value, "convert") and hasattr(value, "getbands")
-
-
-def _open_image(value: Mapping[str, Any]) -> Any:
-    from PIL import Image, ImageOps
-
-    raw = value["bytes"]
-    return ImageOps.exif_transpose(Image.open(value["path"] if raw is None else io.BytesIO(raw)))
-
-
-def _to_tensor(value: Any, decoder: Decoder) -> Tensor:
-    """A value of a row or a transform as a tensor in the decoder's layout and range."""
-    shape = decoder.sample_shape
-    if _is_image(value):
-        import numpy as np
-
-        x = torch.from_numpy(np.array(value))
-        x = x.permute(2, 0, 1) if x.ndim == 3 else x
-    else:
-        x = torch.as_tensor(value)
-        if not isinstance(value, Tensor) and x.ndim == 3 and (x.shape[2], *x.shape[:2]) == shape:
-            x = x.permute(2, 0, 1)
-    if (1, *x.shape) == shape:
-        x = x[None]
-    if x.is_floating_point():
-        return x.float()
-    if decoder.value_range is None or x.dtype not in (torch.uint8, torch.bool):
-        return x
-    low, high = decoder.value_range
-    return x.float() / (255 if x.dtype == torch.uint8 else 1) * (high - low) + low

@@ -15,6 +15,7 @@ __all__ = ["Decoder", "Posterior"]
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
         encode: `encode(model, x) -> Posterior`, or None for a generator without an encoder.
         latent_shape: Shape of one latent.
         sample_shape: Shape of one sample.
-        value_range: Lowest and highest value of a sample, or None for no bounds.
+        value_range: Lowest and highest value of a sample; None, or infinities, for no bounds.
         prior: Density of the latents, N(0, I) by default.
         differentiable: Whether gradients reach `z`.
         name: Name of the decoder in messages and packs.
@@ -92,7 +93,8 @@ class Decoder(nn.Module):
         self.model = frozen_view(model)
         self.latent_shape = tuple(latent_shape)
         self.sample_shape = tuple(sample_shape)
-        self.value_range = value_range
+        bounded = value_range is not None and all(map(math.isfinite, value_range))
+        self.value_range = value_range if bounded else None
         self.differentiable = differentiable
         self.name = name or type(model).__name__
         self.prior = prior if prior is not None else Gaussian(self.latent_shape)
@@ -115,6 +117,11 @@ class Decoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Floating dtype of the weights."""
         return floating_dtype(self.model)
+
+    @property
+    def picture_range(self) -> tuple[float, float]:
+        """Values of black and white in pictures: `value_range`, [0, 1] where it has no bounds."""
+        return self.value_range or (0.0, 1.0)
 
     def train(self, mode: bool = True) -> Decoder:
         """Has no effect: a decoder is always in evaluation mode."""
@@ -248,23 +255,26 @@ class Decoder(nn.Module):
         """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
         subject = f"{self.name} takes samples"
         check_rows(x, self.sample_shape, subject, "Resize, crop or convert them.")
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        if x.numel() == 0:
+            return
+        if not x.is_floating_point():
+            if self.value_range is not None:
+                low, high = self.value_range
+                raise InputError(
+                    f"{self.name} takes floating values in [{low:g}, {high:g}], these are "
+                    f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
+                )
+            return
+        lowest, highest = torch.stack(torch.aminmax(x.detach())).tolist()  # NaN if any value is
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
             rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
             raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
-        if self.value_range is None or len(x) == 0:
-            return
-        low, high = self.value_range
-        if not x.is_floating_point():
-            raise InputError(
-                f"{self.name} takes floating values in [{low:g}, {high:g}], these are "
-                f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
-            )
+        low, high = self.value_range or (lowest, highest)
         slack = RANGE_TOLERANCE * (high - low)
-        found = x.min().item(), x.max().item()
-        if found[0] < low - slack or found[1] > high + slack:
+        if lowest < low - slack or highest > high + slack:
             raise InputError(
                 f"{self.name} takes values in [{low:g}, {high:g}], these are in "
-                f"[{found[0]:g}, {found[1]:g}]. Rescale them first."
+                f"[{lowest:g}, {highest:g}]. Rescale them first."
             )
 
     def fingerprint(self) -> str:

@@ -107,7 +107,7 @@ def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
 
 def as_samples(images: Tensor, decoder: Decoder) -> Tensor:
     """Bytes `(N, 3, h, w)` as samples in the decoder's range, on its device."""
-    low, high = decoder.value_range or (0.0, 1.0)
+    low, high = decoder.picture_range
     return low + (high - low) * images.to(decoder.device).float() / 255
 
 
@@ -120,7 +120,7 @@ def reconstruct(images: Tensor, decoder: Decoder, batch_size: int = 128) -> Tens
 
 def as_bytes(samples: Tensor, decoder: Decoder) -> Tensor:
     """The inverse of `as_samples`."""
-    low, high = decoder.value_range or (0.0, 1.0)
+    low, high = decoder.picture_range
     return (255 * (samples - low) / (high - low)).round().clamp(0, 255).byte()
 
 

@@ -73,5 +73,5 @@ def overview(decoder: latentctl.Decoder, x: Tensor, *, seed: int = 0) -> bytes:
     x = x[:10].to(decoder.device)
     rows = [x, decoder.decode(decoder.encode(x).mean)]
     rows.append(decoder.decode(decoder.prior.sample(len(x), seed=seed)))
-    value_range = decoder.value_range or (0.0, 1.0)
+    value_range = decoder.picture_range
     return png(grid(torch.cat(rows), columns=len(x), value_range=value_range))

@@ -284,5 +284,5 @@ def _checked(decoder: Decoder, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _sigma(decoder: Decoder) -> float:
-    low, high = decoder.value_range or (0.0, 1.0)
+    low, high = decoder.picture_range
     return SIGMA * (high - low)

@@ -171,7 +171,7 @@ def write_report(
     The faces `x (B, 3, h, w)` are in the decoder's range, `start` are their reconstructions, and
     `rows` the receipts of all `edits`.
     """
-    low, high = editor.decoder.value_range or (0.0, 1.0)
+    low, high = editor.decoder.picture_range
 
     def unit(images: Tensor) -> Tensor:
         return ((images.cpu() - low) / (high - low)).clamp(0, 1)
