@@ -84,6 +84,20 @@ def test_samples_and_edits(decoder, critic, photos, tmp_path):
     assert again.sample(2, Smiling=True).x.is_cuda
 
 
+def test_a_conditional_moves_as_a_whole(device, latents, photos):
+    decoder = toy_decoder(ToyVAE()).through(LatentFlow((8,), width=8))
+    critic = AttributeCritic((8,), NAMES, width=8)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    pixels = PixelCritic(decoder, network, names=NAMES)
+    actor, prior = Actor((8,), NAMES, width=8), Gaussian.fit(latents)
+    more = {"refine_with": pixels, "evaluator": pixels, "prior": prior}
+    faces = condition(decoder, critic, actor, editor=Ascent.for_edits(critic, steps=3), **more)
+    assert faces.to(device) is faces
+    for part in (decoder, critic, actor, pixels, prior):
+        assert all(t.is_cuda for t in part.state_dict().values())
+    assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
+
+
 def latents_of(name):
     return Latents(toy_latents(200, 0).mean, None, toy_latents(200, 0).labels[:, :1], [name])
 

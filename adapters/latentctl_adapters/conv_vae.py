@@ -29,7 +29,7 @@ from torch.distributions import Normal
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 
-from .wrapping.outputs import posterior_of
+from .wrapping.outputs import decode_view, encode_view, posterior_of
 from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
@@ -220,8 +220,8 @@ def wrap(model: ConvAE, **options: Any) -> Decoder:
     side, channels = model.config["resolution"], model.config["channels"]
     return Decoder(
         model,
-        lambda view, z: view.decode(z),
-        lambda view, x: view.posterior(x),
+        decode_view,
+        encode_view,
         latent_shape=(int(model.config["latent_size"]),),
         sample_shape=(int(channels), int(side), int(side)),
         value_range=options.get("value_range", (0.0, 1.0)),

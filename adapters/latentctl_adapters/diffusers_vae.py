@@ -37,8 +37,9 @@ __all__ = ["accepts", "load", "wrap"]
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ from latentctl.errors import AdapterError, CheckpointError
 
 from .wrapping.outputs import posterior_of, sample_of
 
+Constant: TypeAlias = float | Tensor
 PACKAGES = ("diffusers.models.autoencoders.", "diffusers.models.vq_model")
 # the first draws noise as it decodes, the second normalises its latents itself: torch_module
 # handles both
@@ -176,28 +178,30 @@ def wrap(
     latent, sample = _shapes(model, latent_shape, resolution)
     low, high = value_range or (-1.0, 1.0)
     shift, scale = _constants(model.config)
-
-    def decode(view: Any, z: Tensor) -> Tensor:
-        x = sample_of(view.decode(z / _like(scale, z) + _like(shift, z)))
-        return x.clamp(low, high)
-
-    def encode(view: Any, x: Tensor) -> Posterior:
-        posterior = posterior_of(view.encode(x))
-        mean, std = posterior.mean.float(), posterior.std
-        factor = _like(scale, mean)
-        mean = (mean - _like(shift, mean)) * factor
-        return Posterior(mean, None if std is None else (std.float() * factor).abs())
-
     return Decoder(
         model,
-        decode,
-        encode,
+        partial(_decode, shift=shift, scale=scale, limits=(low, high)),
+        partial(_encode, shift=shift, scale=scale),
         latent_shape=latent,
         sample_shape=sample,
         value_range=(low, high),
         prior=prior,
         differentiable=not hasattr(model, "quantize"),
     )
+
+
+def _decode(
+    view: Any, z: Tensor, shift: Constant, scale: Constant, limits: tuple[float, float]
+) -> Tensor:
+    return sample_of(view.decode(z / _like(scale, z) + _like(shift, z))).clamp(*limits)
+
+
+def _encode(view: Any, x: Tensor, shift: Constant, scale: Constant) -> Posterior:
+    posterior = posterior_of(view.encode(x))
+    mean, std = posterior.mean.float(), posterior.std
+    factor = _like(scale, mean)
+    mean = (mean - _like(shift, mean)) * factor
+    return Posterior(mean, None if std is None else (std.float() * factor).abs())
 
 
 def _is_autoencoder(cls: type) -> bool:
@@ -227,9 +231,7 @@ def _shapes(
         logger.warning(
             "%s: its configuration names no resolution, images of %d x %d pixels are assumed; "
             "pass resolution=... to latentctl.load, or latent_shape=... to latentctl.wrap.",
-            name,
-            size,
-            size,
+            *(name, size, size),
         )
     try:
         twin = _twin(model)
@@ -276,7 +278,7 @@ def _shape(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape[1:])
 
 
-def _constants(config: Mapping[str, Any]) -> tuple[float | Tensor, float | Tensor]:
+def _constants(config: Mapping[str, Any]) -> tuple[Constant, Constant]:
     """Shift and scale: numbers, or tensors `(C, 1, 1)`."""
     scale = config.get("scaling_factor") or 1.0
     mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -286,7 +288,7 @@ def _constants(config: Mapping[str, Any]) -> tuple[float | Tensor, float | Tenso
     return shift, scale / spread
 
 
-def _like(value: float | Tensor, z: Tensor) -> float | Tensor:
+def _like(value: Constant, z: Tensor) -> float | Tensor:
     return value.to(z) if isinstance(value, Tensor) else value
 
 

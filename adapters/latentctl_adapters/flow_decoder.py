@@ -43,12 +43,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder import Decoder
 from latentctl.errors import InputError, ShapeError
 from latentctl.latents import Latents
 from latentctl.priors.flow import LatentFlow
 from latentctl.random import noise
 
+from .wrapping.outputs import decode_view, encode_view
 from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
@@ -275,8 +276,8 @@ def wrap(model: PixelFlow, **options: Any) -> Decoder:
         return torch_module.wrap(model, **options)
     return Decoder(
         model,
-        lambda view, e: view.decode(e),
-        lambda view, x: Posterior(view.encode(x)),
+        decode_view,
+        encode_view,
         latent_shape=model.latent_shape,
         sample_shape=model.sample_shape,
         value_range=options.get("value_range", (0.0, 1.0)),

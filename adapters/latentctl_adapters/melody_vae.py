@@ -32,6 +32,7 @@ from __future__ import annotations
 __all__ = ["HOLD", "REST", "MelodyVAE", "accepts", "load", "wrap"]
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +46,7 @@ from latentctl.random import noise
 
 from .melody_lstm import START, SYMBOLS, SegmentDecoder, SequenceEncoder
 from .melody_rewards import HOLD, REST, onsets
-from .wrapping.outputs import posterior_of
+from .wrapping.outputs import encode_view
 from .wrapping.pretrained import Pretrained, arguments, loader
 
 if TYPE_CHECKING:
@@ -280,17 +281,20 @@ def wrap(model: MelodyVAE, **options: Any) -> Decoder:
             f"A MelodyVAE has its own encoder and shapes. It takes prior and decode, not "
             f"{', '.join(sorted(options.keys() - {'prior', 'decode'}))}."
         )
-    write = options.get("decode", "decode")
     return Decoder(
         model,
-        lambda view, z: getattr(view, write)(z) if isinstance(write, str) else write(z),
-        lambda view, x: posterior_of(view.encode(x)),
+        partial(_write, write=options.get("decode", "decode")),
+        encode_view,
         latent_shape=(int(model.config["latent_size"]),),
         sample_shape=(model.steps,),
         value_range=None,
         prior=options.get("prior"),
         differentiable=False,
     )
+
+
+def _write(view: MelodyVAE, z: Tensor, write: Any) -> Any:
+    return getattr(view, write)(z) if isinstance(write, str) else write(z)
 
 
 load = loader(wrap, MelodyVAE)

@@ -13,11 +13,12 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from latentctl.decoder import Decoder, Gaussian, Prior
+from latentctl.decoder import Decoder, Gaussian, Posterior, Prior
 from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError
 
@@ -80,10 +81,8 @@ def wrap(
     values = found_range if value_range is None else value_range
     decoder = Decoder(
         root,
-        lambda view, z: decoded(view, decode_name, z),
-        None
-        if encode_name is None
-        else lambda view, x: posterior_of(getattr(view, encode_name)(x.clone()), proven=True),
+        partial(_decode, name=decode_name),
+        None if encode_name is None else partial(_encode, name=encode_name),
         latent_shape=latent,
         sample_shape=sample,
         value_range=values,
@@ -94,6 +93,14 @@ def wrap(
     given = {"latent_shape": latent_shape, "value_range": value_range, "prior": prior}
     _log(decoder, trial, [option for option, value in given.items() if value is None])
     return decoder
+
+
+def _decode(view: nn.Module, z: Tensor, name: str) -> Tensor:
+    return decoded(view, name, z)
+
+
+def _encode(view: nn.Module, x: Tensor, name: str) -> Posterior:
+    return posterior_of(getattr(view, name)(x.clone()), proven=True)
 
 
 def _by_name(model: Any, encode: Any, decode: Any) -> tuple[nn.Module, str | None, str]:

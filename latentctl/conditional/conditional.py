@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..controllers import Controller, Refined, Request
 from ..controllers.cgml.completion import Completion, complete
@@ -56,6 +56,14 @@ class Conditional:
     def names(self) -> tuple[str, ...]:
         """The attributes, in the order of the columns."""
         return self.critic.names
+
+    def to(self, device: torch.device | str) -> Conditional:
+        """Moves every part to a device, in place, as modules do; returns itself."""
+        parts = (self.decoder, self.critic, self.controller, self.editor)
+        for part in (*parts, self.realism, self.evaluator, self.prior):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
 
     def sample(
         self,
@@ -259,7 +267,7 @@ class Conditional:
     def from_pretrained(
         cls,
         path_or_repo_id: str | Path,
-        decoder: Decoder,
+        decoder: Decoder | nn.Module,
         *,
         refine_with: PixelCritic | None = None,
         evaluator: PixelCritic | None = None,
@@ -270,7 +278,8 @@ class Conditional:
         Arguments:
             path_or_repo_id: A folder, or, if there is none of that name, `"owner/name"` on the hub.
                 Checksums are verified in both cases.
-            decoder: The decoder whose weights the pack was made for.
+            decoder: The decoder whose weights the pack was made for, or its bare model, which is
+                wrapped. Of a pack for `decoder.through(flow)`, also the decoder without the flow.
             refine_with: As in `condition`; a pack holds no networks on samples.
             evaluator: As in `condition`.
             options: `revision`, `token` and `cache_dir` of `latentctl.conditional.hub.fetch`.
@@ -279,7 +288,8 @@ class Conditional:
             CheckpointError: If the pack is missing, truncated, corrupted, or of a later format, or
                 the hub cannot be reached.
             FingerprintError: If it was made for another decoder.
+            AdapterError: If a bare model cannot be wrapped.
         """
         path = fetch(path_or_repo_id, **options)
         parts = load_pack(path, decoder, refine_with=refine_with, evaluator=evaluator)
-        return cls(**fitting_parts(decoder, **parts))
+        return cls(**fitting_parts(**parts))

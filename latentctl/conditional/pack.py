@@ -2,6 +2,7 @@
 
 A pack holds the critics, the controllers and, where it is not the decoder's own, the prior, with
 the fingerprint of the decoder that they were made for; it cannot be loaded on another decoder.
+Of a decoder made by `Decoder.through` it also holds the flow, and loads on the bare decoder, too.
 Networks on samples that refine or evaluate edits are the user's own: a pack records that there
 were some, and loading takes them as arguments.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 __all__ = ["load_pack", "save_pack"]
 
+import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,9 @@ from torch import nn
 
 from ..controllers import Refined
 from ..critics import PixelCritic
-from ..decoder import Decoder
-from ..errors import CheckpointError, FingerprintError
-from ..storage import load_folder, pack_modules, save_folder, unpack_modules
+from ..decoder import Decoder, wrap
+from ..errors import AdapterError, CheckpointError, FingerprintError
+from ..storage import Saved, load_folder, pack_modules, save_folder, unpack_modules
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +39,13 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     saved |= {"editor": editor, "prior": parts["prior"]}
     modules = {name: module for name, module in saved.items() if module is not None}
     tensors, state = pack_modules(modules, _given(decoder))
+    base, flows = _flows(decoder)
+    flow_tensors, flow_state = pack_modules({f"flow.{n}": flow for n, flow in enumerate(flows)})
+    tensors |= flow_tensors
     state |= {
-        "decoder": {"name": decoder.name, "fingerprint": decoder.fingerprint()},
+        "decoder": _described(decoder),
+        "base": _described(base),
+        "flows": flow_state["modules"],
         "threshold": parts["threshold"],
         "refinement": refinement,
         "evaluated": parts["evaluator"] is not None,
@@ -47,19 +55,26 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
 
 def load_pack(
     path: str | Path,
-    decoder: Decoder,
+    decoder: Decoder | nn.Module,
     *,
     refine_with: PixelCritic | None = None,
     evaluator: PixelCritic | None = None,
 ) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `latentctl.condition`."""
     tensors, state = load_folder(path)
-    if missing := {"decoder", "threshold", "modules"} - state.keys():
+    if missing := {"decoder", "base", "flows", "threshold", "modules"} - state.keys():
         raise CheckpointError(
             f"{path} is not a pack: it has no {', '.join(sorted(missing))}. Packs are written by "
             f"save_pretrained; a checkpoint of a run is for resume_from_checkpoint."
         )
+    if not isinstance(decoder, Decoder):
+        decoder = _wrapped(decoder, state["base"])
     made_for, found = state["decoder"], decoder.fingerprint()
+    if state["flows"] and found == state["base"]["fingerprint"]:
+        flows = unpack_modules(tensors, {"modules": state["flows"]})
+        for number in range(len(flows)):
+            decoder = decoder.through(flows[f"flow.{number}"])
+        found = decoder.fingerprint()
     if made_for["fingerprint"] != found:
         raise FingerprintError(
             f"The pack at {path} was made for {made_for['name']} with fingerprint "
@@ -80,9 +95,41 @@ def load_pack(
             )
     if refine_with is not None:
         parts["editor"] = Refined(parts["editor"], refine_with, **(state["refinement"] or {}))
-    return {**parts, "evaluator": evaluator, "threshold": state["threshold"]}
+    more = {"decoder": decoder, "evaluator": evaluator, "threshold": state["threshold"]}
+    return {**parts, **more}
 
 
 def _given(decoder: Decoder) -> dict[str, nn.Module]:
     """Modules of the decoder that are not saved, by name."""
     return {DECODER_PRIOR: decoder.prior} if isinstance(decoder.prior, nn.Module) else {}
+
+
+def _flows(decoder: Decoder) -> tuple[Decoder, list[nn.Module]]:
+    """The bare decoder, and the flows that it was composed with, the first one first.
+
+    A composition with a flow that cannot be saved counts as bare.
+    """
+    if decoder.composed_of is None or not isinstance(decoder.composed_of[1], Saved):
+        return decoder, []
+    base, flows = _flows(decoder.composed_of[0])
+    return base, [*flows, decoder.composed_of[1]]
+
+
+def _described(decoder: Decoder) -> dict[str, Any]:
+    return {
+        "name": decoder.name,
+        "fingerprint": decoder.fingerprint(),
+        "latent_shape": list(decoder.latent_shape),
+        "value_range": None if decoder.value_range is None else list(decoder.value_range),
+    }
+
+
+def _wrapped(model: Any, described: dict[str, Any]) -> Decoder:
+    """The decoder of a bare model, with the shape and the range of the one that was described."""
+    shape, values = tuple(described["latent_shape"]), described["value_range"]
+    limits = None if values is None else tuple(values)
+    with contextlib.suppress(AdapterError):  # of a module whose shapes a trial does not find
+        decoder = wrap(model)
+        if (decoder.latent_shape, decoder.value_range) == (shape, limits):
+            return decoder
+    return wrap(model, latent_shape=shape, value_range=limits or (-math.inf, math.inf))

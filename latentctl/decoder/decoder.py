@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = ["Decoder", "Posterior"]
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -209,20 +210,11 @@ class Decoder(nn.Module):
             )
         own: Any = copy.deepcopy(flow)  # .to() would move the caller's
         own.to(self.device).check_invertible(own.sample(CHECKED))
-        before, after = self.encode_fn, self.decode_fn
-
-        def encode(pair: Any, x: Tensor) -> Posterior:
-            z = before(pair["model"], x).mean  # type: ignore[misc]
-            return Posterior(pair["flow"].to_base(z.to(floating_dtype(pair["flow"]))))
-
-        def decode(pair: Any, e: Tensor) -> Tensor:
-            z = pair["flow"].from_base(e.to(floating_dtype(pair["flow"])))
-            return after(pair["model"], z.to(floating_dtype(pair["model"])))
-
+        encode = self.encode_fn
         composed = self.derived(
             nn.ModuleDict({"model": self.model, "flow": own}),
-            decode,
-            None if before is None else encode,
+            functools.partial(_decode_through, decode=self.decode_fn),
+            None if encode is None else functools.partial(_encode_through, encode=encode),
             name=f"{self.name} through a {flow.kind} flow",
         )
         view: Any = composed.model
@@ -287,6 +279,16 @@ class Decoder(nn.Module):
             f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
             f"values in {self.value_range}"
         )
+
+
+def _encode_through(pair: Any, x: Tensor, encode: Callable[[Any, Tensor], Posterior]) -> Posterior:
+    z = encode(pair["model"], x).mean
+    return Posterior(pair["flow"].to_base(z.to(floating_dtype(pair["flow"]))))
+
+
+def _decode_through(pair: Any, e: Tensor, decode: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    z = pair["flow"].from_base(e.to(floating_dtype(pair["flow"])))
+    return decode(pair["model"], z.to(floating_dtype(pair["model"])))
 
 
 def _chunks(rows: Tensor, batch_size: int | None) -> tuple[Tensor, ...]:

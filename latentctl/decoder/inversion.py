@@ -20,6 +20,7 @@ from __future__ import annotations
 
 __all__ = ["Inversion", "invert", "with_inversion"]
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,14 +131,17 @@ def with_inversion(decoder: Decoder, **options: Any) -> Decoder:
     """
     search = _Search(decoder.prior, **options)
     search.check(decoder)
-    name, prior, decode = decoder.name, decoder.prior, decoder.decode_fn
-
-    def encode(model: Any, x: Tensor) -> Posterior:
-        # with the model of the new decoder, which may have been moved
-        return Posterior(search(name, lambda z: decode(model, z.to(x.dtype)).float(), x.float()).z)
-
+    name, decode = decoder.name, decoder.decode_fn
+    encode = functools.partial(_encode, search=search, name=name, decode=decode)
     inverted = f"{name} with inversion"
-    return decoder.derived(decoder.model, decode, encode, name=inverted, prior=prior)
+    return decoder.derived(decoder.model, decode, encode, name=inverted, prior=decoder.prior)
+
+
+def _encode(
+    model: Any, x: Tensor, search: _Search, name: str, decode: Callable[[Any, Tensor], Tensor]
+) -> Posterior:
+    # with the model of the new decoder, which may have been moved
+    return Posterior(search(name, lambda z: decode(model, z.to(x.dtype)).float(), x.float()).z)
 
 
 @dataclass(frozen=True)

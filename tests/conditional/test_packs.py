@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import pickle
@@ -11,11 +12,23 @@ import torch
 from conftest import ToyVAE, toy_decoder
 
 import latentctl.storage.folder
-from latentctl import Actor, Ascent, AttributeCritic, Conditional, FlowMatching, Gaussian, condition
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    FlowMatching,
+    Gaussian,
+    LatentFlow,
+    condition,
+    with_inversion,
+    wrap,
+)
 from latentctl.controllers import Controller, Transport, Updater
 from latentctl.critics import PixelCritic
 from latentctl.decoder import Decoder, Posterior
-from latentctl.errors import CheckpointError, FingerprintError, InputError, ShapeError
+from latentctl.errors import AdapterError, CheckpointError, FingerprintError, InputError, ShapeError
+from latentctl.priors.whitening import Whitening
 from latentctl.storage.folder import load_folder, save_folder
 
 KIB64 = 64 * 1024
@@ -75,6 +88,56 @@ def test_a_pack_holds_the_prior(decoder, critic, latents, tmp_path):
     assert not torch.equal(own.sample(5, seed=1).start, faces.sample(5, seed=1).start)
 
 
+def test_a_pack_carries_the_flows_that_its_decoder_was_composed_with(critic, latents, tmp_path):
+    bare = toy_decoder(ToyVAE())
+    flows = [LatentFlow((8,), kind, width=8, blocks=1) for kind in ("coupling", "spline")]
+    decoder = bare
+    for flow in flows:
+        flow.map.white = Whitening.fit(latents)
+        decoder = decoder.through(flow)
+        faces = condition(decoder, critic)
+        path = faces.save_pretrained(tmp_path / "pack")
+        photos = decoder.decode(faces.prior.sample(4, seed=5))
+        for other in (bare, decoder, toy_decoder(ToyVAE())):
+            again = Conditional.from_pretrained(path, other)
+            assert again.decoder.fingerprint() == decoder.fingerprint()
+            assert torch.equal(again.sample(6, Male=True).x, faces.sample(6, Male=True).x)
+            assert torch.equal(again.edit(photos, Hat=True).x, faces.edit(photos, Hat=True).x)
+        with pytest.raises(FingerprintError, match="through a coupling flow"):
+            Conditional.from_pretrained(path, toy_decoder(ToyVAE(seed=1)))
+    with pytest.raises(FingerprintError):  # made for two flows, not for one
+        Conditional.from_pretrained(path, bare.through(flows[0]))
+
+
+def test_a_bare_model_is_wrapped_as_it_was(critic, tmp_path):
+    wrapped = wrap(ToyVAE(), latent_shape=(8,), value_range=(-1, 2))
+    faces = condition(wrapped, critic)
+    path = faces.save_pretrained(tmp_path / "pack")
+    again = Conditional.from_pretrained(path, ToyVAE().train())
+    assert again.decoder.value_range == (-1, 2)
+    assert torch.equal(again.sample(5, Male=True).x, faces.sample(5, Male=True).x)
+    with pytest.raises(AdapterError, match="No adapter accepts a str"):
+        Conditional.from_pretrained(path, "my-model")
+
+
+def test_a_conditional_is_copied_and_pickled(decoder, critic, realism, latents):
+    wrapped = wrap(ToyVAE(), latent_shape=(8,))
+    pixels = PixelCritic(wrapped, Brightness(), names=critic.names)
+    for base in (wrapped, with_inversion(wrapped, steps=2), wrapped.through(LatentFlow((8,)))):
+        parts = {"evaluator": pixels, "prior": Gaussian.fit(latents), "realism": realism}
+        faces = condition(base, critic, Ascent(critic, realism, steps=4), **parts)
+        photos = base.decode(latents[:3].mean)
+        for other in (copy.deepcopy(faces), pickle.loads(pickle.dumps(faces))):
+            assert other.decoder is not base and other.decoder.fingerprint() == base.fingerprint()
+            assert torch.equal(other.sample(4, Hat=True).x, faces.sample(4, Hat=True).x)
+            assert torch.equal(other.edit(photos, Hat=True).x, faces.edit(photos, Hat=True).x)
+
+
+class Brightness(torch.nn.Module):
+    def forward(self, x):
+        return 8 * (x.flatten(1)[:, :3] - 0.5)
+
+
 class BigVAE(ToyVAE):
     """The toy with another megabyte of weights."""
 
@@ -93,7 +156,8 @@ def test_the_decoders_weights_are_not_in_it(kind, critic, realism, learned, tmp_
     learned = sum(t.numel() * 4 for part in parts for t in part.state_dict().values())
     assert learned < size < learned + KIB64 < 2**20
     _, state = load_folder(path)
-    assert state["decoder"] == {"name": "toy", "fingerprint": decoder.fingerprint()}
+    assert state["decoder"]["name"] == "toy" and state["base"] == state["decoder"]
+    assert state["decoder"]["fingerprint"] == decoder.fingerprint()
 
 
 def test_another_decoder_is_refused(pack):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["posterior_of", "sample_of"]
+__all__ = ["decode_view", "encode_view", "posterior_of", "sample_of"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -69,6 +69,17 @@ def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
         "encode=, a callable that returns a tensor or a torch.distributions.Normal, or give its "
         "parts their names: encode=lambda x: dict(zip(('z', 'mean', 'logvar'), model.encode(x)))."
     )
+
+
+def decode_view(view: Any, z: Tensor) -> Tensor:
+    """What the method `decode` of a view returns; a function that can be pickled."""
+    x: Tensor = view.decode(z)
+    return x
+
+
+def encode_view(view: Any, x: Tensor) -> Posterior:
+    """The posterior by the method `encode` of a view; a function that can be pickled."""
+    return posterior_of(view.encode(x))
 
 
 def _pair(mean: Tensor, second: Tensor, proven: bool) -> Posterior:
