@@ -10,11 +10,13 @@ from __future__ import annotations
 __all__ = ["generator", "noise", "permutation", "seeded"]
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 BLOCK = 16  # samples that share one generator in `noise`
 
@@ -92,9 +94,11 @@ def permutation(n: int, *, seed: int, epoch: int, purpose: str = "order") -> Ten
 
 @contextmanager
 def seeded(seed: int, purpose: str = "init") -> Iterator[None]:
-    """Seeds torch's global CPU generator in a block, and restores its state after it.
+    """In a block, what draws without a generator draws from one of `(seed, purpose)`.
 
-    For code that takes no generator, such as the initialisation of layers.
+    For code that takes no generator, such as the initialisation of layers. It holds for this thread
+    alone. Torch's global generator is neither read nor changed by it, so that draws of other
+    threads have no influence.
 
     Example:
         >>> with seeded(0):
@@ -104,6 +108,40 @@ def seeded(seed: int, purpose: str = "init") -> Iterator[None]:
         >>> torch.equal(a.weight, b.weight)
         True
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, purpose=purpose).initial_seed())
+    with _DrawsFrom(seed, purpose):
         yield
+
+
+class _DrawsFrom(TorchDispatchMode):
+    """Operators that would draw from a global generator of torch draw from one of its own."""
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        super().__init__()
+        self.place = {"seed": seed, "purpose": purpose}
+        self.sources: dict[torch.device, torch.Generator] = {}
+
+    def source(self, device: torch.device) -> torch.Generator:
+        if device not in self.sources:
+            self.sources[device] = generator(**self.place, device=device)
+        return self.sources[device]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator"):
+            return func(*args, **kwargs)
+        given = [value.device for value in args if isinstance(value, Tensor)]
+        source = self.source(torch.device([*given, kwargs.get("device") or "cpu"][0]))
+        own = getattr(func.overloadpacket, WITH_GENERATOR.get(func._overloadname, ""), func)
+        if any(argument.name == "generator" for argument in own._schema.arguments):
+            return own(*args, **{**kwargs, "generator": source})
+        with torch.random.fork_rng(devices=[]):  # a dropout takes no generator
+            key = torch.randint(2**62, (), generator=source, device=source.device)
+            torch.default_generator.manual_seed(int(key))
+            return func(*args, **kwargs)
+
+
+# overloads of torch's factories -> those that take a generator
+WITH_GENERATOR = {"default": "generator", "low": "low_generator", "Tensor": "Tensor_generator"}
+WITH_GENERATOR |= {"low_dtype": "low_generator_dtype"}

@@ -57,7 +57,7 @@ def test_fields_are_not_confused_with_one_another():
     assert generator(1, 2, 3).initial_seed() != generator(1, 23).initial_seed()
 
 
-def test_seeded_restores_the_global_state_even_after_an_error():
+def test_seeded_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError), seeded(3):
         a = torch.rand(2)
@@ -67,6 +67,33 @@ def test_seeded_restores_the_global_state_even_after_an_error():
         assert torch.equal(torch.rand(2), a)
     with seeded(3, "other"):
         assert not torch.equal(torch.rand(2), a)
+
+
+DRAWS = [
+    lambda: torch.nn.GRU(3, 4).weight_hh_l0,
+    lambda: torch.nn.init.trunc_normal_(torch.empty(3)),
+    lambda: torch.rand(3),
+    lambda: torch.randn_like(torch.zeros(3)),
+    lambda: torch.randint(10, (5,)),
+    lambda: torch.randint(3, 1000, (5,)),
+    lambda: torch.randint_like(torch.zeros(5), 1000),
+    lambda: torch.randperm(20),
+    lambda: torch.multinomial(torch.ones(30), 5),
+    lambda: torch.normal(0.0, 1.0, (3,)),
+    lambda: torch.distributions.Gamma(1.0, 1.0).sample((3,)),
+    lambda: torch.nn.functional.dropout(torch.ones(30)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(DRAWS)))
+def test_no_draw_in_a_seeded_block_is_of_the_global_generator(number):
+    drawn = []
+    for other in (0, 1):
+        torch.manual_seed(other)
+        with seeded(3):
+            drawn.append([DRAWS[number](), DRAWS[number]()])
+    (a, b), (c, d) = drawn
+    assert torch.equal(a, c) and torch.equal(b, d) and not torch.equal(a, b)
 
 
 def test_each_epoch_visits_all_samples_in_an_order_of_its_own():

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..critics import AttributeCritic
 from ..decoder import Decoder
 from ..errors import InputError, LawError
+from ..random import seeded
 from .latent_statistics import latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
 from .speed import measure_speed
@@ -234,7 +235,7 @@ def _editing(
 
 def _learns(decoder: Decoder) -> tuple[bool, str]:
     try:
-        with torch.random.fork_rng(devices=[]):  # layers draw their weights from torch's generator
+        with seeded(0):  # layers draw their weights from torch's generator
             AttributeCritic(decoder.latent_shape, ["attribute"], width=4)
     except InputError as error:
         return False, str(error)

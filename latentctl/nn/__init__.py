@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "Dropout",
     "GatedResidual",
     "ScoreNet",
     "Trunk",
@@ -10,8 +11,10 @@ __all__ = [
     "Velocity",
     "check_shape",
     "encode_targets",
+    "rows_of_batch",
 ]
 
+from .dropout import Dropout, rows_of_batch
 from .trunk import GatedResidual, ScoreNet, Trunk, check_shape, encode_targets
 from .unet import UNet
 from .velocity import Velocity

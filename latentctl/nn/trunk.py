@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, check_rows
+from .dropout import Dropout
 from .unet import COORDINATES, UNet, coordinates
 
 NARROWEST = 32  # layer of a pyramid
@@ -85,7 +86,7 @@ class Trunk(nn.Module):
                     layers.append(nn.Linear(features, units))
                 layers.append(nn.SiLU() if smooth else nn.ReLU())
                 if dropout:
-                    layers.append(nn.Dropout(dropout))
+                    layers.append(Dropout(dropout))
                 features = units
             self.layers = nn.Sequential(*layers)
         self.register_buffer("shift", torch.zeros(self.latent_shape))

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dropout import Dropout
+
 COORDINATES = 2  # channels with the position of a cell
 
 
@@ -26,7 +28,7 @@ class Block(nn.Module):
         self.norm = nn.GroupNorm(1, width)
         self.inner = nn.Conv2d(width, width, 3, padding=1)
         self.outer = nn.Conv2d(width, width, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         start_at_zero(self.outer)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ __all__ = ["SampleOrder", "micro_batches", "rows_of_process", "seed_global"]
 
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,34 +50,41 @@ class SampleOrder:
         return places[first : first + self.batch_size]
 
 
-def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator) -> range:
-    """First rows of this process's micro-batches in the global batch; `range.step` rows each.
+def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator) -> list[range]:
+    """The rows of the global batch in each micro-batch of this process.
+
+    They are divided as equally as possible: micro-batches differ by one row at most.
 
     Raises:
-        InputError: If the batch cannot be divided equally.
+        InputError: If there are fewer rows than micro-batches.
     """
     parts = accumulation * accelerator.num_processes
-    if batch_size % parts:
+    if batch_size < parts:
         raise InputError(
-            f"batch_size {batch_size} is the batch of a whole step and cannot be divided over "
-            f"{accelerator.num_processes} processes x {accumulation} micro-batches: take a "
-            f"multiple of {parts}."
+            f"batch_size {batch_size} is the batch of a whole step, and "
+            f"{accelerator.num_processes} processes x {accumulation} micro-batches need a row "
+            f"each: take at least {parts}."
         )
-    count = batch_size // parts
-    first = count * accumulation * accelerator.process_index
-    return range(first, first + count * accumulation, count)
+    ends = [batch_size * part // parts for part in range(parts + 1)]
+    first = accumulation * accelerator.process_index
+    return [range(ends[part], ends[part + 1]) for part in range(first, first + accumulation)]
 
 
 def micro_batches(
-    data: Any, order: SampleOrder, *, seed: int, steps: range, starts: range, num_workers: int = 0
+    data: Any,
+    order: SampleOrder,
+    *,
+    seed: int,
+    steps: range,
+    parts: Sequence[range],
+    num_workers: int = 0,
 ) -> Iterator[Any]:
-    """The micro-batches of this process, with `starts` as `rows_of_process` gives them.
+    """The micro-batches of this process, with `parts` as `rows_of_process` gives them.
 
     What `data` draws from torch's global generator is seeded by step and first row, so that
     augmentation depends neither on the number of workers nor on where a run was resumed.
     """
-    size = starts.step
-    places = ((k, start, order(k)[start : start + size]) for k in steps for start in starts)
+    places = ((k, rows.start, order(k)[rows.start : rows.stop]) for k in steps for rows in parts)
     loader = DataLoader(
         _Rows(data, seed),
         sampler=places,

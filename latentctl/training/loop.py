@@ -3,15 +3,17 @@ r"""The training loop: one player, or several that take turns in a game.
 In its turn a player with weights :math:`\theta` makes one optimizer step on
 
 .. math::
-    g = \frac{1}{P A} \sum_{p=1}^{P} \sum_{a=1}^{A} \nabla_\theta \ell(\text{rows}_{p,a})
+    g = \sum_{p=1}^{P} \sum_{a=1}^{A} \frac{n_{p,a}}{n} \nabla_\theta \ell(\text{rows}_{p,a})
 
-over `P` processes and `A` micro-batches. No other player's weights change.
+over `P` processes and `A` micro-batches of :math:`n_{p,a}` of the :math:`n` rows. No other player's
+weights change.
 
 **Exact resume.** Turn, samples, learning rate and all random numbers are functions of the step
 (`.schedule`), so a checkpoint holds weights, moments and averages only, and a resumed run is
-bit-equal to one that was never interrupted. Torch's global generator, from which dropout draws, is
-seeded for every micro-batch by its first row: two processes draw what two micro-batches of one
-process draw. The caller's generator state is restored.
+bit-equal to one that was never interrupted. The masks of `latentctl.nn.Dropout` are functions of
+the sample, too, on any number of processes. A foreign layer draws from torch's global generator,
+which is seeded for every micro-batch by its first row: two processes draw what two micro-batches of
+one process draw, and draws of other threads interfere. The caller's generator state is restored.
 
 **Processes.** DistributedDataParallel synchronizes only calls of the wrapped module, while players
 call each other's networks and penalise gradients. Here the gradients are averaged explicitly, in
@@ -177,7 +179,9 @@ def fit(
         raise InputError("max_bad_steps and lr_warmup_steps must not be negative.")
     if output_dir is None and (checkpointing_steps or resume_from_checkpoint is not None):
         raise InputError("Checkpoints need a folder: give output_dir.")
-    starts = rows_of_process(batch_size, gradient_accumulation_steps, accelerator)
+    parts = rows_of_process(batch_size, gradient_accumulation_steps, accelerator)
+    processes = accelerator.num_processes
+    share = sum(map(len, parts)) * processes / batch_size
 
     device, modules = accelerator.device, [player.module for player in game]
     for module in modules:
@@ -191,7 +195,7 @@ def fit(
     turns = [player.turns for player in game]
     weights = [trained_weights(player) for player in game]
     buffers = [buffer for module in modules for buffer in module.buffers()]
-    shared = [buffer for buffer in buffers if buffer.is_floating_point()]
+    shared = [k for k, b in enumerate(buffers) if b.is_floating_point()] if processes > 1 else []
 
     with contextlib.ExitStack() as stack:
         forked = [] if device.type in ("cpu", "mps") else [device.index or 0]
@@ -202,29 +206,30 @@ def fit(
         bar = tqdm(total=max_train_steps, initial=state.step, unit="step", disable=quiet)
         stack.enter_context(bar)
         batches = micro_batches(
-            data, order, seed=seed, steps=steps, starts=starts, num_workers=dataloader_num_workers
+            data, order, seed=seed, steps=steps, parts=parts, num_workers=dataloader_num_workers
         )
         began = time.perf_counter() - state.seconds
 
         def places(step: int) -> Iterator[tuple[Any, Step]]:
-            for start in starts:
+            for rows in parts:
                 batch = send_to_device(next(batches), device)
-                seed_global(generator(seed, step, start, "module"), device)
-                yield batch, Step(seed, step, start, starts.step, batch_size, device)
+                seed_global(generator(seed, step, rows.start, "module"), device)
+                yield batch, Step(seed, step, rows.start, len(rows), batch_size, device)
 
         for step in steps:
             turn, moves = whose_turn(turns, step)
             player, own = game[turn], weights[turn]
             before = [buffer.clone() for buffer in buffers]
             gradients, loss_here, values = gradient(
-                player, list(own.values()), places(step), accelerator.autocast
+                player, list(own.values()), places(step), accelerator.autocast, processes
             )
             facts = [bool(received), time.perf_counter() - began]
             flat = [loss_here.reshape(1), torch.tensor(facts, device=device)]
-            means = mean_over_processes(accelerator, [*gradients, *shared, *flat])
+            changes = [(buffers[k] - before[k]) * share for k in shared]
+            means = mean_over_processes(accelerator, [*gradients, *changes, *flat])
             gradients = means[: len(own)]
-            for buffer, mean in zip(shared, means[len(own) : -2], strict=True):
-                buffer.copy_(mean)
+            for k, change in zip(shared, means[len(own) : -2], strict=True):
+                buffers[k].copy_(before[k] + change)
             norm = get_total_norm(gradients).reshape(1)
             loss, stopping, state.seconds, grad_norm = torch.cat([*means[-2:], norm]).tolist()
             state.step = step + 1

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
+from ..nn.dropout import rows_of_batch
 from .schedule import Step
 
 
@@ -82,20 +83,27 @@ def gradient(
     weights: Sequence[Tensor],
     micro_batches: Iterable[tuple[Any, Step]],
     autocast: Callable[[], AbstractContextManager[Any]],
+    processes: int = 1,
 ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
-    """Means over micro-batches: the gradients, the loss `()` and the logged values `()`.
+    """Sums over micro-batches: the gradients, the loss `()` and the logged values `()`.
+
+    A micro-batch counts as its share of the rows of the global batch, times the number of
+    processes, so that the mean over processes is the mean over rows.
 
     Arguments:
         player: The player.
         weights: Its weights. The gradient is zero where the loss does not depend on one.
-        micro_batches: Micro-batches of equal size, each with its `Step`.
+        micro_batches: Micro-batches, each with its `Step`.
         autocast: Makes the context of mixed precision.
+        processes: Number of processes.
     """
     total: list[Tensor] = []
     losses: list[Tensor] = []
     logged: dict[str, list[Tensor]] = {}
     for batch, step in micro_batches:
-        with autocast():
+        share = step.count * processes / step.total
+        place = {"seed": step.seed, "step": step.index, "start": step.start, "count": step.count}
+        with autocast(), rows_of_batch(**place):
             loss, values = player.loss(batch, step)
         if loss.dim() or not loss.requires_grad:
             raise InputError(
@@ -104,14 +112,15 @@ def gradient(
                 + ("." if loss.requires_grad else " without a gradient: was it detached?")
             )
         new = torch.autograd.grad(loss, list(weights), allow_unused=True, materialize_grads=True)
-        total = [a + b for a, b in zip(total, new, strict=True)] if total else list(new)
-        losses.append(loss.detach().float())
+        scaled = new if share == 1 else [value * share for value in new]
+        total = [a + b for a, b in zip(total, scaled, strict=True)] if total else list(scaled)
+        losses.append(loss.detach().float() * share)
         for key, value in values.items():
             logged.setdefault(key, []).append(
-                torch.as_tensor(value).detach().to(loss.device, torch.float32).mean()
+                torch.as_tensor(value).detach().to(loss.device, torch.float32).mean() * share
             )
-    means = {key: torch.stack(values).mean() for key, values in logged.items()}
-    return [g / len(losses) for g in total], torch.stack(losses).mean(), means
+    sums = {key: torch.stack(values).sum() for key, values in logged.items()}
+    return total, torch.stack(losses).sum(), sums
 
 
 def update(

@@ -483,8 +483,8 @@ def test_settings_of_another_run_are_refused(tmp_path):
 def test_errors_say_what_to_do():
     game = Game()
     (critic, actor) = game.players
-    with pytest.raises(InputError, match=r"batch_size 10 .* 1 processes x 4 .* multiple of 4"):
-        game.fit(batch_size=10, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match=r"batch_size 3 .* 1 processes x 4 .* at least 4"):
+        game.fit(batch_size=3, gradient_accumulation_steps=4)
     with pytest.raises(InputError, match="max_train_steps must be positive, not 0"):
         game.fit(max_train_steps=0)
     with pytest.raises(InputError, match="give output_dir"):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from latentctl.errors import AdapterError, InputError, ShapeError
-from latentctl.random import generator
+from latentctl.random import generator, seeded
 from latentctl.training import Step, train
 
 from ..wrapping.pretrained import Pretrained, arguments
@@ -172,9 +172,7 @@ class PixelClassifier(Pretrained):
         """
         _check(images, labels, names)
         unit = images.float().flatten(2) / 255
-        # timm draws initial weights from the global generator: restore it for the caller
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, purpose="pixel-classifier").initial_seed())
+        with seeded(seed, "pixel-classifier"):
             network = cls(
                 list(names),
                 model_name=model_name,
