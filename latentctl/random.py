@@ -116,13 +116,13 @@ class _DrawsFrom(TorchDispatchMode):
     """Operators that would draw from a global generator of torch draw from one of its own."""
 
     def __init__(self, seed: int, purpose: str) -> None:
-        super().__init__()
-        self.place = {"seed": seed, "purpose": purpose}
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
+        self.seed, self.purpose = seed, purpose
         self.sources: dict[torch.device, torch.Generator] = {}
 
     def source(self, device: torch.device) -> torch.Generator:
         if device not in self.sources:
-            self.sources[device] = generator(**self.place, device=device)
+            self.sources[device] = generator(self.seed, purpose=self.purpose, device=device)
         return self.sources[device]
 
     def __torch_dispatch__(
