@@ -1,8 +1,8 @@
 """Train the melody VAE: `accelerate launch recipes/pretrain_melody_vae.py --train_data_dir ...`.
 
-The result in `--output_dir` is a folder that `latentctl.load("melody-vae", ...)` reads, with
-`flags.json`, `training/metrics.jsonl`, `training/validation.jsonl` and `results.json`. The decoder
-of two bars is flat, that of more bars hierarchical.
+`--output_dir` gets `model/`, which `latentctl.load("melody-vae", ...)` reads, `flags.json`,
+`training/metrics.jsonl`, `training/validation.jsonl` and `results.json`. The decoder of two bars is
+flat, that of more bars hierarchical.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main(flags: Flags) -> dict[str, float]:
     )
     results: dict[str, float] = {}
     if accelerator.is_main_process:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder / "model")
         write_json(folder / "flags.json", flags)
         results = reconstruction_scores(model, melodies["test"][:])
         write_json(folder / "results.json", results)
@@ -164,7 +164,7 @@ def main(flags: Flags) -> dict[str, float]:
             f"Reconstruction of {len(melodies['test'])} held-out melodies: "
             f"{results['greedy']:.1%} of the steps ({results['teacher_forced']:.1%} "
             f"teacher-forced), {results['exact']:.1%} of the melodies without an error. Model in "
-            f"{folder}."
+            f"{folder / 'model'}."
         )
     accelerator.end_training()
     return results

@@ -1,7 +1,7 @@
 """Train the reference VAE on faces: `accelerate launch recipes/pretrain_vae.py`.
 
-The result in `--output_dir` is a folder that `latentctl.load("conv-vae", ...)` reads, with
-`flags.json`, `training/metrics.jsonl`, and a picture of reconstructions and prior samples.
+`--output_dir` gets `model/`, which `latentctl.load("conv-vae", ...)` reads, `flags.json`,
+`training/metrics.jsonl`, and a picture of reconstructions and prior samples.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ def main(flags: Flags) -> None:
     faces = load_faces(flags.data, flags.run.seed)
     model = pretrain(faces["train"], flags.vae, flags.run, accelerator, part="training")
     if accelerator.is_main_process:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder / "model")
         write_json(folder / "flags.json", flags)
         decoder = latentctl.wrap(model)
         x = faces["test"].pixels().to(decoder.device)
         (folder / "overview.png").write_bytes(overview(decoder, x[:10]))
         z = decoder.encode(x, batch_size=128).mean
         psnr = -10 * (decoder.decode(z, batch_size=128) - x).square().mean().log10().item()
-        print(f"Reconstruction of {len(x)} held-out faces: {psnr:.1f} dB PSNR. Model in {folder}.")
+        where = folder / "model"
+        print(f"Reconstruction of {len(x)} held-out faces: {psnr:.1f} dB PSNR. Model in {where}.")
     accelerator.end_training()
 
 

@@ -28,9 +28,10 @@ from torch.distributions import Normal
 
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
+from latentctl.storage import register_to_config
 
 from .wrapping.outputs import decode_view, encode_view, posterior_of
-from .wrapping.pretrained import Pretrained, arguments, loader
+from .wrapping.pretrained import Pretrained, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,7 +41,7 @@ KERNELS = (5, 5, 3, 3)
 STD_FLOOR = 1e-4  # keeps the KL finite where softplus underflows
 
 
-class ConvAE(Pretrained):
+class ConvAE(Pretrained, kind="conv-ae"):
     """A plain autoencoder of square images; its latents follow no known prior.
 
     Arguments:
@@ -62,6 +63,7 @@ class ConvAE(Pretrained):
 
     numbers_per_latent: ClassVar[int] = 1
 
+    @register_to_config
     def __init__(
         self,
         resolution: int = 64,
@@ -71,7 +73,6 @@ class ConvAE(Pretrained):
         sigma_x: float = 0.1,
     ) -> None:
         super().__init__()
-        self.config = arguments(locals())
         if resolution < 16 or min(channels, latent_size, width) < 1 or not sigma_x > 0:
             raise InputError(
                 f"Need resolution >= 16, channels, latent_size and width >= 1, and sigma_x > 0; "
@@ -149,7 +150,7 @@ class ConvAE(Pretrained):
         return nll
 
 
-class ConvVAE(ConvAE):
+class ConvVAE(ConvAE, kind="conv-vae"):
     """A variational autoencoder of square images, with the arguments of `ConvAE`.
 
     Example:
@@ -229,4 +230,4 @@ def wrap(model: ConvAE, **options: Any) -> Decoder:
     )
 
 
-load = loader(wrap, ConvVAE, ConvAE)
+load = loader(wrap, ConvAE)

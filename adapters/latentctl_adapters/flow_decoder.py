@@ -48,9 +48,10 @@ from latentctl.errors import InputError, ShapeError
 from latentctl.latents import Latents
 from latentctl.priors.flow import LatentFlow
 from latentctl.random import noise
+from latentctl.storage import register_to_config
 
 from .wrapping.outputs import decode_view, encode_view
-from .wrapping.pretrained import Pretrained, arguments, loader
+from .wrapping.pretrained import Pretrained, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +64,7 @@ SIZES = {"width": 64, "depth": 2, "blocks": 4, "dropout": 0.0}
 LOG_2PI = math.log(2 * math.pi)
 
 
-class PixelFlow(Pretrained):
+class PixelFlow(Pretrained, kind="pixel-flow"):
     """A flow over square images of bytes, with base noise as the latent.
 
     Arguments:
@@ -92,6 +93,7 @@ class PixelFlow(Pretrained):
 
     levels: Tensor
 
+    @register_to_config
     def __init__(
         self,
         resolution: int = 32,
@@ -105,7 +107,6 @@ class PixelFlow(Pretrained):
         gaussianise: bool = True,
     ) -> None:
         super().__init__()
-        self.config = arguments(locals())
         if min(resolution, channels, patch) < 1 or resolution % patch:
             raise InputError(
                 f"Images of {channels} x {resolution} x {resolution} cannot be cut into patches of "

@@ -43,11 +43,12 @@ from torch.distributions import Normal
 from latentctl.decoder import Decoder
 from latentctl.errors import AdapterError, InputError, ShapeError
 from latentctl.random import noise
+from latentctl.storage import register_to_config
 
 from .melody_lstm import START, SYMBOLS, SegmentDecoder, SequenceEncoder
 from .melody_rewards import HOLD, REST, onsets
 from .wrapping.outputs import encode_view
-from .wrapping.pretrained import Pretrained, arguments, loader
+from .wrapping.pretrained import Pretrained, loader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,7 +58,7 @@ STD_FLOOR = 1e-4  # keeps the KL finite where softplus underflows
 STD_START = -2.0  # a posterior of width 0.13, so that reconstruction is learned before noise
 
 
-class MelodyVAE(Pretrained):
+class MelodyVAE(Pretrained, kind="melody-vae"):
     """A variational autoencoder of melodies on a grid of sixteenths.
 
     Arguments:
@@ -89,6 +90,7 @@ class MelodyVAE(Pretrained):
         torch.Size([3])
     """
 
+    @register_to_config
     def __init__(
         self,
         bars: int = 2,
@@ -103,7 +105,6 @@ class MelodyVAE(Pretrained):
         by_position: bool = True,
     ) -> None:
         super().__init__()
-        self.config = arguments(locals())
         lowest = {"by_position": False, "conductor_size": 0}
         if wrong := {k: v for k, v in self.config.items() if v < lowest.get(k, 1)}:
             raise InputError(f"Sizes must be at least 1 (conductor_size may be 0), found {wrong}.")

@@ -80,12 +80,12 @@ def compare(x: Tensor, data: Tensor) -> dict[str, float]:
 
 def base(bars: int, folder: Path, flags: list[str]) -> MelodyVAE:
     """The base in a folder, trained by the recipe if there is none."""
-    if not (folder / "config.json").exists():
+    if not (folder / "model").exists():
         source = str(data_folder() / f"melody{bars}bar")
         command = [sys.executable, str(RECIPE), "--train_data_dir", source, "--bars", str(bars)]
         command += ["--output_dir", str(folder), *FAST.split(), *TRAINED[bars].split(), *flags]
         subprocess.run(command, check=True)
-    return MelodyVAE.from_pretrained(folder)
+    return MelodyVAE.from_pretrained(folder / "model")
 
 
 def main() -> None:

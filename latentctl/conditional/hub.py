@@ -9,15 +9,16 @@ from __future__ import annotations
 
 __all__ = ["fetch", "push"]
 
-import json
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError
 from ..storage.files import MANIFEST, hidden
-from ..storage.folder import COMPANIONS, verify_folder
+from ..storage.folder import verify_folder
+from ..storage.verified import COMPANIONS, read_listing
 from .card import REPO_ID
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def _replaced(api: HfApi, repo_id: str, revision: str | None) -> tuple[str | Non
     if MANIFEST in files:
         with tempfile.TemporaryDirectory() as cache:
             path = api.hf_hub_download(repo_id, MANIFEST, revision=info.sha, cache_dir=cache)
-            ours = _listed(Path(path))
+            with contextlib.suppress(CheckpointError):  # damaged, or another library's
+                ours = {MANIFEST, *read_listing(Path(path).parent)[1]}
     foreign = sorted(name for name in files if name not in COMPANIONS and name[0] != ".")
     if foreign and not ours:
         raise InputError(
@@ -98,11 +100,12 @@ def fetch(
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
+    what: str = "pack",
 ) -> Path:
     """The folder of a pack: itself, or where the hub's pack of that name was downloaded to.
 
-    Of a repository, only the files that its manifest lists are fetched. Files already in the cache
-    are used without a network.
+    `what` names it in messages. Of a repository, only the files that its manifest lists are
+    fetched. Files already in the cache are used without a network.
 
     Raises:
         CheckpointError: If there is neither, the hub cannot be reached, or the download is
@@ -123,28 +126,29 @@ def fetch(
     from huggingface_hub import snapshot_download
 
     source: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
-    try:
+    at = "" if revision is None else f" at {revision}"
+    missing = (
+        f"{repo_id} is not a local folder, and the hub returned no {what} of that name{at}: <why>. "
+        f"Check the name and the revision, the permission to read it (`hf auth login`, or "
+        f"token=), and the network. Offline, only what is in the cache can be loaded."
+    )
+    with _from_hub(missing):
         first = snapshot_download(repo_id, revision=revision, allow_patterns=[MANIFEST], **source)
-        manifest = Path(first) / MANIFEST
-        if manifest.is_file():
-            # by commit, so that a push in between does not mix two packs
-            commit, names = manifest.parent.name, sorted(_listed(manifest))
-            snapshot_download(repo_id, revision=commit, allow_patterns=names, **source)
-    except Exception as error:  # the hub's HTTP client, and so its errors, differ by version
-        at = "" if revision is None else f" at {revision}"
-        raise CheckpointError(
-            f"{repo_id} is not a local folder, and the hub returned no pack of that name{at}: "
-            f"{_first_line(error)}. Check the name and the revision, the permission to read it "
-            f"(`hf auth login`, or token=), and the network. Offline, only packs in the cache can "
-            f"be loaded."
-        ) from error
+    manifest = Path(first) / MANIFEST
     if not manifest.is_file():
         raise CheckpointError(
-            f"{repo_id} is on the hub, but it is not a pack: it has no {MANIFEST}. Packs are "
+            f"{repo_id} is on the hub, but it is not a {what}: it has no {MANIFEST}. Packs are "
             f"written by push_to_hub."
         )
     try:
+        names = sorted(read_listing(manifest.parent)[1])
+        with _from_hub(missing):  # by commit, so that a push in between does not mix two
+            snapshot_download(
+                repo_id, revision=manifest.parent.name, allow_patterns=names, **source
+            )
         verify_folder(manifest.parent)
+    except _HubError:
+        raise
     except CheckpointError as error:
         raise CheckpointError(
             f"{error} Remove {manifest.parents[2]} to fetch it again. If the error stays, the "
@@ -153,12 +157,16 @@ def fetch(
     return manifest.parent
 
 
-def _listed(manifest: Path) -> set[str]:
-    """Names of the files of a pack; none if the manifest has another format."""
+class _HubError(CheckpointError):
+    """The hub cannot be reached, or has no such repository."""
+
+
+@contextlib.contextmanager
+def _from_hub(message: str) -> Iterator[None]:
     try:
-        return {MANIFEST, *json.loads(manifest.read_bytes())["files"]}
-    except (ValueError, KeyError, TypeError):
-        return set()
+        yield
+    except Exception as error:  # the hub's HTTP client, and so its errors, differ by version
+        raise _HubError(message.replace("<why>", _first_line(error))) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,25 +1,39 @@
-"""Files that are replaced atomically, and manifests that carry a hash of themselves."""
+"""Files that are replaced atomically or read with care, and manifests that carry their own hash.
+
+What is read may come from a stranger. A file is read only if it is a regular one, and not larger
+than expected. A manifest may carry a valid hash and still lack fields: `well_formed` turns the
+errors that follow from that into one of latentctl's own.
+"""
 
 from __future__ import annotations
 
 __all__ = [
     "MANIFEST",
+    "PLAIN",
     "VERSION",
+    "WrongSizeError",
     "fsync_folder",
     "hidden",
+    "read_manifest",
+    "read_regular",
     "remove",
     "sealed",
     "unsealed",
+    "well_formed",
     "write_atomic",
     "write_synced",
 ]
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import stat
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +41,9 @@ from ..errors import LatentctlError
 
 VERSION = importlib.metadata.version("latentctl")
 MANIFEST = "manifest.json"
+LARGEST = 1 << 26  # bytes of a manifest
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # file names: no folder, no pattern, not hidden
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def sealed(manifest: Mapping[str, Any]) -> bytes:
@@ -52,6 +69,8 @@ def unsealed(
         intact = False
     if not intact:
         raise error(f"{path} is truncated or corrupted. {advice}")
+    if type(manifest.get("format")) is not int:
+        raise error(f"{path} is malformed: it has no format number. {advice}")
     if manifest["format"] > newest:
         raise error(
             f"{path} has format {manifest['format']}, and this latentctl reads up to {newest}: "
@@ -60,9 +79,61 @@ def unsealed(
     return manifest
 
 
+class WrongSizeError(OSError):
+    """A file has another size than its manifest says."""
+
+
+@contextlib.contextmanager
+def well_formed(path: Path | str, error: type[LatentctlError]) -> Iterator[None]:
+    """A block that reads fields; raises an `error` where one is missing or of a wrong type."""
+    try:
+        yield
+    except LatentctlError:
+        raise
+    except (*MALFORMED, MemoryError) as found:
+        what = f"{type(found).__name__}: {found}".splitlines()[0]
+        raise error(
+            f"{path} is malformed ({what}): it was edited, or written by something else than "
+            f"latentctl. Save it again."
+        ) from found
+
+
+def read_manifest(path: Path, newest: int, error: type[LatentctlError], advice: str) -> Any:
+    """The manifest in the file `path`; errors as of `unsealed`, and an `OSError`."""
+    return unsealed(read_regular(path), path, newest, error, advice)
+
+
+def read_regular(path: Path, size: int | None = None) -> bytes:
+    """The bytes of a regular file: of a known size, or of at most 64 MiB.
+
+    Raises:
+        OSError: If it is missing, another kind of file (a link, a pipe, a device), or of another
+            size. Of links, only those from a snapshot to a blob in the hub's cache are followed.
+    """
+    if path.is_symlink() and not _in_hub_cache(path):
+        raise OSError("it is a symbolic link")
+    # opening a pipe would wait for a writer
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is not a regular file")
+        if size is None and found.st_size > LARGEST:
+            raise OSError(f"it has {found.st_size} bytes, over the limit of {LARGEST}")
+        if size is not None and found.st_size != size:
+            raise WrongSizeError(f"it has {found.st_size} bytes instead of {size}")
+        return file.read(found.st_size)
+
+
+def _in_hub_cache(path: Path) -> bool:
+    snapshots = path.absolute().parent.parent
+    blobs = (snapshots.parent / "blobs").resolve()
+    return snapshots.name == "snapshots" and path.resolve().parent == blobs
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write one file by renaming a flushed temporary one, which is removed after an `OSError`."""
-    stage = hidden(path, "partial")
+    stage = hidden(path, f"{os.getpid()}-{threading.get_ident()}.partial")
     try:
         write_synced(stage, data)
         os.replace(stage, path)
@@ -92,7 +163,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def hidden(path: Path, role: str) -> Path:
-    """The hidden sibling of `path` while it is `"partial"` or `"old"`."""
+    """The hidden sibling of `path` in the role `"partial"`, `"old"` or `"lock"`."""
     return path.with_name(f".{path.name}.{role}")
 
 

@@ -10,7 +10,8 @@ size and the sha256 of each of them and a hash of itself. No pickle is written o
 
 so the older or the newer state can be loaded at any time. After a crash between the two renames,
 readers use `.NAME.old`, and the next save restores it. `.NAME.partial` is never read, and the next
-save removes it. One process saves; any number may read.
+save removes it. Any number of processes may save and read: those that save take turns by the lock
+`.NAME.lock`, and a reader whose folder was replaced begins again from the manifest.
 
 References:
     | All File Systems Are Not Created Equal: On the Complexity of Crafting Crash-Consistent
@@ -19,14 +20,13 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["COMPANIONS", "FORMAT", "load_folder", "save_folder", "verify_folder"]
+__all__ = ["load_folder", "save_folder", "verify_folder"]
 
 import contextlib
 import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,20 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from .files import MANIFEST, fsync_folder, hidden, remove, sealed, unsealed, write_synced
+from .files import (
+    MANIFEST,
+    PLAIN,
+    fsync_folder,
+    hidden,
+    remove,
+    sealed,
+    well_formed,
+    write_synced,
+)
+from .lock import LockedError, lock
+from .verified import ADVICE, FORMAT, STATE, SUFFIX, read_verified
 
-FORMAT = 1
-STATE, SUFFIX = "state.json", ".safetensors"
-ADVICE = "Restore a copy of the folder, or save it again."
-COMPANIONS = ("README.md", "LICENSE")  # files of model hubs, allowed beside hidden ones
+PATIENCE = 600.0  # seconds for which a save waits for another one
 
 logger = logging.getLogger(__name__)
 
@@ -70,37 +78,31 @@ def save_folder(
     """
     path = Path(path)
     target = path.resolve()  # a symbolic link is kept, its target is replaced
-    stage, aside = hidden(target, "partial"), hidden(target, "old")
     files = _serialise(tensors, state)
     committed = False
     try:
-        _refuse_foreign(target)
-        _write_stage(stage, files)
-        if target.exists():
-            remove(aside)
-            os.rename(target, aside)
-        os.rename(stage, target)
-        committed = True
-        fsync_folder(target.parent)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with lock(hidden(target, "lock"), PATIENCE):
+            _replace(target, files)
+            committed = True
+            fsync_folder(target.parent)
+            _remove_older(target)
+    except LockedError as error:
+        raise CheckpointError(
+            f"{path} was not saved: {error} has been saving it for {PATIENCE:.0f} s. End that "
+            f"process, or choose another folder, and save again."
+        ) from error
     except OSError as error:
         if committed:
             raise CheckpointError(
                 f"{path} was written, but fsync failed ({error}). The older one was not removed. "
                 "Check the disk before relying on the new one."
             ) from error
-        with contextlib.suppress(OSError):
-            if aside.exists() and not target.exists():
-                os.rename(aside, target)
-        with contextlib.suppress(OSError):
-            remove(stage)
         raise CheckpointError(
             f"{path} was not saved: {error}. Earlier saves are untouched. Free some disk space, or "
             "choose another folder, and save again."
         ) from error
-    try:
-        remove(aside)
-    except OSError as error:
-        logger.warning("Saved %s, but could not remove the older %s: %s", path, aside, error)
     return path
 
 
@@ -120,20 +122,26 @@ def load_folder(
         CheckpointError: A file is missing, truncated, corrupted or unlisted; the message names
             it. Or the folder was written in a later format.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    _, files = _read_verified(Path(path))
-    tensors = {
-        name.removesuffix(SUFFIX): {key: value.to(device) for key, value in load(data).items()}
-        for name, data in files.items()
-        if name.endswith(SUFFIX)
-    }
-    return tensors, json.loads(files[STATE])
+    path = Path(path)
+    _, files = read_verified(path)
+    try:
+        with well_formed(path / STATE, CheckpointError):
+            state: dict[str, Any] = dict(json.loads(files.pop(STATE)))
+        tensors = {
+            name.removesuffix(SUFFIX): {key: value.to(device) for key, value in load(data).items()}
+            for name, data in files.items()
+        }
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} holds malformed tensors: {error}. {ADVICE}") from error
+    return tensors, state
 
 
 def verify_folder(path: str | Path) -> dict[str, Any]:
     """The manifest of an intact folder, or the `CheckpointError` that `load_folder` would raise."""
-    return _read_verified(Path(path))[0]
+    return read_verified(Path(path))[0]
 
 
 def _serialise(
@@ -144,7 +152,7 @@ def _serialise(
 
     files = {}
     for name, group in tensors.items():
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        if not PLAIN.fullmatch(name):
             raise InputError(f"{name!r} cannot be a file name: use letters, digits, '_', '-', '.'.")
         # safetensors takes neither views nor tensors that share memory: tied weights do
         copies = {
@@ -156,42 +164,41 @@ def _serialise(
         files[STATE] = (json.dumps(dict(state), indent=1) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"The state to be saved must be plain JSON: {error}.") from error
-    listing = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    listing = {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
     return {**files, MANIFEST: sealed({"format": FORMAT, "files": listing})}
 
 
-def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    # each file is read once, so that the verified bytes are the ones used
-    folder = path
-    if not path.exists() and hidden(path.resolve(), "old").exists():
-        folder = hidden(path.resolve(), "old")
-    if not folder.is_dir():
-        raise CheckpointError(f"{path} is missing, or is not a folder.")
-    raw = _read(folder, MANIFEST)
-    manifest = unsealed(raw, folder / MANIFEST, FORMAT, CheckpointError, ADVICE)
-    files = {}
-    for name, sha256 in manifest["files"].items():
-        data = files[name] = _read(folder, name)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{folder / name} is truncated or corrupted. {ADVICE}")
-    for name in sorted(os.listdir(folder)):
-        if name not in {*files, MANIFEST, *COMPANIONS} and not name.startswith("."):
-            raise CheckpointError(f"{folder / name} is not listed in {MANIFEST}. Remove it.")
-    return manifest, files
-
-
-def _read(folder: Path, name: str) -> bytes:
+def _replace(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files beside `target`, and put them in its place."""
+    stage, aside = hidden(target, "partial"), hidden(target, "old")
     try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder / name} is missing.") from error
+        _refuse_foreign(target)
+        _write_stage(stage, files)
+        if target.exists():
+            remove(aside)
+            os.rename(target, aside)
+        os.rename(stage, target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            if aside.exists() and not target.exists():
+                os.rename(aside, target)
+        with contextlib.suppress(OSError):
+            remove(stage)
+        raise
+
+
+def _remove_older(target: Path) -> None:
+    aside = hidden(target, "old")
+    try:
+        remove(aside)
     except OSError as error:
-        raise CheckpointError(f"{folder / name} cannot be read: {error}.") from error
+        logger.warning("Saved %s, but could not remove the older %s: %s", target, aside, error)
 
 
 def _write_stage(stage: Path, files: Mapping[str, bytes]) -> None:
-    if not stage.parent.is_dir():
-        stage.parent.mkdir(parents=True, exist_ok=True)
     remove(stage)
     os.mkdir(stage)
     for name, data in files.items():

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, FingerprintError, InputError
+from .bounds import at_most, check_config
+from .files import well_formed
 from .folder import load_folder, save_folder
 from .weights import fingerprint, load_strict
 
@@ -88,12 +90,15 @@ class Saved(nn.Module):
             FingerprintError: If a given module is another one than it was saved with.
         """
         tensors, state = load_folder(path)
-        names = list(state.get("modules", ()))
+        with well_formed(path, CheckpointError):
+            names = [str(name) for name in state.get("modules", ())]
         if len(names) != 1 or not issubclass(KINDS.get(names[0], Saved), cls):
             kinds = (KINDS[name].__name__ if name in KINDS else name for name in names)
             held = ", ".join(kinds) or "no modules"
             raise CheckpointError(f"{path} holds {held}, not a {cls.__name__}.")
-        loaded: Self = unpack_modules(tensors, state, given)[names[0]]
+        loaded = unpack_modules(tensors, state, given)[names[0]]
+        if not isinstance(loaded, cls):
+            raise CheckpointError(f"{path} holds {type(loaded).__name__}, not a {cls.__name__}.")
         return loaded
 
 
@@ -197,7 +202,7 @@ def unpack_modules(
                 f"{', '.join(sorted(KINDS))}. Upgrade latentctl."
             )
         parts = {key: build(part, f"{name}.{key}") for key, part in entry["parts"].items()}
-        module = KINDS[entry["kind"]].rebuild(entry["config"], parts)
+        module = _rebuilt(entry, parts, tensors.get(name, {}), f"{entry['kind']} {name!r}")
         kept = {
             key: value
             for key, value in module.state_dict().items()
@@ -209,4 +214,18 @@ def unpack_modules(
 
     if "modules" not in state:
         raise CheckpointError("The folder holds no modules: it was not written by `save`.")
-    return {name: build(entry, name) for name, entry in state["modules"].items()}
+    with well_formed("The list of saved modules", CheckpointError):
+        return {name: build(entry, name) for name, entry in state["modules"].items()}
+
+
+def _rebuilt(
+    entry: Mapping[str, Any], parts: Mapping[str, Any], weights: Mapping[str, Tensor], what: str
+) -> Saved:
+    """The module of a saved entry, before its weights are loaded."""
+    check_config(entry["config"], what)
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    try:
+        with well_formed(f"The saved {what}", CheckpointError), at_most(numbers, what):
+            return KINDS[entry["kind"]].rebuild(entry["config"], parts)
+    except InputError as error:
+        raise CheckpointError(f"The saved {what} cannot be built: {error}") from error

@@ -16,6 +16,7 @@ from latentctl.decoder.registry import load, wrap
 from latentctl.errors import CheckpointError, InputError
 from latentctl.evaluation.laws import check_decoder
 from latentctl.random import generator
+from latentctl.storage import load_folder, save_folder
 from latentctl.storage.files import sealed
 
 SMALL = {"resolution": 16, "latent_size": 8, "width": 4}
@@ -116,7 +117,9 @@ def test_options_reach_the_decoder():
 def test_what_is_saved_comes_back_bit_for_bit(cls, tmp_path):
     model = small(cls, sigma_x=0.2)
     model.save_pretrained(tmp_path / "vae")
-    assert sorted(os.listdir(tmp_path / "vae")) == ["config.json", "model.safetensors"]
+    kind = "conv-vae" if cls is ConvVAE else "conv-ae"
+    files = [f"{kind}.safetensors", "manifest.json", "state.json"]
+    assert sorted(os.listdir(tmp_path / "vae")) == files
     again = cls.from_pretrained(tmp_path / "vae")
     assert again.config == model.config and again.sigma_x == 0.2 and not again.training
     state = model.state_dict()
@@ -129,27 +132,35 @@ def test_what_is_saved_comes_back_bit_for_bit(cls, tmp_path):
 
 
 def edit(folder, **changes):
-    """Changes entries of the manifest, and seals it anew."""
-    path = folder / "config.json"
-    path.write_bytes(sealed({**json.loads(path.read_text()), **changes}))
+    """Changes the saved state, and seals it anew."""
+    tensors, state = load_folder(folder)
+    (entry,) = state["modules"].values()
+    entry.update(changes)
+    save_folder(folder, tensors, state)
 
 
 def configure(folder, **changes):
-    edit(folder, config={**json.loads((folder / "config.json").read_text())["config"], **changes})
+    (entry,) = load_folder(folder)[1]["modules"].values()
+    edit(folder, config={**entry["config"], **changes})
+
+
+def later(folder):
+    path = folder / "manifest.json"
+    path.write_bytes(sealed({**json.loads(path.read_text()), "format": 99}))
 
 
 def rewrite(folder):
-    path = folder / "config.json"
+    path = folder / "state.json"
     path.write_text(path.read_text().replace('"width": 4', '"width": 8'))
 
 
 def cut(folder):
-    path = folder / "model.safetensors"
+    path = folder / "conv-vae.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip(folder):
-    path = folder / "model.safetensors"
+    path = folder / "conv-vae.safetensors"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(bytes(data))
@@ -161,17 +172,17 @@ def flip(folder):
         (cut, {}, "truncated or corrupted"),
         (flip, {}, "truncated or corrupted"),
         (rewrite, {}, "corrupted"),
-        (edit, {"format": 99}, "upgrade latentctl"),
-        (edit, {"architecture": "ConvAE"}, "not a ConvVAE"),
+        (later, {}, "upgrade latentctl"),
+        (edit, {"kind": "conv-ae"}, "holds ConvAE, not a ConvVAE|does not fit"),
         (configure, {"width": 8}, "does not fit"),
         (configure, {"resolution": 32}, "does not fit"),
-        (configure, {"heads": 3}, "builds no ConvVAE"),
-        (configure, {"width": -1}, "builds no ConvVAE"),
-        (configure, {"width": "four"}, "builds no ConvVAE"),
-        (lambda f: (f / "config.json").write_text("{"), {}, "corrupted"),
-        (lambda f: (f / "config.json").write_text("[1, 2]"), {}, "corrupted"),
-        (lambda f: (f / "config.json").unlink(), {}, "config.json cannot be read"),
-        (lambda f: (f / "model.safetensors").unlink(), {}, "model.safetensors cannot be read"),
+        (configure, {"heads": 3}, "malformed"),
+        (configure, {"width": -1}, "cannot be built: Need resolution"),
+        (configure, {"width": "four"}, "malformed"),
+        (lambda f: (f / "manifest.json").write_text("{"), {}, "corrupted"),
+        (lambda f: (f / "manifest.json").write_text("[1, 2]"), {}, "corrupted"),
+        (lambda f: (f / "manifest.json").unlink(), {}, "manifest.json is missing"),
+        (lambda f: (f / "conv-vae.safetensors").unlink(), {}, "conv-vae.safetensors is missing"),
     ],
 )
 def test_what_is_damaged_is_refused(damage, changes, words, tmp_path):
@@ -205,24 +216,29 @@ def test_a_name_that_is_nowhere_is_refused(monkeypatch):
         raise OSError(f"no network, asked for {repo_id}")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match="someone/faces is not a folder, and the hub"):
+    with pytest.raises(
+        CheckpointError, match="someone/faces is not a local folder, and the hub returned no model"
+    ):
         load("conv-vae", pretrained_model_name_or_path="someone/faces")
 
 
 def test_a_model_of_the_hub_is_downloaded(monkeypatch, tmp_path):
     import huggingface_hub
 
-    small().save_pretrained(tmp_path)
-    asked = {}
+    snapshot = tmp_path / "models--someone--faces" / "snapshots" / "v1"
+    small().save_pretrained(snapshot)
+    asked = []
 
     def download(repo_id, **options):
-        asked.update(options, repo_id=repo_id)
-        return str(tmp_path)
+        asked.append((repo_id, options))
+        return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     decoder = load(
         "conv-vae", pretrained_model_name_or_path="someone/faces", revision="v1", cache_dir="c"
     )
     assert decoder.fingerprint() == wrap(small()).fingerprint()
-    assert (asked["repo_id"], asked["revision"], asked["cache_dir"]) == ("someone/faces", "v1", "c")
-    assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
+    patterns = [options["allow_patterns"] for _, options in asked]
+    assert patterns == [["manifest.json"], ["conv-vae.safetensors", "state.json"]]
+    for repo_id, options in asked:
+        assert (repo_id, options["revision"], options["cache_dir"]) == ("someone/faces", "v1", "c")

@@ -152,7 +152,7 @@ def test_it_comes_back_from_its_folder(model, tmp_path):
     e = torch.randn(3, *dropping.latent_shape, generator=generator(2))
     assert torch.equal(decoder.decode(e), dropping.decode(e))
     with pytest.raises(CheckpointError, match="corrupted"):
-        (tmp_path / "model.safetensors").write_bytes(b"cut")
+        (tmp_path / "pixel-flow.safetensors").write_bytes(b"cut")
         load("flow-decoder", pretrained_model_name_or_path=tmp_path)
 
 

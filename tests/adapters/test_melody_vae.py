@@ -265,7 +265,7 @@ def test_what_is_saved_comes_back_bit_for_bit(options, tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     small().save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="holds a MelodyVAE"):
+    with pytest.raises(CheckpointError, match="holds MelodyVAE, not a ConvAE"):
         load("conv-vae", pretrained_model_name_or_path=tmp_path)
 
 

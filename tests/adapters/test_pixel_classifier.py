@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from latentctl_adapters.pixels.classifier import PixelClassifier, augment_images
 
 from latentctl.errors import CheckpointError, InputError, ShapeError
 from latentctl.random import generator
-from latentctl.storage.files import sealed
+from latentctl.storage import load_folder, save_folder
 
 NAMES = ["Bright", "Red", "Left"]
 TINY = {"channels": (8, 16, 24, 32)}
@@ -96,20 +94,69 @@ def test_save_and_load_give_the_same_answers(judge: PixelClassifier, tmp_path) -
 
 def test_damaged_folders_are_refused(judge: PixelClassifier, tmp_path) -> None:
     judge.save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
+    weights = tmp_path / "pixel-classifier.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="truncated or corrupted"):
         PixelClassifier.from_pretrained(tmp_path)
     weights.write_bytes(whole)
-    manifest = json.loads((tmp_path / "config.json").read_text())
-    manifest["config"]["names"] = ["one"]
-    (tmp_path / "config.json").write_bytes(sealed(manifest))
+    configured(tmp_path, names=["one"])
     with pytest.raises(CheckpointError, match="does not fit"):
         PixelClassifier.from_pretrained(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state.json is missing"):
         PixelClassifier.from_pretrained(tmp_path)
+
+
+def configured(folder, **changes) -> None:
+    """Changes the saved configuration, and seals it anew."""
+    tensors, state = load_folder(folder)
+    state["modules"]["pixel-classifier"]["config"].update(changes)
+    save_folder(folder, tensors, state)
+
+
+def test_a_stranger_gives_timm_only_sizes(judge: PixelClassifier, tmp_path) -> None:
+    judge.save_pretrained(tmp_path)
+    whole = load_folder(tmp_path)
+    options = judge.config["model_options"]
+    tried = 0
+    for name in ("hf-hub:me/judge", "local-dir:/tmp", "timm/resnet18", "no_such_network", "", 3):
+        save_folder(tmp_path, *whole)
+        configured(tmp_path, model_name=name)
+        with pytest.raises(CheckpointError, match=r"architecture|malformed"):
+            PixelClassifier.from_pretrained(tmp_path)
+        tried += 1
+    for option, value in [
+        ("checkpoint_path", "/tmp/evil.pt"),
+        ("pretrained", True),
+        ("pretrained_cfg", {"file": "/tmp/evil.pt"}),
+        ("pretrained_cfg_overlay", {"url": "http://example.org/evil.pt"}),
+        ("cache_dir", "/tmp"),
+        ("norm_layer", "os.system"),
+        ("channels", {"file": "/tmp/evil.pt"}),
+        ("act_layer", ["gelu"]),
+        ("act_layer", "/tmp/evil.pt"),
+        ("channels", [[8, 8], [8, 8]]),
+    ]:
+        save_folder(tmp_path, *whole)
+        configured(tmp_path, model_options={**options, option: value})
+        with pytest.raises(CheckpointError, match=f"{option}"):
+            PixelClassifier.from_pretrained(tmp_path)
+        tried += 1
+    for changes in (
+        {"channels": 30000},
+        {"model_options": {"channels": [30000] * 4}},
+        {"model_options": {**options, "layers": [10**7, 1, 1, 1]}},
+        {"names": ["n"] * 60000},
+        {"model_name": "vit_giant_patch14_224", "model_options": {}},
+    ):
+        save_folder(tmp_path, *whole)
+        configured(tmp_path, **changes)
+        with pytest.raises(CheckpointError, match=r"asks for more than|names"):
+            PixelClassifier.from_pretrained(tmp_path)
+        tried += 1
+    print(f"{tried} networks of strangers were refused")
+    assert tried == 21
 
 
 def test_wrong_input_is_named(judge: PixelClassifier) -> None:

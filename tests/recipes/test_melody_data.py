@@ -270,7 +270,7 @@ def test_the_recipe_trains_saves_and_prints_its_scores(tmp_path):
     lines = (out / "training" / "validation.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 6]
     assert (out / "training" / "metrics.jsonl").is_file()
-    decoder = load("melody-vae", pretrained_model_name_or_path=out)
+    decoder = load("melody-vae", pretrained_model_name_or_path=out / "model")
     assert decoder.sample_shape == (32,) and decoder.latent_shape == (8,)
 
 
@@ -295,7 +295,7 @@ def test_the_recipe_goes_on_from_a_saved_model(tmp_path):
         ),
     )
     assert 0 <= main(flags)["greedy"] <= 1
-    second = MelodyVAE.from_pretrained(tmp_path / "out")
+    second = MelodyVAE.from_pretrained(tmp_path / "out" / "model")
     assert second.config == first.config
     a, b = first.decoder.head.weight, second.decoder.head.weight
     assert not torch.equal(a, b) and torch.allclose(a, b, atol=1e-4)

@@ -126,17 +126,17 @@ def test_the_vae_is_trained_and_saved_and_never_resumed_from_nothing(tmp_path):
     log = done(run("pretrain_vae.py", *flags, cwd=tmp_path, launch=True))
     assert "procedural" in log and "48 held-out faces" in log and "dB PSNR" in log
     folder = tmp_path / "vae"
-    decoder = latentctl.load("conv-vae", pretrained_model_name_or_path=str(folder))
+    decoder = latentctl.load("conv-vae", pretrained_model_name_or_path=str(folder / "model"))
     assert decoder.latent_shape == (16,) and decoder.sample_shape == (3, 64, 64)
     assert (folder / "overview.png").read_bytes()[:8] == PNG
     assert json.loads((folder / "flags.json").read_text())["vae"]["vae_train_steps"] == 4
     assert lines(folder / "training" / "metrics.jsonl")[-1]["loss"] > 0
     # a checkpoint that is not there: the run says which are, and changes nothing
-    before = (folder / "model.safetensors").read_bytes()
+    before = (folder / "model" / "manifest.json").read_bytes()
     missing = "--resume_from_checkpoint vae/training/checkpoint-99"
     result = run("pretrain_vae.py", *flags, missing, cwd=tmp_path)
     refused(result, "checkpoint-99", "Usable checkpoints", "step-000002", "step-000004")
-    assert (folder / "model.safetensors").read_bytes() == before
+    assert (folder / "model" / "manifest.json").read_bytes() == before
 
 
 def test_the_main_job_needs_no_data_and_leaves_everything(main_job):

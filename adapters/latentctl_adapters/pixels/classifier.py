@@ -24,9 +24,10 @@ from torch.utils.data import TensorDataset
 
 from latentctl.errors import AdapterError, InputError, ShapeError
 from latentctl.random import generator, seeded
+from latentctl.storage import register_to_config
 from latentctl.training import Step, train
 
-from ..wrapping.pretrained import Pretrained, arguments
+from ..wrapping.pretrained import Pretrained
 from .augment import augment_images
 
 if TYPE_CHECKING:
@@ -34,17 +35,24 @@ if TYPE_CHECKING:
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 SMALL_RESNET = {"channels": (48, 96, 192, 320)}  # half the cost of a full ResNet-18
+# a saved network may come from a stranger: of timm's options, those that state sizes
+OPTIONS = (
+    *("channels", "layers", "base_width", "cardinality", "stem_width", "stem_type", "avg_down"),
+    *("act_layer", "global_pool", "img_size", "patch_size", "embed_dim", "depth", "num_heads"),
+    *("depths", "dims", "mlp_ratio", "drop_rate", "drop_path_rate"),
+)
 WARMUP = 5  # steps; few, since a time limit may end the run after some dozens
 
 
-class PixelClassifier(Pretrained):
+class PixelClassifier(Pretrained, kind="pixel-classifier"):
     """Attributes of an image, `logits = net((x - mean) / std)`.
 
     Arguments:
         names: Name of each attribute, K of them.
-        model_name: A timm architecture.
-        model_options: Its keyword arguments; by default a narrower ResNet for `resnet18`, and
-            nothing for any other architecture.
+        model_name: A timm architecture, as in `timm.list_models()`.
+        model_options: Its keyword arguments, those that state sizes (`OPTIONS`): numbers, lists of
+            numbers and names. By default a narrower ResNet for `resnet18`, and nothing for any
+            other architecture.
         channels: Channels of the images.
         resolution: Height and width of the images in pixels.
         mean: Mean of each channel, in the images' [0, 1].
@@ -53,6 +61,7 @@ class PixelClassifier(Pretrained):
 
     Raises:
         AdapterError: timm is not installed.
+        InputError: timm has no such architecture, or an option is not one of these.
 
     Example:
         >>> network = PixelClassifier(["Smiling", "Male"], resolution=32).eval()
@@ -64,6 +73,7 @@ class PixelClassifier(Pretrained):
     mean: Tensor
     std: Tensor
 
+    @register_to_config
     def __init__(
         self,
         names: Sequence[str],
@@ -77,7 +87,6 @@ class PixelClassifier(Pretrained):
         scores: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.config = arguments(locals())
         try:
             import timm
         except ImportError as error:
@@ -86,7 +95,10 @@ class PixelClassifier(Pretrained):
             ) from error
         if model_options is None:
             model_options = SMALL_RESNET if model_name == "resnet18" else {}
+        _check_architecture(timm, model_name, model_options)
         self.names, self.scores = tuple(names), dict(scores or {})
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"The names of attributes must be unique: {', '.join(self.names)}.")
         self.config |= {"model_options": dict(model_options), "scores": self.scores}
         self.net = timm.create_model(
             model_name,
@@ -213,6 +225,24 @@ class PixelClassifier(Pretrained):
             progress=progress,
         )
         return network.cpu()
+
+
+def _check_architecture(timm: Any, model_name: Any, options: Mapping[str, Any]) -> None:
+    """Raises unless timm builds the network from its own code, without reading any file."""
+    if not isinstance(model_name, str) or not timm.is_model(model_name) or ":" in model_name:
+        raise InputError(
+            f"{model_name!r} is no architecture of timm (timm.list_models()). For other networks "
+            f"use TimmNetwork, or your own network."
+        )
+    for name, value in options.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        numbers = all(isinstance(item, int | float) for item in values)
+        word = isinstance(value, str) and value.isidentifier()
+        if name not in OPTIONS or not (numbers or word):
+            raise InputError(
+                f"The option {name}={value!r} is not one of {', '.join(OPTIONS)} with numbers or "
+                f"a name. For other networks use TimmNetwork, or your own network."
+            )
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
