@@ -43,6 +43,7 @@ from torch import Tensor
 
 from ..errors import InputError, ShapeError, check_rows
 from ..latents import Latents
+from ..nn.precision import full_precision
 from ..random import permutation
 from ..storage import register_to_config
 from .base import Critic
@@ -85,7 +86,8 @@ class ExampleCritic(Critic, kind="examples"):
         """Log-odds `(B, 1)` of `z (B, *latent_shape)`."""
         advice = "It was made for another decoder."
         check_rows(z, self.latent_shape, "This critic takes latents", advice)
-        return (z.flatten(1) @ self.weight.flatten() + self.bias)[:, None]
+        with full_precision(z):
+            return (z.flatten(1) @ self.weight.flatten() + self.bias)[:, None]
 
     @classmethod
     @torch.no_grad()

@@ -96,7 +96,7 @@ class ConditionalDensity(nn.Module):
         return e if self.flow is None else self.flow.from_base(e)
 
     def _moments(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.generator(c).chunk(2, dim=1)
+        mean, raw = self.generator(c).to(c.dtype).chunk(2, dim=1)
         log_std = raw.clamp(NARROWEST, WIDEST)
         return mean.view(-1, *self.latent_shape), log_std.view(-1, *self.latent_shape)
 

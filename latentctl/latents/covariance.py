@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..nn.precision import full_precision
 from ..random import seeded
 from .latents import Latents
 
@@ -109,5 +110,6 @@ class Covariance(nn.Module):
 
     def _scaled(self, values: Tensor, leading: Tensor, rest: Tensor) -> Tensor:
         flat = values.flatten(1)
-        out = rest * flat + ((flat @ self.basis) * (leading - rest)) @ self.basis.T
+        with full_precision(flat):
+            out = rest * flat + ((flat @ self.basis) * (leading - rest)) @ self.basis.T
         return out.view_as(values)

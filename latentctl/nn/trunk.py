@@ -157,7 +157,7 @@ class ScoreNet(nn.Module):
             cells = features.flatten(2)
             features = torch.cat([cells.mean(2), cells.amax(2)], dim=1)
         out: Tensor = self.head(features)
-        return out
+        return out.to(z.dtype)  # autocast makes half precision of it
 
 
 class GatedResidual(nn.Module):
@@ -187,7 +187,7 @@ class GatedResidual(nn.Module):
         nn.init.constant_(self.head.get_parameter("bias")[latent_shape[0] :], GATE_BIAS)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        destination, gate = self.head(self.trunk(z, context)).chunk(2, dim=1)
+        destination, gate = self.head(self.trunk(z, context)).to(z.dtype).chunk(2, dim=1)
         destination = destination * self.trunk.scale + self.trunk.shift
         return torch.lerp(z, destination, gate.sigmoid())
 

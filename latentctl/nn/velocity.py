@@ -61,7 +61,7 @@ class Velocity(nn.Module):
         waves = time * self.frequencies
         parts = [time, waves.sin(), waves.cos(), *([] if context is None else [context])]
         velocity: Tensor = self.leave(self._features(z, torch.cat(parts, dim=1)))
-        return velocity
+        return velocity.to(z.dtype)  # autocast makes half precision of it
 
     def _features(self, z: Tensor, context: Tensor) -> Tensor:
         if self.net is not None:

@@ -121,7 +121,7 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
     def meta(self, fixed: Tensor) -> Any:
         seen = fixed.new_zeros(len(fixed), self.mask.numel())
         seen[:, self.mask.flatten()] = fixed
-        out = self.head(self.trunk(seen.view(-1, *self.mask.shape)))
+        out = self.head(self.trunk(seen.view(-1, *self.mask.shape))).to(fixed.dtype)
         out = out.unflatten(1, (self.mask.shape[0], self.numbers)).movedim(2, -1)
         parameters = unpack(out.flatten(1, -2)[:, ~self.mask.flatten()], self.shapes)
         return DependentTransform(self.univariate(*parameters), 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import InputError, ShapeError
 from ..latents import Latents
+from ..nn.precision import full_precision
 from ..random import generator, noise
 from ..storage import Saved
 
@@ -110,7 +111,8 @@ class GaussianMixture(Saved, kind="gaussian-mixture"):
         z = self.means[k]
         for component in k.unique():
             rows = k == component
-            z[rows] += eps[rows] @ self.roots[component].T
+            with full_precision(z):
+                z[rows] += eps[rows] @ self.roots[component].T
         return z.view(count, *self.latent_shape)
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError
 from ..latents import Latents
+from ..nn.precision import full_precision
 
 CHUNK = 4096  # rows at a time
 SMALLEST = 1e-6  # relative std below which a direction counts as constant
@@ -104,12 +105,15 @@ class Whitening(nn.Module):
 
     def rotate(self, z: Tensor) -> Tensor:
         """Coordinates along the eigenvectors; neither shifted nor scaled."""
-        turned: Tensor = torch.einsum("ba...,ak->bk...", z, self.basis)
-        return turned
+        return self._turned("ba...,ak->bk...", z)
 
     def rotate_back(self, z: Tensor) -> Tensor:
         """The inverse of `rotate`."""
-        turned: Tensor = torch.einsum("bk...,ak->ba...", z, self.basis)
+        return self._turned("bk...,ak->ba...", z)
+
+    def _turned(self, equation: str, z: Tensor) -> Tensor:
+        with full_precision(z):
+            turned: Tensor = torch.einsum(equation, z, self.basis)
         return turned
 
     def forward(self, z: Tensor) -> Tensor:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 __all__ = ["check_launch", "mean_over_processes", "same_everywhere"]
 
-from collections.abc import Sequence
+import functools
+import logging
+import os
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +19,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+logger = logging.getLogger(__name__)
+
+
 def check_launch(accelerator: Accelerator) -> None:
-    """Raises an `InputError` for precisions and kinds of launch that are not supported."""
+    """Raises an `InputError` for precisions and kinds of launch that are not supported.
+
+    It is logged, once, where `accelerate launch` was given several processes and started one.
+    """
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(
             f"mixed_precision {accelerator.mixed_precision!r} is not supported: the gradients of "
@@ -26,6 +35,22 @@ def check_launch(accelerator: Accelerator) -> None:
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise InputError(f"Cannot train under {kind}: launch with plain processes, --multi_gpu.")
+    if accelerator.num_processes == 1 and _asked_for_several(os.environ.keys()):
+        _say_once(
+            "This is one process, although accelerate launch was given several: without "
+            "--multi_gpu it starts them under mpirun only. Use accelerate launch --multi_gpu "
+            "--num_processes N, on a CPU with ACCELERATE_USE_CPU=true in the environment."
+        )
+
+
+def _asked_for_several(variables: Collection[str]) -> bool:
+    # the launcher sets an address for several processes, which it leaves to mpirun to start
+    return {"MASTER_ADDR", "ACCELERATE_USE_CPU"} <= set(variables) and "RANK" not in variables
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 @torch.no_grad()

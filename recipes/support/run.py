@@ -39,7 +39,7 @@ class OutputFlags:
 class RunFlags(OutputFlags):
     """The run."""
 
-    mixed_precision: str = "no"  # no or bf16.
+    mixed_precision: str | None = None  # no or bf16; by default that of accelerate launch.
     gradient_accumulation_steps: int = 1  # Micro-batches in a step.
     max_grad_norm: float | None = None  # Norm above which the gradient of a network is clipped.
     dataloader_num_workers: int = 0  # Processes that read batches.

@@ -27,6 +27,7 @@ from latentctl.storage.folder import load_folder
 from latentctl.training import History, Player, Step, fit, train
 from latentctl.training.batches import SampleOrder
 from latentctl.training.checkpoints import checkpoints
+from latentctl.training.processes import _say_once
 from latentctl.training.schedule import lr_factor
 
 SAMPLES, BATCH, STEPS = 50, 12, 40
@@ -510,6 +511,17 @@ def test_errors_say_what_to_do():
 
     with pytest.raises(InputError, match='"bf16"'):
         game.fit(accelerator=Half())
+
+
+def test_a_launch_that_started_one_process_instead_of_several_is_logged(monkeypatch, caplog):
+    Game().fit(max_train_steps=1)
+    assert not caplog.messages
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # as `accelerate launch --cpu` sets them
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    _say_once.cache_clear()
+    Game().fit(max_train_steps=1)
+    Game().fit(max_train_steps=1)
+    assert len(caplog.messages) == 1 and "--multi_gpu" in caplog.text
 
 
 @pytest.mark.slow
