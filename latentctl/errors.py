@@ -14,12 +14,15 @@ __all__ = [
     "NonFiniteError",
     "ShapeError",
     "UnknownNameError",
+    "check_positive",
     "check_rows",
     "nearest",
 ]
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 
@@ -46,7 +49,11 @@ class UnknownNameError(InputError):
 
 
 class NonFiniteError(LatentctlError, ArithmeticError):
-    """A NaN or an infinity where a finite number is required."""
+    """A NaN or an infinity where a finite number is required; `rows` says in which rows."""
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class AdapterError(LatentctlError, RuntimeError):
@@ -75,6 +82,13 @@ class CacheError(LatentctlError, RuntimeError):
 
 class LawError(LatentctlError, AssertionError):
     """A decoder, critic or controller violates a law of `latentctl.evaluation.laws`."""
+
+
+def check_positive(name: str, value: float) -> float:
+    """The value, if it is a finite number above 0; else an `InputError`."""
+    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a number above 0, not {value!r}.")
+    return value
 
 
 def check_rows(x: Any, shape: Sequence[int], subject: str, advice: str) -> None:

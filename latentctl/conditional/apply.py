@@ -76,12 +76,12 @@ def apply_request(
     x = decoder.decode(moved, batch_size=BATCH)
     logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
     after, least = evaluate(moved, logits)
-    whole = request.strength >= 1
+    whole, finite = request.strength >= 1, torch.isfinite(moved).flatten(1).all(1)
     return Outcome(
         x=x,
         z=moved,
         start=z,
-        satisfied=least >= request.threshold,
+        satisfied=(least >= request.threshold) & finite,
         unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
         leakage=torch.where(hold, (after - before).abs(), torch.nan),

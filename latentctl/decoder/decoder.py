@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from ..errors import AdapterError, InputError, ShapeError, check_rows
 from ..storage.weights import fingerprint
+from .checks import check_decoded, check_encoded, check_finite, check_samples
 from .frozen import floating_dtype, frozen_view
 from .prior import Flow, Gaussian, Prior
 
 CHECKED = 32  # samples on which the inverse of a flow is verified
-RANGE_TOLERANCE = 0.05  # resampled or jittered images overshoot by a little
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,24 @@ class Decoder(nn.Module):
             batch_size: Latents that are decoded together; all of them by default.
 
         Raises:
-            ShapeError: If `z` has another shape.
+            ShapeError: If `z` or the samples have another shape.
+            NonFiniteError: If a sample is not finite. Not checked where the samples have a
+                gradient: a search that waits for the device in each step is slow.
         """
         subject = f"{self.name} decodes latents"
         check_rows(z, self.latent_shape, subject, "Use latents of this decoder.")
-        parts = [
-            self.decode_fn(self.model, part.to(self.device, self.dtype))
-            for part in _chunks(z, batch_size)
-        ]
+        parts = []
+        for part in _chunks(z, batch_size):
+            x = self.decode_fn(self.model, part.to(self.device, self.dtype))
+            check_decoded(x, len(part), self.sample_shape, self.name)
+            parts.append(x)
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return x.float() if x.is_floating_point() else x
+        if not x.is_floating_point():
+            return x
+        x = x.float()
+        if not x.requires_grad:
+            check_finite([x], f"{self.name} decoded latents", self._advice)
+        return x
 
     forward = decode
 
@@ -159,8 +167,9 @@ class Decoder(nn.Module):
 
         Raises:
             AdapterError: If the decoder has no encoder.
-            ShapeError: If `x` has another shape.
+            ShapeError: If `x`, the means or the standard deviations have another shape.
             InputError: If `x` holds a NaN or leaves `value_range`.
+            NonFiniteError: If a mean or a standard deviation is not finite.
         """
         if self.encode_fn is None:
             raise AdapterError(
@@ -171,14 +180,22 @@ class Decoder(nn.Module):
         self.check_sample(x)
         if x.is_floating_point():
             x = x.to(self.dtype)
-        parts = [
-            self.encode_fn(self.model, part.to(self.device)) for part in _chunks(x, batch_size)
-        ]
-        means = [part.mean.float() for part in parts]
-        stds = [part.std.float() for part in parts if part.std is not None]
-        if len(parts) == 1:
-            return Posterior(means[0], stds[0] if stds else None)
-        return Posterior(torch.cat(means), torch.cat(stds) if stds else None)
+        means, stds = [], []
+        for part in _chunks(x, batch_size):
+            found = self.encode_fn(self.model, part.to(self.device))
+            mean, std = found.mean.float(), None if found.std is None else found.std.float()
+            check_encoded(mean, std, len(part), self.latent_shape, self.name)
+            means.append(mean)
+            stds += [] if std is None else [std]
+        joined = [part[0] if len(part) == 1 else torch.cat(part) for part in (means, stds) if part]
+        check_finite(joined, f"{self.name} encoded samples", self._advice)
+        return Posterior(*joined)
+
+    @property
+    def _advice(self) -> str:
+        if self.dtype == torch.float16:
+            return "float16 overflows above 65504: load the model in bfloat16 or float32."
+        return "Leave these rows out, or see what the model does with them."
 
     def through(self, flow: Flow) -> Decoder:
         r"""The same samples, with the flow's base noise as the latent.
@@ -245,29 +262,7 @@ class Decoder(nn.Module):
 
     def check_sample(self, x: Tensor) -> None:
         """Raises unless `x` is `(B, *sample_shape)`, finite, and in `value_range`."""
-        subject = f"{self.name} takes samples"
-        check_rows(x, self.sample_shape, subject, "Resize, crop or convert them.")
-        if x.numel() == 0:
-            return
-        if not x.is_floating_point():
-            if self.value_range is not None:
-                low, high = self.value_range
-                raise InputError(
-                    f"{self.name} takes floating values in [{low:g}, {high:g}], these are "
-                    f"{x.dtype}. For bytes: x / 255 * {high - low:g} + {low:g}."
-                )
-            return
-        lowest, highest = torch.stack(torch.aminmax(x.detach())).tolist()  # NaN if any value is
-        if not (math.isfinite(lowest) and math.isfinite(highest)):
-            rows = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
-            raise InputError(f"Samples must be finite; rows {rows[:8]} hold a NaN or an infinity.")
-        low, high = self.value_range or (lowest, highest)
-        slack = RANGE_TOLERANCE * (high - low)
-        if lowest < low - slack or highest > high + slack:
-            raise InputError(
-                f"{self.name} takes values in [{low:g}, {high:g}], these are in "
-                f"[{lowest:g}, {highest:g}]. Rescale them first."
-            )
+        check_samples(x, self.sample_shape, self.value_range, self.name)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and bytes of all weights and buffers."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CacheError, InputError
+from ..errors import CacheError, InputError, NonFiniteError
 from ..latents import shards
 from ..storage.files import MANIFEST
 from .dataset import BadSample, Sample, SampleReader
@@ -149,6 +149,8 @@ class EncodeJob:
         samples = self._samples(indices, skipped, bar)
         while batch := list(itertools.islice(samples, self.batch_size)):
             encoded = self._encode(batch, skipped)
+            if encoded is None:
+                continue
             if not rows:
                 shard = {k: v.new_empty(len(indices), *v.shape[1:]) for k, v in encoded.items()}
             for key, value in encoded.items():
@@ -168,22 +170,28 @@ class EncodeJob:
                 self._bad(error, skipped)
             bar.update()
 
-    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> shards.Shard:
-        posterior = self.reader.decoder.encode(torch.stack([sample.x for sample in batch]))
+    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> shards.Shard | None:
+        """The encodings of a batch without the samples that have none; None if no one has."""
+        try:
+            posterior = self.reader.decoder.encode(torch.stack([sample.x for sample in batch]))
+        except NonFiniteError as error:
+            if not error.rows:
+                raise
+            for row in error.rows:
+                sample = batch[row]
+                reason = "its encoding is not finite."
+                self._bad(BadSample(sample.index, sample.file, reason), skipped)
+            good = [sample for row, sample in enumerate(batch) if row not in error.rows]
+            return self._encode(good, skipped) if good else None
         encoded = {
             "mean": posterior.mean.cpu(),
             "index": torch.tensor([sample.index for sample in batch]),
         }
-        good = torch.isfinite(encoded["mean"].flatten(1)).all(1)
         if posterior.std is not None:
             encoded["std"] = posterior.std.cpu()
-            good &= torch.isfinite(encoded["std"].flatten(1)).all(1)
         if self.reader.names:
             encoded["labels"] = torch.stack([sample.labels for sample in batch])
-        for sample in itertools.compress(batch, (~good).tolist()):
-            error = BadSample(sample.index, sample.file, "its encoding is not finite.")
-            self._bad(error, skipped)
-        return {key: value[good] for key, value in encoded.items()}
+        return encoded
 
     def _bad(self, error: BadSample, skipped: list[dict[str, Any]]) -> None:
         if not self.skip:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError, InputError
+from ..errors import AdapterError, InputError, check_positive
 from .decoder import Decoder, Posterior
 from .descent import descend
 from .prior import Prior
@@ -158,6 +158,8 @@ class _Search:
             raise InputError(
                 f"Inversion needs steps and starts >= 1, not {self.steps} and {self.starts}."
             )
+        if self.sigma is not None:
+            check_positive("sigma", self.sigma)
         if not decoder.differentiable:
             raise AdapterError(
                 f"No gradient reaches the latents of {decoder.name}, so it cannot be inverted. "

@@ -216,7 +216,7 @@ class Reshaped(Noisy):
         (Counting, "fingerprint changed"),
         (WrongGradient, "finite differences"),
         (Random, "two results"),
-        (Reshaped, "decode gave"),
+        (Reshaped, r"decoded 1 latents into \(1, 12\)"),
     ],
 )
 def test_the_laws_find_decoders_that_violate_them(model, words):

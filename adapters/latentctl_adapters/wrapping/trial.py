@@ -75,6 +75,22 @@ class Trial:
             raise AdapterError(f"{len(z)} latents were decoded into {tuple(x.shape)}")
         return x
 
+    def decode_parts(self, z: Tensor, sample: Shape) -> Tensor:
+        """The samples of 16 latents, in batches of 1, 3, 5 and 7."""
+        parts = []
+        for part in z.split((1, 3, 5, 7)):
+            try:
+                x = self.decode(part)
+                if tuple(x.shape[1:]) != sample:
+                    raise AdapterError(f"samples {tuple(x.shape)}, where others are {sample}")
+            except Exception as error:
+                raise AdapterError(
+                    f"{len(z)} latents are decoded, and {len(part)} are not ({error}): a squeeze "
+                    f"or a fixed batch size, or a module in training mode that latentctl cannot see"
+                ) from error
+            parts.append(x)
+        return torch.cat(parts)
+
     def encode(self, x: Tensor) -> Posterior:
         """The posterior of `x`."""
         encode = getattr(self.view, self.encode_name or "")
@@ -85,6 +101,12 @@ class Trial:
                 f"{self.name} encodes the same sample twice to different latents: it draws from "
                 f"its posterior, or drops out. Pass encode= that returns the mean or the "
                 f"distribution, such as encode=lambda x: model.posterior(x).mean"
+            )
+        alone = tuple(posterior_of(encode(x[:1].clone())).mean.shape)
+        if alone != (1, *posterior.mean.shape[1:]):
+            raise AdapterError(
+                f"{self.name} encodes one sample into {alone} and {len(x)} into "
+                f"{tuple(posterior.mean.shape)}: a squeeze removes the axis of the batch"
             )
         self.encoder_kind = "without std" if posterior.std is None else "with std"
         return posterior
@@ -127,7 +149,7 @@ class Trial:
                 x = self.decode(z)
                 differentiable = self.decode(z.detach().requires_grad_()).requires_grad
             with torch.no_grad():
-                halves = torch.cat([self.decode(part) for part in z.chunk(2)])
+                parts = self.decode_parts(z, tuple(x.shape[1:]))
                 far = self.decode(FAR * z)
         except Exception as error:
             raise AdapterError(
@@ -142,7 +164,7 @@ class Trial:
             )
         floats = x.dtype.is_floating_point
         atol = torch.finfo(x.dtype).eps ** 0.5 * x.abs().max().item() if floats else 0
-        if not torch.allclose(x, halves, rtol=0, atol=atol, equal_nan=True):
+        if not torch.allclose(x, parts, rtol=0, atol=atol, equal_nan=True):
             raise AdapterError(
                 f"{self.name} decodes the same latents twice to different samples: it draws "
                 f"random numbers, mixes the samples of a batch (BatchNorm without running "

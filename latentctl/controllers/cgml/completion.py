@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ...decoder import Decoder, Prior
 from ...decoder.descent import LatentCost, descend
-from ...errors import InputError, ShapeError
+from ...errors import InputError, ShapeError, check_positive
 from ...random import seeded
 from ...storage import Saved
 from ...training import Step
@@ -125,7 +125,7 @@ def complete(
         torch.Size([2, 3, 12])
     """
     x, mask = _checked(decoder, x, mask)
-    sigma = _sigma(decoder) if sigma is None else sigma
+    sigma = _sigma(decoder) if sigma is None else check_positive("sigma", sigma)
     wanted, shown = (part.repeat_interleave(count, 0) for part in (x, mask))
     start = (prior or decoder.prior).sample(len(wanted), seed=seed).to(decoder.device)
     cost = visible_cost(decoder, wanted, shown, start, sigma=sigma)
@@ -185,7 +185,7 @@ def completer(
         options: Further arguments of `train_unrolled`, such as `max_train_steps`.
     """
     start = prior or decoder.prior
-    sigma = _sigma(decoder) if sigma is None else sigma
+    sigma = _sigma(decoder) if sigma is None else check_positive("sigma", sigma)
     size = start.sample(1)[0].numel()
     with seeded(seed, "completer"):
         updater = Updater(
