@@ -95,7 +95,6 @@ def fit_prior(x: Tensor, flags: PriorFlags, run: RunFlags, accelerator: Accelera
         gaussianise=flags.gaussianise,
         max_train_steps=flags.prior_train_steps,
         learning_rate=flags.prior_learning_rate,
-        progress=True,
         **run.fit_options(accelerator, "training/prior", flags.prior_batch_size),
     )
     return model.to(accelerator.device).requires_grad_(False)

@@ -150,7 +150,6 @@ def main(flags: Flags) -> dict[str, float]:
         max_train_steps=options.vae_train_steps,
         lr_scheduler="cosine",
         lr_warmup_steps=min(50, options.vae_train_steps // 10),
-        progress=True,
         on_step=validate,
         **flags.run.fit_options(accelerator, "training", options.vae_batch_size),
     )

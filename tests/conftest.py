@@ -7,6 +7,8 @@ alone. The first four dimensions are used (posterior std 0.1), the others hardly
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,7 @@ def fit_realism(latents, names=(), steps=150, **sizes):
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+    os.environ["LATENTCTL_PROGRESS"] = "0"
 
 
 @pytest.fixture

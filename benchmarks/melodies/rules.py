@@ -26,8 +26,7 @@ from benchmarks.shared.base import data_folder
 from benchmarks.shared.run import Seconds, SeededFlags, in_turns, report, run, table, write
 from latentctl import Ascent, Decoder
 from latentctl.random import permutation
-from latentctl.rewards import CountedRewards
-from latentctl.rewards.reward_calls import Reward
+from latentctl.rewards import CountedRewards, Reward
 from recipes.support.melody.data import MelodyDataFlags, load_melodies
 from recipes.support.melody.metrics import NgramModel, diversity
 from recipes.support.melody.rules import RuleFlags, rules_of

@@ -123,7 +123,6 @@ def main(flags: Flags) -> None:
             epochs=epochs,
             max_train_seconds=flags.max_train_seconds or seconds,
             seed=seed,
-            progress=True,
         )
         print(f"{name}, on {len(data[0])} images", flush=True)
         measure(network, decoder)

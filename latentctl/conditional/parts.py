@@ -12,6 +12,7 @@ from ..controllers.request import THRESHOLD
 from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..errors import InputError, ShapeError
+from ..latents.names import attribute_names
 
 EVALUATOR_THRESHOLD = 0.8
 
@@ -33,6 +34,7 @@ def fitting_parts(
         threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
     if not 0 < threshold < 1:
         raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
+    attribute_names(critic.names)
     critic.to(decoder.device).eval()
     if controller is None:
         controller = Ascent(critic if critic.names else None, realism)

@@ -139,7 +139,7 @@ class Actor(Controller, kind="actor"):
         for net in (actor.net, realism.net):
             net.trunk.standardise(*latents.moments())
         own = {key: options.pop(key) for key in PLAYER_OPTIONS & options.keys()}
-        options = {"progress": False, "batch_size": batch_size, "seed": seed, **options}
+        options = {"batch_size": batch_size, "seed": seed, **options}
 
         def stage(name: str, steps: int) -> dict[str, Any]:
             folder = None if output_dir is None else Path(output_dir) / name

@@ -40,6 +40,7 @@ from torch import Tensor
 from ..critics import Critic, RealismCritic
 from ..errors import InputError
 from ..latents import Covariance
+from ..progress import track
 from ..random import noise
 from ..storage import register_to_config
 from .base import Move
@@ -182,7 +183,7 @@ class Ascent(GradientController, kind="ascent"):
         share = torch.ones_like(z) if request.region is None else request.region.expand_as(z)
         point = result.clone() if covariance is None else covariance.whiten(begin - z)
         first, second = torch.zeros_like(result), torch.zeros_like(result)
-        for step in range(self.steps):
+        for step in track(range(self.steps), "Ascend", "step"):
             with torch.enable_grad():
                 point = point.detach().requires_grad_()
                 here = latents(point, origin, share)

@@ -39,6 +39,7 @@ from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents
 from ..latents.covariance import default_rank
+from ..progress import track
 from ..random import seeded
 from ..training import Step, train
 from .ascent import Ascent
@@ -71,6 +72,7 @@ def teach(
     rank: int | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> AttributeCritic:
     """A fast critic of latents, distilled from a slow one.
@@ -90,6 +92,7 @@ def teach(
             are compared and edits measured; 512 for a grid by default, and 0 for a vector.
         seed: Decides every random number.
         output_dir: Folder of the logs and checkpoints of each round, a folder each.
+        progress: Show bars on the main process.
         options: Further arguments of `latentctl.training.train` for each round; by default 2000
             steps of AdamW on 256 distillation samples, with weight decay 1e-2 and a learning rate
             of 1e-3 that falls by a cosine after 100 steps.
@@ -117,15 +120,16 @@ def teach(
         count = samples_per_round if number else samples
         step = Step(seed, number, 0, count, count)
         if number:
-            z = _edits(student, latents, step)
+            z = _edits(student, latents, step, progress)
         else:
             z = _first_latents(teacher, student, latents, prior, step)
         column = step.integers(len(names), purpose="column").cpu()
-        new = [z, *_teacher_outputs(teacher, z, column), column]
+        new = [z, *_teacher_outputs(teacher, z, column, progress), column]
         data = [torch.cat(pair) for pair in zip(data, new, strict=True)] if data else new
         loss = _loss(student, data, gradient_weight)
         folder = None if output_dir is None else Path(output_dir) / f"round-{number}"
         settings = {"seed": seed + number, "output_dir": folder, **TRAINING, **options}
+        settings["progress"] = progress
         train(student, loss, TensorDataset(*data), name="student", **settings)
     return student
 
@@ -153,10 +157,13 @@ def _loss(student: AttributeCritic, data: Sequence[Tensor], gradient_weight: flo
     return loss
 
 
-def _teacher_outputs(teacher: Critic, z: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def _teacher_outputs(
+    teacher: Critic, z: Tensor, column: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
     """Log-odds `(N, K)`, and the gradient of those in `column`, `(N, *latent_shape)`."""
     values, gradients = [], []
-    for part, chosen in zip(z.split(PART), column.split(PART), strict=True):
+    pairs = list(zip(z.split(PART), column.split(PART), strict=True))
+    for part, chosen in track(pairs, "Teacher", "batch", progress=progress):
         with torch.enable_grad():
             here = part.to(teacher.device).requires_grad_()
             logits = teacher(here)
@@ -222,7 +229,7 @@ def _mean_differences(z: Tensor, probability: Tensor) -> Tensor:
     return present - absent
 
 
-def _edits(student: AttributeCritic, latents: Latents, step: Step) -> Tensor:
+def _edits(student: AttributeCritic, latents: Latents, step: Step, progress: bool) -> Tensor:
     """Edits made with the student, scaled by 0.4 to 1.2, at several weights of the shift."""
     data = latents[step.integers(len(latents), purpose="edited")]
     z = data.sample(0.5 * step.normal(*latents.latent_shape, purpose="posterior")).cpu()
@@ -230,7 +237,8 @@ def _edits(student: AttributeCritic, latents: Latents, step: Step) -> Tensor:
     request = flips(current, step.integers(current.shape[1], purpose="flipped"))
     moved = []
     size = -(-len(z) // len(SHIFT_WEIGHTS))
-    for weight, rows in zip(SHIFT_WEIGHTS, torch.arange(len(z)).split(size), strict=False):
+    pairs = list(zip(SHIFT_WEIGHTS, torch.arange(len(z)).split(size), strict=False))
+    for weight, rows in track(pairs, "Edits of the student", "batch", progress=progress):
         ascent = Ascent.for_edits(student, shift_weight=weight)
         moved.append(ascent.move(z[rows].to(student.device), request.rows(rows)).z.cpu())
     share = 0.4 + 0.8 * _rows(step.uniform(1, purpose="share"), z)

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 from ..critics import Critic
 from ..decoder import Gaussian, Prior
 from ..latents import Latents
+from ..progress import track
 from ..training import Step, train
 from .ascent import distance
 from .base import Controller
@@ -40,6 +41,7 @@ def clone(
     learning_rate: float = 1e-3,
     free_share: float = 0.25,
     seed: int = 0,
+    progress: bool = True,
     **options: Any,
 ) -> None:
     """Fits an actor to a teacher's moves by least squares.
@@ -54,11 +56,18 @@ def clone(
         learning_rate: Peak of Adam's learning rate; it falls linearly.
         free_share: Share of rows in which some targets are freed.
         seed: Decides every random number.
+        progress: Show bars on the main process.
         options: `max_train_steps`, `batch_size` and other arguments of `latentctl.training.fit`.
     """
     used = latents.posterior_std()
     data = collect_demonstrations(
-        teacher, latents, demonstrations, prior=prior, free_share=free_share, seed=seed
+        teacher,
+        latents,
+        demonstrations,
+        prior=prior,
+        free_share=free_share,
+        seed=seed,
+        progress=progress,
     )
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,7 +79,7 @@ def clone(
         far = distance(reached, origin, used.to(origin.device)).mean()
         return error + distance_weight * far, {"distance": far}
 
-    options = {**options, "learning_rate": learning_rate, "lr_scheduler": "linear"}
+    options |= {"learning_rate": learning_rate, "lr_scheduler": "linear", "progress": progress}
     train(actor, loss, TensorDataset(*data), name="actor", seed=seed, **options)
 
 
@@ -85,6 +94,7 @@ def collect_demonstrations(
     free_share: float = 0.25,
     threshold: float = THRESHOLD,
     seed: int = 0,
+    progress: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Starts, targets `(count, K)` and the teacher's destinations, `count` rows each.
 
@@ -98,11 +108,12 @@ def collect_demonstrations(
         free_share: Share of rows in which some targets are freed.
         threshold: Probability at which a teacher that searches may stop.
         seed: Decides every random number.
+        progress: Show a bar on the main process.
     """
     start = prior if prior is not None else Gaussian(latents.latent_shape)
     device = next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    for first in range(0, count, AT_ONCE):
+    for first in track(range(0, count, AT_ONCE), "Demonstrate", "batch", progress=progress):
         step = Step(seed, first, first, min(AT_ONCE, count - first), count)
         z = start.sample(step.count, seed=~seed, start=first).cpu()
         data = latents[step.integers(len(latents), purpose="lesson")]

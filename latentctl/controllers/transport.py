@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..critics import Critic, RealismCritic
 from ..errors import InputError
+from ..progress import track
 from ..storage import register_to_config
 from .base import Move
 from .gradient import GradientController
@@ -69,7 +70,7 @@ class Transport(GradientController, kind="transport"):
         z = z.detach()
         request = request.with_current(self.attributes, z)
         size = 1 / self.steps
-        for step in range(self.steps):
+        for step in track(range(self.steps), "Transport", "step"):
             time = 1 - step * size
             before = self._velocity(z, time, request)
             after = self._velocity(z - size * before, time - size, request)

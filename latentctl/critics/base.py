@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError, UnknownNameError
 from ..latents import Covariance
+from ..progress import track
 from ..storage import Saved, register_to_config
 
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
@@ -80,8 +81,8 @@ class Critic(Saved, abc.ABC):
             z: Latents, `(N, *latent_shape)`, on any device.
             batch_size: Latents at once; all if not given.
         """
-        parts = [self(part.to(self.device)) for part in z.split(batch_size or max(1, len(z)))]
-        return torch.cat(parts).to(z.device)
+        parts = track(z.split(batch_size or max(1, len(z))), "Score", "batch")
+        return torch.cat([self(part.to(self.device)) for part in parts]).to(z.device)
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..latents import Covariance, Latents
+from ..latents.names import attribute_names
 from ..nn.trunk import ScoreNet
 from ..storage import register_to_config
 from ..training import Step, train
@@ -54,11 +55,13 @@ class NetworkCritic(Critic):
         rank: int = 0,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.names = tuple(latent_shape), tuple(names)
+        self.latent_shape, self.names = tuple(latent_shape), attribute_names(names)
         if rank:
             self.covariance = Covariance(latent_shape, rank)
         sizes: dict[str, Any] = {"depth": depth, "dropout": dropout, "smooth": smooth}
-        self.net = ScoreNet(latent_shape, self.heads_per_name * len(names), width=width, **sizes)
+        self.net = ScoreNet(
+            latent_shape, self.heads_per_name * len(self.names), width=width, **sizes
+        )
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
 
     @abc.abstractmethod

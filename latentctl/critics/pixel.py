@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..decoder import Decoder
 from ..decoder.frozen import frozen_view
 from ..errors import InputError, ShapeError
+from ..progress import track
 from .base import Critic
 from .calibration import platt_scaling
 
@@ -122,8 +123,8 @@ class PixelCritic(Critic):
     @torch.no_grad()
     def score_samples(self, x: Tensor, *, batch_size: int = BATCH) -> Tensor:
         """Log-odds `(N, K)` of many samples without gradients, on the device of `x`."""
-        parts = [self.of_samples(part.to(self.device)) for part in x.split(batch_size)]
-        return torch.cat(parts).to(x.device)
+        parts = track(x.split(batch_size), "Score", "batch")
+        return torch.cat([self.of_samples(part.to(self.device)) for part in parts]).to(x.device)
 
     def calibrate(self, x: Tensor, labels: Tensor) -> PixelCritic:
         """Fits scale and bias of each attribute on held-out samples.

@@ -114,7 +114,7 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         unknown = torch.isnan(require_labels(latents, "A RewardCritic")).all(0)
         for name, missing in zip(latents.names, unknown, strict=True):
             if missing:
-                raise InputError(f"The reward {name!r} raised for all {len(latents)} samples.")
+                raise InputError(f"The reward {name!r} failed for all {len(latents)} samples.")
         sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
         with seeded(seed, "reward critic"):
             critic = cls(latents.latent_shape, latents.names, **sizes)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterError, InputError, ShapeError, check_rows
+from ..progress import track
 from ..storage.weights import fingerprint
 from .checks import check_decoded, check_encoded, check_finite, check_samples
 from .frozen import floating_dtype, frozen_view
@@ -143,7 +144,7 @@ class Decoder(nn.Module):
         subject = f"{self.name} decodes latents"
         check_rows(z, self.latent_shape, subject, "Use latents of this decoder.")
         parts = []
-        for part in _chunks(z, batch_size):
+        for part in track(_chunks(z, batch_size), "Decode", "batch"):
             x = self.decode_fn(self.model, part.to(self.device, self.dtype))
             check_decoded(x, len(part), self.sample_shape, self.name)
             parts.append(x)
@@ -181,7 +182,7 @@ class Decoder(nn.Module):
         if x.is_floating_point():
             x = x.to(self.dtype)
         means, stds = [], []
-        for part in _chunks(x, batch_size):
+        for part in track(_chunks(x, batch_size), "Encode", "batch"):
             found = self.encode_fn(self.model, part.to(self.device))
             mean, std = found.mean.float(), None if found.std is None else found.std.float()
             check_encoded(mean, std, len(part), self.latent_shape, self.name)

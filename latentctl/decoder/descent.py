@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UnknownNameError
+from ..progress import track
 from ..random import noise
 
 LatentCost: TypeAlias = Callable[[Tensor], Tensor]
@@ -81,7 +82,7 @@ def descend(
     else:
         optimizer = torch.optim.SGD([here], lr=learning_rate, momentum=momentum)
     path = [here.detach().clone()]
-    for step in range(steps):
+    for step in track(range(steps), "Descend", "step"):
         with torch.enable_grad():
             (here.grad,) = torch.autograd.grad(cost(here).sum(), here)
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps) ** anneal

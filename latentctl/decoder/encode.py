@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import AdapterError, CacheError, InputError
 from ..latents.latents import Latents, open_cache
+from ..latents.names import attribute_names
 from ..latents.shards import read_manifest
 from .dataset import SampleReader, Source
 from .decoder import Decoder
@@ -89,9 +90,7 @@ def encode_dataset(
         raise InputError(f'on_bad_sample is "raise" or "skip", not {on_bad_sample!r}.')
     if batch_size < 1 or shard_size < 1:
         raise InputError(f"Sizes must be >= 1: batch {batch_size}, shard {shard_size}.")
-    names = (attributes,) if isinstance(attributes, str) else tuple(attributes or ())
-    if len(set(names)) != len(names):
-        raise InputError(f"Attributes must be unique, these are {', '.join(names)}.")
+    names = attribute_names(attributes or ())
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is a file. Choose a folder.")
@@ -106,7 +105,7 @@ def encode_dataset(
     done = set() if manifest else job.done()
     wait()  # every process has read before one writes
     if manifest is None:
-        job.run(done, progress and rank == 0)
+        job.run(done, progress)
         wait()
         if rank == 0:
             job.commit()

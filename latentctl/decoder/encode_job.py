@@ -21,6 +21,7 @@ import torch
 
 from ..errors import CacheError, InputError, NonFiniteError
 from ..latents import shards
+from ..progress import progress_bar
 from ..storage.files import MANIFEST
 from .dataset import BadSample, Sample, SampleReader
 
@@ -128,10 +129,8 @@ class EncodeJob:
 
     def run(self, done: set[int], progress: bool) -> None:
         """Encode the shards of this process that are not done."""
-        from tqdm.auto import tqdm
-
         source, size, number = self.reader.source, int(self.identity["shard_size"]), 0
-        with tqdm(total=source.length, desc="Encode", unit="sample", disable=not progress) as bar:
+        with progress_bar(source.length, "Encode", "sample", progress=progress) as bar:
             while source.has(start := number * size):
                 if self._mine(number) and number not in done:
                     self._run_shard(number, range(start, start + size), bar)

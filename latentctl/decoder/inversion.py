@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError, InputError, check_positive
+from ..progress import progress_bar
 from .decoder import Decoder, Posterior
 from .descent import descend
 from .prior import Prior
@@ -174,8 +175,12 @@ class _Search:
         sigma = self.sigma if self.sigma is not None else 0.1 * max(spread, 1e-6)
         near = torch.cdist(x.flatten(1), drawn.flatten(1)).argsort(1)[:, : self.starts]
         size = max(1, CHUNK // self.starts)
-        pairs = zip(x.split(size), near.split(size), strict=True)
-        parts = [self._part(decode, part, pool[rows.flatten()], sigma) for part, rows in pairs]
+        pairs = list(zip(x.split(size), near.split(size), strict=True))
+        with progress_bar(len(pairs) * self.steps, "Invert", "step") as bar:
+            parts = [
+                self._part(decode, part, pool[rows.flatten()], sigma, bar.update)
+                for part, rows in pairs
+            ]
         z, back, errors = (torch.cat(column) for column in zip(*parts, strict=True))
         found = Inversion(z, back, errors.amin(1), errors, spread)
         if failed := int(found.failed.sum()):
@@ -194,7 +199,12 @@ class _Search:
         return found
 
     def _part(
-        self, decode: Callable[[Tensor], Tensor], x: Tensor, z: Tensor, sigma: float
+        self,
+        decode: Callable[[Tensor], Tensor],
+        x: Tensor,
+        z: Tensor,
+        sigma: float,
+        on_step: Callable[[], object],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Best latents `(B, ...)`, their samples and the errors `(B, starts)` of one chunk.
 
@@ -205,6 +215,7 @@ class _Search:
 
         def cost(z: Tensor) -> Tensor:
             missed = (decode(z) - goal).flatten(1).square().sum(1)
+            on_step()
             likely = self.prior.log_prob(z.to(home)).to(z.device)
             return (missed / (2 * sigma**2) - likely) / max(1, z[:1].numel())
 

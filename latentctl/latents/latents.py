@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
 from .moments import aggregate
+from .names import attribute_names
 from .shards import Shard, open_shards, verified_manifest, write_cache
 
 
@@ -192,12 +193,10 @@ class Latents(Dataset["Latents"]):
         """The same latents with other labels `(N, K)`, in [0, 1] or NaN, and their names.
 
         Raises:
-            InputError: If the names are not unique, or a label is out of range.
+            InputError: If names are not unique or reserved, or a label is out of range.
             ShapeError: If the labels are not `(N, K)` with K names.
         """
-        names = (names,) if isinstance(names, str) else tuple(names)
-        if len(set(names)) != len(names):
-            raise InputError(f"Names of labels must be unique, these are {', '.join(names)}.")
+        names = attribute_names(names, "label")
         if labels is None or labels.shape != (len(self), len(names)):
             found = None if labels is None else tuple(labels.shape)
             raise ShapeError(

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ..errors import InputError, NonFiniteError, ShapeError, UnknownNameError
 from ..latents import Latents
+from ..progress import track
 from ..random import noise, seeded
 from ..storage import Saved
 from ..training import Step, train
@@ -137,7 +138,8 @@ class LatentFlow(Saved, kind="latent-flow"):
         """Samples `start ... start + count - 1` of the sequence of `seed`."""
         e = noise(start, count, self.latent_shape, seed=seed, purpose="prior")
         e = e.to(self.map.white.mean.device)
-        return torch.cat([self.from_base(part) for part in e.split(BATCH)])
+        parts = track(e.split(BATCH), "Sample", "batch")
+        return torch.cat([self.from_base(part) for part in parts])
 
     @torch.no_grad()
     def check_invertible(self, z: Tensor, *, tolerance: float = TOLERANCE) -> float:

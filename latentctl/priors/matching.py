@@ -48,6 +48,7 @@ from torch import Tensor, nn
 from ..decoder.descent import append_dims
 from ..errors import InputError, NonFiniteError
 from ..nn.velocity import Velocity
+from ..progress import track
 from .fixed_point import fixed_point
 from .whitening import Whitening
 
@@ -138,19 +139,20 @@ class Matching(nn.Module):
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Noise of latents, without a gradient; see `log_det` for the determinant."""
         u = self.white.rotate(z - self.white.mean) / self.white.std
-        for step in reversed(range(self.steps)):
+        for step in track(range(self.steps)[::-1], "Invert the flow", "step"):
             u = self._step_back(u, step)
         return self.white.rotate_back(u), None
 
     def log_det(self, e: Tensor) -> Tensor:
         """Log-determinant `(B,)` of `to_base` at the latents of noise `e (B, *latent_shape)`."""
         rows = max(1, CHUNK // max(1, e[:1].numel()) ** 2)
-        total = [self._log_det(self.white.rotate(part)) for part in e.split(rows)]
+        parts = track(e.split(rows), "Density", "batch")
+        total = [self._log_det(self.white.rotate(part)) for part in parts]
         return torch.cat(total) if total else e.new_zeros(0)
 
     def _log_det(self, u: Tensor) -> Tensor:
         total = self.white.log_det.expand(len(u))
-        for step in range(self.steps):
+        for step in track(range(self.steps), "Density", "step"):
             total = total - torch.linalg.slogdet(self._jacobian(u, step)).logabsdet
             u = u + self._increment(u, step)
         result: Tensor = total

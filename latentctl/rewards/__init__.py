@@ -16,4 +16,5 @@ __all__ = [
 from .edit import RuleEdit, edit_by_rule
 from .explore import Exploration, explore
 from .labels import encoding_rewards, prior_rewards
-from .reward_calls import CountedRewards, Reward
+from .reward_calls import CountedRewards
+from .rule import Reward

@@ -20,17 +20,19 @@ from __future__ import annotations
 
 __all__ = ["RuleEdit", "edit_by_rule"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..critics import RewardCritic
-from ..decoder import Decoder
+from ..decoder import Decoder, read_samples
 from ..errors import BudgetError, InputError, UnknownNameError
-from .reward_calls import CountedRewards, Reward
+from ..progress import progress_bar
+from .reward_calls import CountedRewards, Rules
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RuleEdit:
     """The encodings of the inputs, `(B, *latent_shape)`."""
 
     rewards: Tensor
-    """Rewards of `x`, `(B, K)` in [0, 1]; NaN where one raised."""
+    """Rewards of `x`, `(B, K)` in [0, 1]; NaN where one failed."""
 
     satisfied: Tensor
     """Whether each requested reward is 1, `(B,)` booleans."""
@@ -66,26 +68,28 @@ class RuleEdit:
 def edit_by_rule(
     decoder: Decoder,
     critic: RewardCritic,
-    rewards: CountedRewards | Reward | Mapping[str, Reward],
-    x: Tensor,
+    rewards: Rules,
+    x: Any,
     *,
-    rules: Sequence[str] | None = None,
+    rules: str | Sequence[str] | None = None,
     steps: int = 80,
     step_length: float = 0.3,
+    progress: bool = True,
 ) -> RuleEdit:
     """Changes inputs step by step, and stops each as soon as the rules are kept.
 
     Arguments:
         decoder: The decoder, with an encoder; nothing has to be differentiable.
         critic: Predicts the rewards; best fitted on encodings (`encoding_rewards`).
-        rewards: The rules: one, several by name, or `CountedRewards`.
-        x: Inputs, `(B, *sample_shape)`.
+        rewards: The rules: one, several in a list or by name, or `CountedRewards`.
+        x: Inputs, `(B, *sample_shape)`, or whatever `latentctl.decoder.read_samples` reads.
         rules: Names of the requested ones; all by default.
         steps: Most steps of a sample.
         step_length: Length of a step in latent units.
+        progress: Show a bar on the main process.
 
     Raises:
-        InputError: If no rule is requested, or no step may be made.
+        InputError: If no rule is requested, no step may be made, or a rule fails for most samples.
         UnknownNameError: If the critic or the rewards lack a rule.
 
     Edits that are not done when the reward calls end are returned as they are.
@@ -99,7 +103,9 @@ def edit_by_rule(
         torch.Size([3, 4])
     """
     rewards = CountedRewards.of(rewards)
-    requested = list(rewards.names if rules is None else rules)
+    requested = (
+        [rules] if isinstance(rules, str) else list(rewards.names if rules is None else rules)
+    )
     if not requested or steps < 1 or not step_length > 0:
         raise InputError("An edit needs at least one rule, one step, and a positive step length.")
     for name in requested:
@@ -109,31 +115,34 @@ def edit_by_rule(
     columns = [rewards.names.index(name) for name in requested]
     heads = [critic.names.index(name) for name in requested]
     calls = rewards.calls
+    x = read_samples(x, decoder)
     start = decoder.encode(x).mean
     best, best_z = x.clone(), start.clone()
     found = torch.full((len(x), len(rewards.names)), torch.nan)
     taken = torch.zeros(len(x), dtype=torch.long)
     active, z, tried = torch.arange(len(x)), start.clone(), x
-    for step in range(-1, steps + 1):
-        try:
-            scores = rewards(tried)
-        except BudgetError as error:
-            scores = error.found
-            active = active[: len(scores)]
-        if not len(active):
-            break
-        # where a reward raised the sum is NaN, which counts as worse than any
-        total, old = (part[:, columns].sum(1).nan_to_num(-1) for part in (scores, found[active]))
-        better = total > old
-        rows = active[better]
-        best[rows], best_z[rows] = tried[: len(active)][better], z[rows]
-        found[rows], taken[rows] = scores[better], max(step, 0)
-        active = active[~(scores[:, columns] == 1).all(1)]
-        if not len(active) or step == steps:
-            break
-        if step >= 0:
-            z[active] -= step_length * _direction(critic, z[active], heads)
-        tried = decoder.decode(z[active])
+    with progress_bar(steps, "Edit", "step", progress=progress) as bar:
+        for step in range(-1, steps + 1):
+            try:
+                scores = rewards(tried)
+            except BudgetError as error:
+                scores = error.found
+                active = active[: len(scores)]
+            if not len(active):
+                break
+            # where a reward failed the sum is NaN, which counts as worse than any
+            total, old = (part[:, columns].sum(1) for part in (scores, found[active]))
+            better = total.nan_to_num(-1) > old.nan_to_num(-1)
+            rows = active[better]
+            best[rows], best_z[rows] = tried[: len(active)][better], z[rows]
+            found[rows], taken[rows] = scores[better], max(step, 0)
+            active = active[~(scores[:, columns] == 1).all(1)]
+            if not len(active) or step == steps:
+                break
+            if step >= 0:
+                z[active] -= step_length * _direction(critic, z[active], heads)
+                bar.update()
+            tried = decoder.decode(z[active])
     return RuleEdit(
         x=best,
         z=best_z,

@@ -17,12 +17,11 @@ from __future__ import annotations
 __all__ = ["Exploration", "Round", "explore"]
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..controllers import Actor
 from ..critics import RealismCritic, RewardCritic
@@ -30,12 +29,13 @@ from ..critics.reward import satisfied
 from ..decoder import Decoder, Prior
 from ..errors import InputError
 from ..latents import Latents
+from ..progress import track
 from ..random import generator, seeded
 from ..training import Step, fit
 from .game import RuleGame
-from .labels import decoded_rewards, prior_rewards
-from .progress import Round, all_kept, known_labels, means, prior_round, warn_of_mismatch
-from .reward_calls import CountedRewards, Reward
+from .labels import as_latents, decoded_rewards, prior_rewards
+from .reward_calls import CountedRewards, Rules
+from .rounds import Round, all_kept, known_labels, means, prior_round, warn_of_mismatch
 
 logger = logging.getLogger(__name__)
 
@@ -66,46 +66,48 @@ class Exploration:
 
 def explore(
     decoder: Decoder,
-    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    rewards: Rules,
     *,
     rounds: int = 40,
     prior_samples: int = 6000,
     moves: int = 1000,
     max_reward_calls: int | None = None,
     prior: Prior | None = None,
-    encodings: Latents | None = None,
+    encodings: Latents | Tensor | None = None,
     width: int = 256,
     depth: int = 3,
     first_steps: int = 1000,
     train_steps: int = 300,
     batch_size: int = 256,
     seed: int = 0,
+    progress: bool = True,
     **options: Any,
 ) -> Exploration:
     """An actor for rules, alone and together, and the critic that it was trained on.
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: One reward, several by name, or `CountedRewards`.
+        rewards: One rule, several in a list or by name, or `CountedRewards`.
         rounds: Rounds after the prior.
         prior_samples: Samples of the prior that are scored first; at most a third of the calls.
         moves: Moves that are scored in a round.
         max_reward_calls: Most samples to score; then the rounds end.
         prior: Distribution of the starts, the decoder's prior by default.
-        encodings: Encodings of data. Half of the moves then start there, for edits, and the realism
-            critic is trained on them instead of samples of the prior.
+        encodings: Encodings of data, or their means. Half of the moves then start there, for
+            edits, and the realism critic is trained on them instead of samples of the prior.
         width: Units of each layer of all networks.
         depth: Number of layers.
         first_steps: Steps of the critic on the prior.
         train_steps: Steps in a round, over the three players.
         batch_size: Latents in a step.
         seed: Decides every random number.
+        progress: Show a bar on the main process.
         options: `realism_weight`, `learning_rate` (the actor's falls to zero over the rounds) and
             other options of `latentctl.rewards.game.RuleGame`, and further arguments of
             `latentctl.training.fit`.
 
     Raises:
-        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
+        InputError: If a rule fails for most samples, or no sample could be scored.
 
     Example:
         >>> import latentctl
@@ -122,10 +124,11 @@ def explore(
     prior = decoder.prior if prior is None else prior
     count = int(min(prior_samples, max(rewards.left // 3, 1)))
     before = rewards.calls
-    seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed)
+    seen = prior_rewards(decoder, rewards, count, prior=prior, seed=seed, progress=progress)
     record = [prior_round(seen, rewards, before)]
     weights = {key: options.pop(key) for key in GAME_OPTIONS & options.keys()}
-    options = {"batch_size": batch_size, "progress": False, **options}
+    options = {"batch_size": batch_size, "progress": progress, **options}
+    encodings = None if encodings is None else as_latents(encodings)
     critic = RewardCritic.fit(
         seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
     )
@@ -138,7 +141,7 @@ def explore(
     for net in (actor.net, realism.net):
         net.trunk.standardise(*real.moments())
     game = RuleGame(actor, critic, realism, real, prior, encodings, **weights)
-    for number in range(1, rounds + 1):
+    for number in track(range(1, rounds + 1), "Explore", "round", progress=progress):
         place = generator(seed, number, purpose="round").initial_seed()
         game.slow_down(1 - (number - 1) / rounds)
         data = _half_recent(seen, min(len(seen) - count, RECENT * moves))
@@ -158,6 +161,8 @@ def explore(
             break
     actor.load_state_dict(averaged)
     warn_of_mismatch(record[-1])
+    if rewards.failed:
+        logger.warning("%s", rewards.report())
     actor.realism = realism.eval()
     return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
 

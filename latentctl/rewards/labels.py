@@ -18,16 +18,16 @@ from __future__ import annotations
 __all__ = ["decoded_rewards", "encoding_rewards", "prior_rewards"]
 
 import logging
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ..decoder import Decoder, Prior
 from ..errors import BudgetError, InputError
-from ..latents.latents import Latents
+from ..latents import Latents
+from ..progress import progress_bar
 from ..random import noise, permutation
-from .reward_calls import CountedRewards, Reward
+from .reward_calls import CountedRewards, Rules
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +36,32 @@ BATCH = 256  # latents that are decoded and scored together
 
 def prior_rewards(
     decoder: Decoder,
-    rewards: CountedRewards | Reward | Mapping[str, Reward],
+    rewards: Rules,
     n: int,
     *,
     prior: Prior | None = None,
     max_reward_calls: int | None = None,
     batch_size: int = BATCH,
     seed: int = 0,
+    progress: bool = True,
 ) -> Latents:
     """Latents of the prior, with the rewards of what they decode to as soft labels.
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: One reward, several by name, or `CountedRewards`.
+        rewards: One rule, several in a list or by name, or `CountedRewards`.
         n: Number of latents; fewer are returned, with a warning, where the calls do not suffice.
         prior: Distribution of the latents, the decoder's prior by default.
         max_reward_calls: Most samples to score; `CountedRewards` have their own limit.
         batch_size: Latents that are decoded together.
         seed: Of the prior's noise.
+        progress: Show a bar on the main process.
 
     Returns:
-        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
+        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a rule failed.
 
     Raises:
-        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
+        InputError: If a rule fails for most samples, or no sample could be scored.
 
     Example:
         >>> import latentctl
@@ -75,16 +77,18 @@ def prior_rewards(
         prior.sample(min(batch_size, n - start), seed=seed, start=start)
         for start in range(0, n, batch_size)
     ]
-    return _labelled(decoder, rewards, torch.cat(parts), "latents", batch_size)
+    return _labelled(decoder, rewards, torch.cat(parts), "latents", batch_size, progress)
 
 
 def encoding_rewards(
     decoder: Decoder,
-    rewards: CountedRewards,
-    encodings: Latents,
+    rewards: Rules,
+    encodings: Latents | Tensor,
     n: int,
     *,
+    max_reward_calls: int | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Latents:
     """Encodings of data with the rewards of what they decode to, for the critic of edits.
 
@@ -92,18 +96,22 @@ def encoding_rewards(
 
     Arguments:
         decoder: The decoder; nothing has to be differentiable.
-        rewards: The rewards.
-        encodings: Encodings of data. Without a std all are means.
+        rewards: One rule, several in a list or by name, or `CountedRewards`.
+        encodings: Encodings of data, or their means alone. Without a std all are means.
         n: Number of latents, at most twice as many as there are encodings; fewer are returned, with
             a warning, where the calls do not suffice.
+        max_reward_calls: Most samples to score; `CountedRewards` have their own limit.
         seed: Of the choice and of the noise.
+        progress: Show a bar on the main process.
 
     Returns:
-        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a reward raised.
+        Latents `(n, *latent_shape)` with labels `(n, K)` in [0, 1], NaN where a rule failed.
 
     Raises:
-        InputError: If a reward is not a number in [0, 1], or no sample could be scored.
+        InputError: If a rule fails for most samples, or no sample could be scored.
     """
+    rewards = CountedRewards.of(rewards, max_reward_calls)
+    encodings = as_latents(encodings)
     if not 1 <= n <= 2 * len(encodings):
         raise InputError(
             f"n is the number of latents, from 1 to twice the {len(encodings)} encodings; it was "
@@ -115,14 +123,21 @@ def encoding_rewards(
     z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
     # shuffled, so that both kinds are scored where the calls end early
     z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
-    return _labelled(decoder, rewards, z, "encodings")
+    return _labelled(decoder, rewards, z, "encodings", BATCH, progress)
 
 
 def _labelled(
-    decoder: Decoder, rewards: CountedRewards, z: Tensor, kind: str, batch_size: int = BATCH
+    decoder: Decoder,
+    rewards: CountedRewards,
+    z: Tensor,
+    kind: str,
+    batch_size: int,
+    progress: bool,
 ) -> Latents:
     """Latents with their rewards, with a warning where the calls do not suffice for all."""
-    labels, complete = decoded_rewards(decoder, rewards, z, batch_size=batch_size)
+    labels, complete = decoded_rewards(
+        decoder, rewards, z, batch_size=batch_size, progress=progress
+    )
     if not complete:
         logger.warning("The reward calls end after %d of %d %s", len(labels), len(z), kind)
     if not len(labels) or bool(torch.isnan(labels).all()):
@@ -132,16 +147,35 @@ def _labelled(
 
 @torch.no_grad()
 def decoded_rewards(
-    decoder: Decoder, rewards: CountedRewards, z: Tensor, *, batch_size: int = BATCH
+    decoder: Decoder,
+    rewards: CountedRewards,
+    z: Tensor,
+    *,
+    batch_size: int = BATCH,
+    progress: bool = True,
 ) -> tuple[Tensor, bool]:
     """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and whether all are scored.
 
     If the calls do not suffice, the first n < B are scored.
     """
     rows = [torch.empty(0, len(rewards.names))]
-    for part in z.split(batch_size):
-        try:
-            rows.append(rewards(decoder.decode(part)))
-        except BudgetError as error:
-            return torch.cat([*rows, error.found]), False
+    with progress_bar(len(z), "Score", "sample", progress=progress) as bar:
+        for part in z.split(batch_size):
+            try:
+                rows.append(rewards(decoder.decode(part)))
+            except BudgetError as error:
+                return torch.cat([*rows, error.found]), False
+            bar.update(len(part))
     return torch.cat(rows), True
+
+
+def as_latents(encodings: Latents | Tensor) -> Latents:
+    """Encodings as `Latents`; a tensor `(N, *latent_shape)` has their means."""
+    if isinstance(encodings, Tensor):
+        return Latents(encodings)
+    if not isinstance(encodings, Latents):
+        raise InputError(
+            f"Encodings are Latents, from encode_dataset, or a tensor of their means (N, "
+            f"*latent_shape); found a {type(encodings).__name__}."
+        )
+    return encodings

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-__all__ = ["CountedRewards", "Reward"]
+__all__ = ["CountedRewards", "Rules"]
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import BudgetError, InputError
+from ..latents.names import attribute_names
+from .rule import Fault, Reward, Rule
 
 logger = logging.getLogger(__name__)
-
-ROUNDING = 1e-6  # tolerance of [0, 1]
-REPORTED = 8  # error messages of rewards that are kept
-
-Reward: TypeAlias = Callable[[Any], Any]
-"""From samples `(B, *sample_shape)` to rewards `(B,)`, or from one sample to its reward."""
 
 
 class CountedRewards:
     """Rewards of samples; a sample is scored once, and cached by its content.
 
     A reward takes a batch `(B, *sample_shape)` and returns B numbers, or takes one sample and
-    returns one number. Without `vectorised` a trial on the first two samples decides which; the
-    trial is not counted. A sample for which a reward raises has no reward (NaN), is counted in
-    `failed` and reported in `errors` and by a warning.
+    returns one number. Without `vectorised` a trial on the first samples decides which; its calls
+    are not counted. A sample for which a reward raises, or returns anything but a number in
+    [0, 1], has no reward (NaN), is counted in `failed`, and reported in `errors` and, the first
+    time, by a warning.
 
     Arguments:
-        rewards: One reward, named by its `__name__`, or several by name.
+        rewards: One function, several in a list, named by their `__name__`, or several by name.
         max_calls: Most samples to score; None for no limit.
         vectorised: Whether the rewards take a batch; None decides it for each by a trial.
+
+    Raises:
+        InputError: If something is not a function, or a name cannot be requested.
 
     Example:
         >>> even = CountedRewards({"even": lambda x: (x % 2 == 0).float().mean(1)})
@@ -46,38 +47,30 @@ class CountedRewards:
 
     def __init__(
         self,
-        rewards: Reward | Mapping[str, Reward],
+        rewards: Reward | Sequence[Reward] | Mapping[str, Reward],
         *,
         max_calls: int | None = None,
         vectorised: bool | None = None,
     ) -> None:
-        if callable(rewards):
-            rewards = {getattr(rewards, "__name__", "reward"): rewards}
-        if not isinstance(rewards, Mapping) or not rewards:
-            raise InputError(
-                f"Rewards are a function, or several by name in a mapping; found {rewards!r}."
-            )
-        if wrong := [name for name, reward in rewards.items() if not callable(reward)]:
-            raise InputError(f"A reward is a function; {', '.join(map(repr, wrong))} is not.")
+        named = _by_name(rewards)
         if max_calls is not None and max_calls < 1:
             raise InputError(f"max_calls must be at least 1, it was given as {max_calls}.")
-        self.rewards, self.names = dict(rewards), tuple(rewards)
+        self.names = tuple(named)
         self.max_calls = max_calls
         self.calls = 0
         """Samples that were scored."""
         self.hits = 0
         """Samples that were found in the cache."""
         self.failed = 0
-        """Samples for which a reward raised."""
-        self.errors: list[str] = []
-        """The first of these errors."""
-        self._batched = dict.fromkeys(self.names, vectorised)
+        """Samples for which a reward failed."""
+        self.errors: Counter[str] = Counter()
+        """The first message of each kind of failure, with the number of samples."""
+        self._rules = [Rule(name, reward, vectorised) for name, reward in named.items()]
+        self._messages: dict[tuple[str, str], str] = {}
         self._known: dict[bytes, Tensor] = {}
 
     @classmethod
-    def of(
-        cls, rewards: CountedRewards | Reward | Mapping[str, Reward], max_calls: int | None = None
-    ) -> CountedRewards:
+    def of(cls, rewards: Rules, max_calls: int | None = None) -> CountedRewards:
         """`rewards` themselves if they are counted already; `InputError` for a second limit."""
         if not isinstance(rewards, CountedRewards):
             return cls(rewards, max_calls=max_calls)
@@ -91,13 +84,13 @@ class CountedRewards:
         return torch.inf if self.max_calls is None else self.max_calls - self.calls
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rewards `(B, K)` in [0, 1] of samples `x (B, *sample_shape)`; NaN where one raised.
+        """Rewards `(B, K)` in [0, 1] of samples `x (B, *sample_shape)`; NaN where one failed.
 
         Raises:
             BudgetError: If `max_calls` does not suffice. The first n < B samples are scored, and
                 the error has their rewards as `found (n, K)`.
-            InputError: If a reward returns a NaN, a number out of [0, 1] or not one for each
-                sample, or raises for every sample of the first batch.
+            InputError: If a reward fails for all samples so far, or for most of many, or does not
+                give a sample the same reward in a batch and alone.
         """
         x = x.detach().cpu().contiguous()
         keys = [_content(row) for row in x]
@@ -124,95 +117,69 @@ class CountedRewards:
             )
         return found
 
+    def report(self) -> str:
+        """How many samples have no reward and why, in a sentence; empty if all have one."""
+        if not self.failed:
+            return ""
+        return f"{self.failed} of {self.calls} samples have no reward: {_counted(self.errors)}."
+
     def _score(self, x: Tensor) -> Tensor:
         """Rewards `(B, K)` of samples that are all new."""
-        errors: dict[int, str] = {}
-        scores = torch.full((len(x), len(self.names)), torch.nan)
-        for column, name in enumerate(self.names):
-            values = self._column(name, x, errors)
-            known = ~torch.isnan(values)
-            scores[known, column] = values[known].float()
-        if errors:
-            self.failed += len(errors)
-            new = list(errors.values())[: REPORTED - len(self.errors)]
-            self.errors += new
+        columns, failed, errors = [], set[int](), Counter[str]()
+        for rule in self._rules:
+            values, faults = rule(x)
+            columns.append(values)
+            failed |= faults.keys()
+            errors.update(self._message(rule.name, fault) for fault in faults.values())
+        self.failed += len(failed)
+        if new := {text: count for text, count in errors.items() if text not in self.errors}:
             logger.warning(
-                "%d of %d samples have no reward and are left out, %d so far. %s",
-                len(errors),
+                "%d of %d samples have no reward and are left out: %s. Further ones are counted.",
+                len(failed),
                 len(x),
-                self.failed,
-                " | ".join(new),
+                _counted(new),
             )
-        return scores
+        self.errors += errors
+        return torch.stack(columns, 1)
 
-    def _column(self, name: str, x: Tensor, errors: dict[int, str]) -> Tensor:
-        """One reward of each sample, `(B,)`; NaN and an entry in `errors` if it raises."""
-        reward = self.rewards[name]
-        if self._batched[name] is None:
-            self._batched[name] = _takes_batch(name, reward, x)
-        if self._batched[name]:
-            try:
-                output = reward(x)
-            except Exception:
-                logger.debug("%r raised for a batch: its samples are scored one by one", name)
-            else:
-                return _checked(name, output, len(x))
-        values = []
-        for place, row in enumerate(x):
-            try:
-                output = reward(row[None] if self._batched[name] else row)
-            except Exception as error:  # whatever a user's function raises
-                errors.setdefault(place, f"{name!r}: {type(error).__name__}: {error}")
-                values.append(torch.tensor([torch.nan], dtype=torch.float64))
-            else:
-                values.append(_checked(name, output, 1))
-        return torch.cat(values)
+    def _message(self, name: str, fault: Fault) -> str:
+        return self._messages.setdefault((name, fault.kind), f"{name!r}: {fault.message}")
+
+
+Rules: TypeAlias = CountedRewards | Reward | Sequence[Reward] | Mapping[str, Reward]
+"""What functions on rules take."""
+
+
+def _by_name(rewards: Reward | Sequence[Reward] | Mapping[str, Reward]) -> dict[str, Reward]:
+    """Functions by name."""
+    if isinstance(rewards, Mapping):
+        pairs = list(rewards.items())
+    elif callable(rewards):
+        pairs = [(_name_of(rewards), rewards)]
+    elif isinstance(rewards, (list, tuple)):
+        pairs = [(_name_of(reward), reward) for reward in rewards]
+    else:
+        pairs = []
+    if not pairs:
+        raise InputError(
+            f"Rewards are a function, several in a list, or several by name in a mapping; found "
+            f"{rewards!r}."
+        )
+    if wrong := [reward for _, reward in pairs if not callable(reward)]:
+        raise InputError(f"A reward is a function; {', '.join(map(repr, wrong))} is not.")
+    names = attribute_names([name for name, _ in pairs], "rule")
+    return dict(zip(names, (reward for _, reward in pairs), strict=True))
+
+
+def _name_of(reward: Reward) -> str:
+    name = getattr(reward, "__name__", "")
+    return name if name.isidentifier() else "reward"
+
+
+def _counted(errors: Mapping[str, int]) -> str:
+    return "; ".join(f"{text} ({count} times)" for text, count in errors.items())
 
 
 def _content(row: Tensor) -> bytes:
-    return hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()
-
-
-def _takes_batch(name: str, reward: Reward, x: Tensor) -> bool:
-    """Whether a reward takes a batch, by a trial; on further samples where it raises."""
-    failure, output = "", None
-    for pair in x.split(2):
-        for given, batched in ((pair, True), (pair[0], False)):
-            try:
-                output = reward(given)
-            except Exception as error:  # whatever a user's function raises
-                failure = failure or f"{type(error).__name__}: {error}"
-                continue
-            shape = _shape(output)
-            if shape == ((len(pair),) if batched else ()):
-                return batched
-    found = f"it returned {_shape(output)}" if failure == "" else f"it raised {failure}"
-    raise InputError(
-        f"The reward {name!r} returns no number for a sample, nor one for each of a batch: {found}."
-    )
-
-
-def _shape(output: Any) -> tuple[int, ...] | str:
-    """Shape of what a reward returned; its type where that is no array of numbers."""
-    try:
-        return tuple(torch.as_tensor(output).shape)
-    except (TypeError, ValueError, RuntimeError):
-        return f"a {type(output).__name__}"
-
-
-def _checked(name: str, output: Any, count: int) -> Tensor:
-    """Rewards `(count,)` in float64, checked."""
-    shape = _shape(output)
-    if shape != (count,) and not (count == 1 and shape == ()):
-        raise InputError(
-            f"The reward {name!r} returned {shape} for {count} samples, not ({count},)."
-        )
-    values = torch.as_tensor(output).detach().cpu().double().reshape(count)
-    wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # a NaN is wrong, too
-    if bool(wrong.any()):
-        raise InputError(
-            f"A reward is in [0, 1], and {name!r} returned {values[wrong][0]:g} for "
-            f"{int(wrong.sum())} of {count} samples. Scale it; for a sample that it cannot score "
-            f"let it raise."
-        )
-    return values.clamp(0, 1)
+    content = row.reshape(-1).view(torch.uint8).numpy()
+    return hashlib.blake2b(content.tobytes(), digest_size=16).digest()

@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ..errors import InputError, NonFiniteError, UnknownNameError
+from ..progress import progress_bar
 from ..random import generator
 from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
 from .player import Player, gradient, train_mode, trained_weights, update
@@ -153,7 +154,7 @@ def fit(
         (3.0, [1, 10, 20])
     """
     from accelerate import Accelerator
-    from accelerate.utils import send_to_device, tqdm
+    from accelerate.utils import send_to_device
 
     accelerator = Accelerator() if accelerator is None else accelerator
     game = [players] if isinstance(players, Player) else list(players)
@@ -192,7 +193,6 @@ def fit(
     state.rewrite_log()
     order = SampleOrder(len(data), batch_size, seed=seed)
     steps = range(state.step, max_train_steps)
-    turns = [player.turns for player in game]
     weights = [trained_weights(player) for player in game]
     buffers = [buffer for module in modules for buffer in module.buffers()]
     shared = [k for k, b in enumerate(buffers) if b.is_floating_point()] if processes > 1 else []
@@ -202,9 +202,9 @@ def fit(
         stack.enter_context(torch.random.fork_rng(forked, device_type=device.type))
         stack.enter_context(train_mode(modules))
         received = stack.enter_context(stop_on_signals())
-        quiet = not (progress and accelerator.is_main_process)
-        bar = tqdm(total=max_train_steps, initial=state.step, unit="step", disable=quiet)
-        stack.enter_context(bar)
+        bar = stack.enter_context(
+            progress_bar(max_train_steps, "Train", "step", progress=progress, initial=state.step)
+        )
         batches = micro_batches(
             data, order, seed=seed, steps=steps, parts=parts, num_workers=dataloader_num_workers
         )
@@ -217,7 +217,7 @@ def fit(
                 yield batch, Step(seed, step, rows.start, len(rows), batch_size, device)
 
         for step in steps:
-            turn, moves = whose_turn(turns, step)
+            turn, moves = whose_turn([player.turns for player in game], step)
             player, own = game[turn], weights[turn]
             before = [buffer.clone() for buffer in buffers]
             gradients, loss_here, values = gradient(

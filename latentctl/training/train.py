@@ -41,8 +41,7 @@ def train(
         parameters: The weights to train, or parameter groups; all of `module` by default.
         ema: Decay of an exponential moving average of the weights. The module ends with the
             average. None keeps the last weights.
-        options: `max_train_steps`, `batch_size` and other arguments of `fit`, with `progress` False
-            by default.
+        options: `max_train_steps`, `batch_size` and other arguments of `fit`.
 
     Returns:
         The `History`.
@@ -67,7 +66,7 @@ def train(
         else torch.optim.AdamW(weights, weight_decay=weight_decay, **settings)
     )
     player = Player(name, module, loss, optimizer, ema=ema)
-    history = fit(player, data, **{"progress": False, **options})
+    history = fit(player, data, **options)
     if ema is not None:
         module.load_state_dict(history.averaged[name].state_dict())
     module.eval()

@@ -114,7 +114,6 @@ def load_judges(
             max_train_seconds=flags.judge_train_seconds,
             seed=seed,
             accelerator=accelerator,
-            progress=True,
         )
     small = train.images.shape[-2:] == (64, 64)
     embedder = flags.identity_model if small and flags.identity_model else None

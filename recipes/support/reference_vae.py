@@ -61,7 +61,6 @@ def pretrain(
         max_train_steps=flags.vae_train_steps,
         lr_scheduler="cosine",
         lr_warmup_steps=50,
-        progress=True,
         **run.fit_options(accelerator, part, flags.vae_batch_size),
     )
     return model

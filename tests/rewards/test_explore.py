@@ -135,7 +135,7 @@ def test_a_critic_without_rewards_is_refused(scored):
     with pytest.raises(InputError, match="prior_rewards"):
         RewardCritic.fit(Latents(scored.mean), **short)
     empty = scored.with_labels(torch.full_like(scored.labels, NAN), scored.names)
-    with pytest.raises(InputError, match="raised for all"):
+    with pytest.raises(InputError, match="failed for all"):
         RewardCritic.fit(empty, **short)
 
 
@@ -244,7 +244,8 @@ def test_a_mismatch_of_critic_and_reward_is_warned_of(dice, caplog):
         return torch.full((len(x),), float(len(seen) <= 100))  # 1 for the prior only
 
     with caplog.at_level(logging.WARNING):
-        explore(dice, decreasing, **TINY | {"first_steps": 150, "rounds": 1})
+        counted = CountedRewards(decreasing, vectorised=True)
+        explore(dice, counted, **TINY | {"first_steps": 150, "rounds": 1})
     line = [r.getMessage() for r in caplog.records if "the critic predicts" in r.getMessage()]
     assert line and "'decreasing'" in line[0] and "0.000 do" in line[0]
 

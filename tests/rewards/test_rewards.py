@@ -127,7 +127,8 @@ def test_a_reward_is_called_once_for_each_content():
     counted = CountedRewards({"evens": lambda x: batches.append(len(x)) or evens(x)})
     found = counted(X[[0, 1, 0, 2]])
     assert torch.equal(found[:, 0], evens(X[[0, 1, 0, 2]]))
-    assert (counted.calls, counted.hits, batches[-1]) == (3, 1, 3)
+    assert (counted.calls, counted.hits, batches[0]) == (3, 1, 3)
+    assert set(batches[1:]) <= {1, 2}, "the trial"
     batches.clear()
     assert torch.equal(counted(X[[2, 0]]), found[[3, 0]])
     assert (counted.calls, counted.hits, batches) == (3, 3, [])
@@ -164,7 +165,7 @@ def test_a_sample_on_which_a_reward_raises_is_reported_counted_and_left_out(rewa
     assert not torch.isnan(found[:, 1]).any()
     assert counted.failed == 1 and counted.calls == 6
     assert "1 of 6" in caplog.text and "4 is not supported" in caplog.text
-    assert counted.errors == ["'failing': RuntimeError: 4 is not supported"]
+    assert counted.errors == {"'failing': it raised RuntimeError: 4 is not supported": 1}
     counted(X)
     assert counted.failed == 1, "a failure is cached like a result"
 
@@ -172,15 +173,15 @@ def test_a_sample_on_which_a_reward_raises_is_reported_counted_and_left_out(rewa
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (lambda x: evens(x) + 1, r"in \[0, 1\].* returned 1.5"),
-        (lambda x: evens(x) - 0.6, r"returned -0.1"),
+        (lambda x: evens(x) + 1.1, r"returned 1.6, which is not in \[0, 1\]"),
+        (lambda x: evens(x) - 1.6, r"returned -1.1, which"),
         (lambda x: evens(x) * torch.nan, "returned nan"),
         (lambda row: float("nan"), "returned nan"),
-        (lambda x: evens(x)[:2] if len(x) > 2 else evens(x), r"returned \(2,\) for 6"),
-        (lambda x: "good", "no number.* a str"),
-        (lambda x: None, "no number.* a NoneType"),
+        (lambda x: [1, 0.5], r"of shape \(2,\)"),
+        (lambda x: "good", "returned a str"),
+        (lambda x: None, "returned a NoneType"),
         (lambda x: x.no_such_thing, "raised AttributeError"),
-        (lambda x: torch.ones(len(x), 1), r"returned \("),
+        (lambda x: torch.ones(len(x), 1), r"of shape \("),
     ],
 )
 def test_what_is_no_reward_is_an_error(reward, message):

@@ -152,7 +152,7 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
         augment: Augmentation | None = None,
         seed: int = 0,
         accelerator: Accelerator | None = None,
-        progress: bool = False,
+        progress: bool = True,
     ) -> PixelClassifier:
         """Train a network on labelled images with AdamW and one cosine cycle.
 
@@ -174,7 +174,7 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
                 `lambda x, generator: x` for none.
             seed: Seed of the initial weights, the order and the augmentation.
             accelerator: Where to train; `Accelerator()` by default.
-            progress: Show a progress bar.
+            progress: Show a bar on the main process.
 
         Returns:
             The trained classifier in eval mode, on the CPU.

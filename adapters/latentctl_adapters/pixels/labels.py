@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latentctl.errors import InputError, ShapeError, UnknownNameError
+from latentctl.progress import progress_bar
 
 
 def label(
@@ -27,7 +28,7 @@ def label(
     value_range: tuple[float, float] = (0.0, 1.0),
     image_column: str = "image",
     batch_size: int = 64,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Labels of images by a network.
 
@@ -44,7 +45,7 @@ def label(
         value_range: Lowest and highest value of floats.
         image_column: Column of the image in a mapping.
         batch_size: Images in a batch.
-        progress: Show a bar.
+        progress: Show a bar on the main process.
 
     Returns:
         Labels `(N, K)` in [0, 1] of a tensor; of a data set, the `Labelled` data set, whose rows
@@ -64,11 +65,12 @@ def label(
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
     modes = [module.training for module in modules]
     found: list[Tensor] = []
+    length = len(data) if hasattr(data, "__len__") else None
     try:
         for module in modules:
             module.training = False
-        with torch.no_grad():
-            for x in _images_of(data, value_range, image_column, batch_size, progress):
+        with torch.no_grad(), progress_bar(length, "Label", "image", progress=progress) as bar:
+            for x in _images_of(data, value_range, image_column, batch_size):
                 out = network(x if first is None else x.to(first.device)).float().cpu()
                 if out.ndim == 1 and len(known) == 1:
                     out = out[:, None]
@@ -78,6 +80,7 @@ def label(
                         f"{', '.join(known)}, it returned {tuple(out.shape)}."
                     )
                 found.append(out if probabilities else out.sigmoid())
+                bar.update(len(x))
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
@@ -132,11 +135,8 @@ def _images_of(
     value_range: tuple[float, float],
     image_column: str,
     batch_size: int,
-    progress: bool,
 ) -> Iterator[Tensor]:
     """Batches `(B, C, H, W)` in [0, 1] in the order of `data`, each of one size of images."""
-    from tqdm.auto import tqdm
-
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise InputError(
             f"A {type(data).__name__} cannot be read twice, for labels and for its rows. Give "
@@ -145,14 +145,12 @@ def _images_of(
     if len(data) == 0:
         raise InputError("The data set is empty.")
     waiting: list[Tensor] = []
-    with tqdm(total=len(data), desc="Label", unit="image", disable=not progress) as bar:
-        for index in range(len(data)):
-            x = _read(data, index, value_range, image_column)
-            if waiting and (len(waiting) == batch_size or x.shape != waiting[0].shape):
-                yield torch.stack(waiting)
-                waiting = []
-            waiting.append(x)
-            bar.update()
+    for index in range(len(data)):
+        x = _read(data, index, value_range, image_column)
+        if waiting and (len(waiting) == batch_size or x.shape != waiting[0].shape):
+            yield torch.stack(waiting)
+            waiting = []
+        waiting.append(x)
     yield torch.stack(waiting)
 
 

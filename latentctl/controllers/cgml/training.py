@@ -38,6 +38,7 @@ from torch.utils.data import TensorDataset
 
 from ...decoder.descent import append_dims, gradient_of
 from ...errors import NonFiniteError
+from ...progress import track
 from ...training import Step, train
 from .network import UpdaterNetwork
 
@@ -71,6 +72,7 @@ def train_dagger(
     lipschitz: float = 0.001,
     seed: int = 0,
     output_dir: str | Path | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> None:
     """Trains an updater on a teacher's steps.
@@ -85,6 +87,7 @@ def train_dagger(
         lipschitz: Weight of the Lipschitz term.
         seed: Decides every random number.
         output_dir: Gets the logs and checkpoints of each round, a folder each.
+        progress: Show bars on the main process.
         options: Further arguments of `latentctl.training.train`. By default there are 256
             demonstrations in a step, and the learning rate of 1e-3 falls to zero in each round.
 
@@ -110,7 +113,7 @@ def train_dagger(
 
     for number in range(rounds):
         z = starts
-        for step in range(updater.steps):
+        for step in track(range(updater.steps), "Demonstrate", "step", progress=progress):
             goal = teacher(z, numbers, step)
             finite &= torch.isfinite(goal).flatten(1).all(1)
             if not bool(finite.any()):
@@ -130,6 +133,7 @@ def train_dagger(
             max_train_steps=math.ceil(max_train_steps / rounds),
             seed=seed + number,
             output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
+            progress=progress,
             **{**DEFAULTS, **options},
         )
     updater.dropped = int((~finite).sum())

@@ -93,6 +93,7 @@ class Updater(UpdaterNetwork, kind="updater"):
             prior=prior,
             threshold=threshold,
             seed=seed,
+            progress=options.get("progress", True),
         )
 
         def next_latent(z: Tensor, rows: Tensor, step: int) -> Tensor:

@@ -55,7 +55,6 @@ def distilled(
         max_train_seconds=flags.pixel_teacher_train_seconds,
         seed=run.seed + 1,
         accelerator=accelerator,
-        progress=True,
         **TEACHER,
     )
     if accelerator.is_main_process:

@@ -235,7 +235,6 @@ class Baseline(nn.Module):
             seed=seed,
             lr_scheduler="linear",
             max_grad_norm=5.0,
-            progress=False,
             on_step=on_step,
         )
         return self.eval()

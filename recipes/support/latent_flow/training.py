@@ -204,7 +204,6 @@ def train_autoencoder(
         max_train_steps=base.max_train_steps,
         lr_scheduler="cosine",
         lr_warmup_steps=min(50, base.max_train_steps // 10),
-        progress=True,
         **run.fit_options(accelerator, "training/autoencoder", base.train_batch_size),
     )
     if not together:
@@ -224,6 +223,5 @@ def fit_flow(
         blocks=flags.blocks,
         max_train_steps=flags.flow_train_steps,
         learning_rate=flags.flow_learning_rate,
-        progress=True,
         **run.fit_options(accelerator, "training/flow", flags.flow_batch_size),
     )

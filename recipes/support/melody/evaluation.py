@@ -15,8 +15,7 @@ from torch.distributions import Normal, kl_divergence
 import latentctl
 from latentctl import Decoder, Latents, RewardCritic
 from latentctl.random import permutation
-from latentctl.rewards import CountedRewards, Exploration, RuleEdit
-from latentctl.rewards.reward_calls import Reward
+from latentctl.rewards import CountedRewards, Exploration, Reward, RuleEdit
 
 from .data import Melodies
 from .metrics import NgramModel, classifier_auc, diversity, notes_changed

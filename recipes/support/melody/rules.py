@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentctl.cli import load_function
 from latentctl.errors import InputError
-from latentctl.rewards.reward_calls import Reward
+from latentctl.rewards import Reward
 
 DENSE = 0.9  # quantile of the number of notes that the second rule requires
 

@@ -1,0 +1,46 @@
+"""Names of attributes, labels and rules: unique, and none that `sample` and `edit` use themselves.
+
+An attribute is requested by its name as a keyword, as in `faces.edit(x, Smiling=True)`. A name
+that is an argument of its own there could never be requested.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RESERVED", "attribute_names"]
+
+from collections.abc import Iterable
+
+from ..errors import InputError
+
+RESERVED = frozenset(
+    {"self", "count", "x", "y", "where", "hold", "mask", "strength", "seed", "start"}
+)
+"""The arguments of `Conditional.sample` and `Conditional.edit`."""
+
+
+def attribute_names(names: str | Iterable[str], kind: str = "attribute") -> tuple[str, ...]:
+    """The names as a tuple; one string is one name.
+
+    Arguments:
+        names: The names.
+        kind: What they name, for messages.
+
+    Raises:
+        InputError: If one is not a string, is empty, appears twice, or is reserved.
+
+    Example:
+        >>> attribute_names(["Smiling", "Male"]), attribute_names("Smiling")
+        (('Smiling', 'Male'), ('Smiling',))
+    """
+    found = (names,) if isinstance(names, str) else tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise InputError(f"The name of a {kind} is a text, such as 'Smiling'; found {name!r}.")
+        if name in RESERVED:
+            raise InputError(
+                f"No {kind} can be named {name!r}: sample and edit have an argument of that name. "
+                f"Rename it; reserved are {', '.join(sorted(RESERVED))}."
+            )
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise InputError(f"Names of {kind}s must be unique; twice: {', '.join(twice)}.")
+    return found
