@@ -14,6 +14,7 @@ __all__ = [
     "NonFiniteError",
     "ShapeError",
     "UnknownNameError",
+    "check_kind",
     "check_positive",
     "check_rows",
     "nearest",
@@ -41,7 +42,7 @@ class ShapeError(InputError):
 class UnknownNameError(InputError):
     """A name (attribute, adapter, column) that does not exist; the message lists the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: Any, known: Iterable[str]) -> None:
         known = list(known)
         super().__init__(f"There is no {kind} named {name!r}. {nearest(name, known)}")
         self.name = name
@@ -84,6 +85,27 @@ class LawError(LatentctlError, AssertionError):
     """A decoder, critic or controller violates a law of `latentctl.evaluation.laws`."""
 
 
+def check_kind(value: Any, kind: type, subject: str, advice: str) -> None:
+    """Raises an `InputError` unless `value` is a `kind`.
+
+    Arguments:
+        value: What a caller passed.
+        kind: The class it must have.
+        subject: The beginning of the message: the argument, such as "where=".
+        advice: Its end: what to do.
+
+    Example:
+        >>> check_kind(3, str, "name=", "Write its name.")
+        Traceback (most recent call last):
+            ...
+        latentctl.errors.InputError: name= must be of type str, not int. Write its name.
+    """
+    if not isinstance(value, kind):
+        raise InputError(
+            f"{subject} must be of type {kind.__name__}, not {type(value).__name__}. {advice}"
+        )
+
+
 def check_positive(name: str, value: float) -> float:
     """The value, if it is a finite number above 0; else an `InputError`."""
     if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
@@ -100,13 +122,18 @@ def check_rows(x: Any, shape: Sequence[int], subject: str, advice: str) -> None:
         subject: The beginning of the message, such as "This critic takes latents".
         advice: Its end: what to do.
     """
+    if not hasattr(x, "shape"):
+        raise ShapeError(
+            f"{subject} (B, {', '.join(map(str, shape))}) as a tensor, not {type(x).__name__}. "
+            f"{advice}"
+        )
     if tuple(x.shape[1:]) != tuple(shape):
         raise ShapeError(
             f"{subject} (B, {', '.join(map(str, shape))}), these are {tuple(x.shape)}. {advice}"
         )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str]) -> str:
     """A sentence with the known names that are most similar to `name`.
 
     Example:
@@ -116,7 +143,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         'Known: Male, Smiling.'
     """
     by_lower = {k.lower(): k for k in known}
-    close = [by_lower[c] for c in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    close = [by_lower[c] for c in difflib.get_close_matches(str(name).lower(), by_lower, n=3)]
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     return f"Known: {', '.join(sorted(by_lower.values()))}."

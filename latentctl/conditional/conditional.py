@@ -18,25 +18,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..controllers import Controller, Refined, Request
+from ..controllers import Controller, Request
 from ..controllers.cgml.completion import Completion, complete
 from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
-from ..decoder import Decoder, Prior
-from ..errors import InputError
+from ..decoder import Decoder, Prior, read_samples
+from ..errors import check_kind
 from ..knowledge import KnowledgeBase
 from ..latents import Latents
 from .apply import apply_request
 from .card import model_card
 from .hub import fetch, push
+from .inputs import read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
 from .pack import load_pack, save_pack
-from .parts import fitting_parts
+from .parts import check_extensible, fitting_parts
 from .request import Value, held_attributes, latent_region, requested_targets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
 
 BATCH = 64  # samples encoded at once
+ENCODE = "Make them with latentctl.encode_dataset."
 
 
 @dataclass(eq=False, repr=False)
@@ -69,8 +71,8 @@ class Conditional:
         self,
         count: int,
         *,
-        y: Tensor | None = None,
-        where: Critic | None = None,
+        y: Any = None,
+        where: Critic | str | None = None,
         strength: float = 1.0,
         seed: int = 0,
         start: int = 0,
@@ -81,7 +83,8 @@ class Conditional:
         Arguments:
             count: Number of samples.
             y: Targets `(count, K)` or `(1, K)` in [0, 1], NaN = free, instead of names.
-            where: A critic to satisfy, such as `critic["Smiling"] | ~critic["Male"]`.
+            where: A critic to satisfy, such as `critic["Smiling"] | ~critic["Male"]`, or the same
+                as text, `"Smiling | ~Male"` (`critics.expression.parse`).
             strength: Share of the move: 0 is the prior, 1 the whole move.
             seed: Seed of the prior's noise.
             start: Index of the first sample in the sequence of this seed.
@@ -92,6 +95,7 @@ class Conditional:
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
+        count, start, where = read_count(count), read_count(start), read_where(where, self.critic)
         target = requested_targets(self.names, count, y, where, attributes)
         request = Request(
             target=target,
@@ -107,12 +111,12 @@ class Conditional:
 
     def edit(
         self,
-        x: Tensor,
+        x: Any,
         *,
-        y: Tensor | None = None,
-        where: Critic | None = None,
+        y: Any = None,
+        where: Critic | str | None = None,
         hold: bool | Iterable[str] = True,
-        mask: Tensor | None = None,
+        mask: Any = None,
         strength: float = 1.0,
         seed: int = 0,
         **attributes: Value,
@@ -122,14 +126,15 @@ class Conditional:
         An input that satisfies the request is returned as its reconstruction, bit for bit.
 
         Arguments:
-            x: Inputs, `(B, *sample_shape)`.
+            x: Inputs, `(B, *sample_shape)`: a tensor, or pictures, paths, arrays and lists of
+                these, see `latentctl.decoder.read_samples`; or `Latents`, whose means are edited.
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
-            where: A critic to satisfy.
+            where: A critic to satisfy, or an expression as text.
             hold: True holds all attributes that are not named, False none; or names to hold.
-            mask: 1 or True where the input may change, `(h, w)`, `(1, h, w)` or `(B, 1, h, w)` in
-                pixels, for spatial latents. A cell may move if half of its pixels may change; the
-                other cells stay bit for bit, and pixels outside the mask change only within the
-                decoder's receptive field.
+            mask: 1, True or white where the input may change, `(h, w)`, `(1, h, w)` or
+                `(B, 1, h, w)` in pixels, for spatial latents. A cell may move if half of its pixels
+                may change; the other cells stay bit for bit, and pixels outside the mask change
+                only within the decoder's receptive field.
             strength: Share of the move: 0 is the reconstruction, 1 the whole move.
             seed: Seed of the controller's noise, if it uses any.
             attributes: As in `sample`.
@@ -137,11 +142,12 @@ class Conditional:
         Raises:
             ShapeError: If `x` has another shape than the decoder's samples.
             UnknownNameError: If an attribute is not known.
-            InputError: If a value is out of [0, 1], the request contradicts itself, or `x` is not
-                finite or not in the decoder's range.
+            InputError: If a value is out of [0, 1], the request contradicts itself, or `x` cannot
+                be read, is not finite or not in the decoder's range.
         """
+        x, where = read_inputs(x, self.decoder), read_where(where, self.critic)
         target = requested_targets(self.names, len(x), y, where, attributes)
-        z = self.decoder.encode(x, batch_size=BATCH).mean
+        z = self._encoded(x)
         request = Request(
             target=target,
             hold=held_attributes(self.names, target, where, hold),
@@ -156,19 +162,26 @@ class Conditional:
         )
 
     @torch.no_grad()
-    def score(self, x: Tensor) -> Tensor:
-        """Probability of each attribute of inputs `x (B, *sample_shape)`, `(B, K)`."""
-        z = self.decoder.encode(x, batch_size=BATCH).mean
+    def score(self, x: Any) -> Tensor:
+        """Probability of each attribute of inputs `x`, as `edit` takes them, `(B, K)`."""
+        z = self._encoded(read_inputs(x, self.decoder))
         return self.critic.probability(z) if self.names else z.new_empty(len(z), 0)
 
-    def complete(self, x: Tensor, mask: Tensor, **options: Any) -> Completion:
+    def _encoded(self, x: Latents | Tensor) -> Tensor:
+        """The latents of inputs, `(B, *latent_shape)`."""
+        if isinstance(x, Latents):
+            return x.mean.to(self.decoder.device)
+        return self.decoder.encode(x, batch_size=BATCH).mean
+
+    def complete(self, x: Any, mask: Any, **options: Any) -> Completion:
         """Several completions of partly observed inputs, from samples of the prior.
 
         Arguments:
-            x: Inputs, `(B, *sample_shape)`; hidden values are ignored.
-            mask: 1 or True where `x` is observed; broadcasts to `(B, *sample_shape)`.
+            x: Inputs, `(B, *sample_shape)`, as `edit` takes them; hidden values are ignored.
+            mask: 1, True or white where `x` is observed; broadcasts to `(B, *sample_shape)`.
             options: `count`, `updater`, `steps` and `seed` of `controllers.cgml.complete`.
         """
+        x, mask = read_samples(x, self.decoder), read_mask(mask)
         return complete(self.decoder, x, mask, prior=self.prior, **options)
 
     def add(self, name: str, latents: Latents, **options: Any) -> Critic:
@@ -189,17 +202,8 @@ class Conditional:
             InputError: If there is an attribute of that name, or if the controller, the editor or
                 the evaluator is limited to the older attributes.
         """
-        if self.evaluator is not None:
-            raise InputError(
-                f"The evaluator has the attributes {', '.join(self.names)}, not {name}. Leave out "
-                f"evaluator=, or pass one that has all attributes."
-            )
-        for mover in (self.controller, self.editor):
-            if mover.learned or isinstance(mover, Refined):
-                raise InputError(
-                    f"The {type(mover).__name__} was made for {', '.join(self.names)}. Use the "
-                    f"default controller and editor, which ascend any critic."
-                )
+        check_kind(latents, Latents, "latents=", ENCODE)
+        check_extensible(name, self.names, self.evaluator, self.controller, self.editor)
         if isinstance(self.critic, KnowledgeBase):
             self.critic.add(name, latents, **options)
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["fitting_parts"]
+__all__ = ["check_extensible", "fitting_parts"]
 
+from numbers import Real
 from typing import Any
 
 from ..controllers import Ascent, Controller, Refined
@@ -11,7 +12,7 @@ from ..controllers.gradient import GradientController
 from ..controllers.request import THRESHOLD
 from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
-from ..errors import InputError, ShapeError
+from ..errors import InputError, ShapeError, check_kind
 from ..latents.names import attribute_names
 
 EVALUATOR_THRESHOLD = 0.8
@@ -30,9 +31,26 @@ def fitting_parts(
     threshold: float | None = None,
 ) -> dict[str, Any]:
     """The fields of a `Conditional`; arguments and errors as in `latentctl.condition`."""
+    check_kind(decoder, Decoder, "decoder=", "Wrap your model: latentctl.wrap(model).")
+    check_kind(critic, Critic, "critic=", "Fit one: latentctl.AttributeCritic.fit(latents).")
+    given = {
+        "controller": (controller, Controller),
+        "editor": (editor, Controller),
+        "refine_with": (refine_with, Critic),
+        "evaluator": (evaluator, PixelCritic),
+        "realism": (realism, RealismCritic),
+    }
+    for name, (part, kind) in given.items():
+        if part is not None:
+            check_kind(part, kind, f"{name}=", f"Leave out {name}=, or pass one.")
+    if prior is not None and not (hasattr(prior, "sample") and hasattr(prior, "log_prob")):
+        raise InputError(
+            f"prior= has sample and log_prob, such as a latentctl.Gaussian; found a "
+            f"{type(prior).__name__}."
+        )
     if threshold is None:
         threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
-    if not 0 < threshold < 1:
+    if not isinstance(threshold, Real) or not 0 < threshold < 1:
         raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
     attribute_names(critic.names)
     critic.to(decoder.device).eval()
@@ -64,6 +82,23 @@ def fitting_parts(
         "prior": prior if prior is not None else decoder.prior,
         "threshold": threshold,
     }
+
+
+def check_extensible(
+    name: str, names: tuple[str, ...], evaluator: PixelCritic | None, *movers: Controller
+) -> None:
+    """Raises an `InputError` if an evaluator or a controller is limited to the older `names`."""
+    if evaluator is not None:
+        raise InputError(
+            f"The evaluator has the attributes {', '.join(names)}, not {name}. Leave out "
+            f"evaluator=, or pass one that has all attributes."
+        )
+    for mover in movers:
+        if mover.learned or isinstance(mover, Refined):
+            raise InputError(
+                f"The {type(mover).__name__} was made for {', '.join(names)}. Use the default "
+                f"controller and editor, which ascend any critic."
+            )
 
 
 def _check_fit(part: Any, decoder: Decoder, critic: Critic) -> None:

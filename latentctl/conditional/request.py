@@ -14,6 +14,7 @@ from torch import Tensor
 from ..critics import Critic
 from ..decoder import Decoder
 from ..errors import InputError, ShapeError, UnknownNameError
+from .inputs import read_mask
 
 BATCH = 64  # latents of a critic that may decode them
 
@@ -24,7 +25,7 @@ Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
 def requested_targets(
     names: Sequence[str],
     count: int,
-    y: Tensor | None,
+    y: Any,
     where: Critic | None,
     named: Mapping[str, Value],
 ) -> Tensor:
@@ -33,7 +34,7 @@ def requested_targets(
     Arguments:
         names: The K attributes of the critic.
         count: Number of samples.
-        y: Targets `(count, K)` or `(1, K)`, instead of `named`.
+        y: Targets `(count, K)` or `(1, K)`, instead of `named`; in lists None is free.
         where: A further critic to satisfy.
         named: A value for each requested attribute.
 
@@ -50,12 +51,13 @@ def requested_targets(
     if y is not None and named:
         raise InputError("Give targets as `y` or by name, not both.")
     if y is not None:
-        if y.ndim != 2 or y.shape[1] != len(names) or len(y) not in (1, count):
+        rows = _targets(y)
+        if rows.ndim != 2 or rows.shape[1] != len(names) or len(rows) not in (1, count):
             raise ShapeError(
                 f"Targets `y` for {count} samples are ({count}, {len(names)}) or "
-                f"(1, {len(names)}), these are {tuple(y.shape)}. Columns: {', '.join(names)}."
+                f"(1, {len(names)}), these are {tuple(rows.shape)}. Columns: {', '.join(names)}."
             )
-        requested = y.float().expand(count, -1).clone()
+        requested = rows.expand(count, -1).clone()
     else:
         requested = torch.full((count, len(names)), torch.nan)
     for name, value in named.items():
@@ -93,6 +95,8 @@ def held_attributes(
     if isinstance(hold, bool):
         unused = torch.tensor([name not in used for name in names], dtype=torch.bool)
         return free & hold & unused.to(free.device)
+    if not isinstance(hold, Iterable):
+        raise InputError(f"hold= takes True, False, or names of attributes; found {hold!r}.")
     held = torch.zeros_like(free)
     for name in [hold] if isinstance(hold, str) else hold:
         column = _index(names, name)
@@ -102,11 +106,12 @@ def held_attributes(
     return held
 
 
-def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
+def latent_region(mask: Any, decoder: Decoder, count: int) -> Tensor:
     """A mask of the cells of a spatial latent, `(count, 1, h', w')`, from a mask of pixels.
 
     Arguments:
-        mask: 1 or True where a sample may change, `(h, w)`, `(1, h, w)` or `(count, 1, h, w)`.
+        mask: 1, True or white where a sample may change; `(h, w)`, `(1, h, w)` or
+            `(count, 1, h, w)`.
         decoder: The decoder.
         count: Number of samples.
 
@@ -117,6 +122,7 @@ def latent_region(mask: Tensor, decoder: Decoder, count: int) -> Tensor:
         InputError: If the latents are no grids.
         ShapeError: If the mask does not fit the samples.
     """
+    mask = read_mask(mask)
     latent, sample = decoder.latent_shape, decoder.sample_shape
     if len(latent) != 3 or len(sample) != 3:
         raise InputError(
@@ -147,6 +153,18 @@ def least_likely(z: Tensor, probability: Tensor, target: Tensor, where: Critic |
     if where is not None:
         agreement = torch.cat([agreement, where.score(z, batch_size=BATCH).sigmoid()], 1)
     return torch.cat([agreement, z.new_ones(len(z), 1)], 1).amin(1)
+
+
+def _targets(y: Any) -> Tensor:
+    """Targets as a float tensor, from a tensor, an array or lists, in which None is free."""
+    try:
+        if isinstance(y, list | tuple):
+            y = [[torch.nan if v is None else float(v) for v in row] for row in y]
+        return torch.as_tensor(y).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Targets `y` are a tensor (B, K) or a list of rows of numbers; found {y!r}."
+        ) from error
 
 
 def _index(names: Sequence[str], name: str) -> int:

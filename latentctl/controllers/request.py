@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..critics import Critic
 from ..decoder import Prior
-from ..errors import InputError
+from ..errors import InputError, check_kind
 from ..nn import encode_targets
 from ..training import Step
 
@@ -57,6 +58,7 @@ class Request:
     """Number of each latent, `(B,)`, on which its noise depends; by default 0 ... B - 1."""
 
     def __post_init__(self) -> None:
+        check_kind(self.strength, Real, "strength=", "It is the share of a move; 1 is the whole.")
         if not 0 <= self.strength < math.inf:
             raise InputError(
                 f"strength is the share of a move, in [0, inf); it was given as {self.strength}."

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, ShapeError, UnknownNameError
+from ..errors import InputError, ShapeError, UnknownNameError, check_kind
 from ..latents import Covariance
 from ..progress import track
 from ..storage import Saved, register_to_config
@@ -81,6 +81,9 @@ class Critic(Saved, abc.ABC):
             z: Latents, `(N, *latent_shape)`, on any device.
             batch_size: Latents at once; all if not given.
         """
+        check_kind(z, Tensor, "z=", "Encode samples first: decoder.encode(x).mean.")
+        if z.ndim < 2:
+            raise ShapeError(f"Latents are (B, *latent_shape), these are {tuple(z.shape)}.")
         parts = track(z.split(batch_size or max(1, len(z))), "Score", "batch")
         return torch.cat([self(part.to(self.device)) for part in parts]).to(z.device)
 

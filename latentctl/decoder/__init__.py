@@ -23,6 +23,6 @@ from .decoder import Decoder, Posterior
 from .encode import encode_dataset
 from .frozen import frozen_view
 from .inversion import Inversion, invert, with_inversion
-from .pictures import read_samples
 from .prior import Flow, Gaussian, Prior
 from .registry import available, load, wrap
+from .samples import read_samples

@@ -1,7 +1,7 @@
 """Samples of any data set, as a decoder's encoder takes them.
 
 A row may be a mapping (as in `datasets`), a pair `(x, labels)`, or `x` alone; `x` is what
-`latentctl.decoder.pictures` reads: a path, a PIL image, an array, a tensor or a list. A sample that
+`latentctl.decoder.samples` reads: a path, a PIL image, an array, a tensor or a list. A sample that
 cannot be read, or does not fit, is a `BadSample`.
 """
 
@@ -21,7 +21,8 @@ from torch.utils.data import IterableDataset
 from ..errors import InputError, UnknownNameError
 from ..random import seeded
 from .decoder import Decoder
-from .pictures import file_of, is_picture, picture_mode, read_picture, sample_of
+from .pictures import file_of, is_picture, read_picture
+from .samples import picture_mode, sample_of
 
 FILE_COLUMNS = ("file_name", "filename", "path", "file", "image_path")
 

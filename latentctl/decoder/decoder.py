@@ -30,6 +30,7 @@ from ..storage.weights import fingerprint
 from .checks import check_decoded, check_encoded, check_finite, check_samples
 from .frozen import floating_dtype, frozen_view
 from .prior import Flow, Gaussian, Prior
+from .samples import read_samples
 
 CHECKED = 32  # samples on which the inverse of a flow is verified
 
@@ -159,17 +160,17 @@ class Decoder(nn.Module):
     forward = decode
 
     @torch.no_grad()
-    def encode(self, x: Tensor, *, batch_size: int | None = None) -> Posterior:
+    def encode(self, x: Any, *, batch_size: int | None = None) -> Posterior:
         """The posterior of samples `x (B, *sample_shape)`.
 
         Arguments:
-            x: Samples.
+            x: Samples: a tensor, or pictures, paths, arrays and lists of these, see `read_samples`.
             batch_size: Samples that are encoded together; all of them by default.
 
         Raises:
             AdapterError: If the decoder has no encoder.
             ShapeError: If `x`, the means or the standard deviations have another shape.
-            InputError: If `x` holds a NaN or leaves `value_range`.
+            InputError: If `x` cannot be read, holds a NaN or leaves `value_range`.
             NonFiniteError: If a mean or a standard deviation is not finite.
         """
         if self.encode_fn is None:
@@ -178,6 +179,7 @@ class Decoder(nn.Module):
                 f"Pass one: latentctl.wrap(model, encode=...), or search for their latents: "
                 f"latentctl.with_inversion(decoder)."
             )
+        x = read_samples(x, self)
         self.check_sample(x)
         if x.is_floating_point():
             x = x.to(self.dtype)

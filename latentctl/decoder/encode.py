@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import AdapterError, CacheError, InputError
+from ..errors import AdapterError, CacheError, InputError, check_kind
 from ..latents.latents import Latents, open_cache
 from ..latents.names import attribute_names
 from ..latents.shards import read_manifest
@@ -84,6 +84,7 @@ def encode_dataset(
         >>> encode_dataset(decoder, torch.ones(5, 3), tempfile.mkdtemp(), progress=False)
         Latents(5 x (2,), no std, no labels)
     """
+    check_kind(decoder, Decoder, "decoder=", "Wrap your model: latentctl.wrap(model).")
     if not decoder.can_encode:
         raise AdapterError(f"{decoder.name} has no encoder. Pass latentctl.wrap(..., encode=...).")
     if on_bad_sample not in ("raise", "skip"):

@@ -1,4 +1,4 @@
-"""Pictures, and whatever else a user has, as samples of a decoder.
+"""Pictures that users have, as PIL images of 8 bits a channel.
 
 A picture is a path, a mapping of `bytes` and `path` as in `datasets`, or a PIL image. It is read
 whole, turned upright by its EXIF orientation, and has 8 bits a channel: 16-bit greys are divided by
@@ -8,25 +8,22 @@ whose checksums do not match, are refused each time. Nothing is resized, padded 
 
 from __future__ import annotations
 
-__all__ = ["file_of", "is_picture", "picture_mode", "read_picture", "read_samples", "sample_of"]
+__all__ = ["WHITE", "file_of", "is_image", "is_picture", "read_picture", "unit_values"]
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from numbers import Number
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ShapeError
-from .decoder import Decoder
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
 DARKEST = 4096  # a 16-bit picture whose greatest value is less was written with fewer bits
 
@@ -35,13 +32,7 @@ def is_picture(value: Any) -> bool:
     """Whether `value` is a path, a mapping of `bytes` and `path`, or a PIL image."""
     if isinstance(value, Mapping):
         return set(value) == {"bytes", "path"}
-    return isinstance(value, str | os.PathLike) or _is_image(value)
-
-
-def picture_mode(decoder: Decoder) -> str:
-    """The mode of pictures that have the channels of a decoder's samples."""
-    shape = decoder.sample_shape
-    return MODES.get(shape[0], "RGB") if len(shape) == 3 else "L"
+    return isinstance(value, str | os.PathLike) or is_image(value)
 
 
 def read_picture(value: Any, mode: str | None = None) -> Image:
@@ -63,7 +54,7 @@ def read_picture(value: Any, mode: str | None = None) -> Image:
     from PIL import ImageOps
 
     try:
-        image = _loaded(value) if _is_image(value) else _opened(_bytes(value))
+        image = _loaded(value) if is_image(value) else _opened(_bytes(value))
         upright = ImageOps.exif_transpose(image)
         grey = upright.mode in ("1", "L", "LA", "I", "F") or upright.mode.startswith("I;16")
         return _flat(_eight_bits(upright, image.format), mode or ("L" if grey else "RGB"))
@@ -74,96 +65,6 @@ def read_picture(value: Any, mode: str | None = None) -> Image:
         raise InputError(f"it cannot be read as a picture ({reason}).") from error
 
 
-def sample_of(value: Any, decoder: Decoder) -> Tensor:
-    """One sample `(*sample_shape)` of a decoder, from what a user has.
-
-    Arguments:
-        value: A picture (see `read_picture`), an array or tensor with channels first or last, or a
-            list of numbers. Bytes, booleans and 16-bit values are scaled to the decoder's range;
-            floats must be in it.
-        decoder: The decoder.
-
-    Raises:
-        ShapeError: If it has another shape.
-        InputError: If it cannot be read, is not finite, or leaves the range.
-    """
-    shape = decoder.sample_shape
-    if is_picture(value):
-        value = read_picture(value, picture_mode(decoder))
-    x = _in_range(_as_tensor(value), decoder)
-    if x.ndim == 3 and x.shape != shape and (x.shape[2], *x.shape[:2]) == shape:
-        x = x.permute(2, 0, 1)
-    if (1, *x.shape) == shape:
-        x = x[None]
-    if x.shape != shape:
-        raise ShapeError(
-            f"it has shape {tuple(x.shape)}, and {decoder.name} takes {shape}. Crop or resize it "
-            f"first, for a data set with transform=."
-        )
-    decoder.check_sample(x[None])
-    return x
-
-
-def read_samples(values: Any, decoder: Decoder) -> Tensor:
-    """Samples `(B, *sample_shape)` of a decoder, from what a user has.
-
-    Arguments:
-        values: One sample as `sample_of` takes it, a batch `(B, ...)` of arrays or tensors, or a
-            sequence of samples: a list, or a column of `datasets`.
-        decoder: The decoder.
-
-    Raises:
-        InputError: If one of them cannot be used; the message has its place and its file.
-
-    Example:
-        >>> from PIL import Image
-        >>> decoder = Decoder(torch.nn.Identity(), lambda m, z: z, latent_shape=(3, 2, 2),
-        ...                   sample_shape=(3, 2, 2), value_range=(-1, 1))
-        >>> read_samples([Image.new("RGB", (2, 2)), Image.new("L", (2, 2))], decoder).shape
-        torch.Size([2, 3, 2, 2])
-    """
-    floats = isinstance(values, Tensor) and values.is_floating_point()
-    if floats and values.shape[1:] == decoder.sample_shape:
-        return values  # type: ignore[no-any-return]
-    if _is_one(values, decoder.sample_shape):
-        return _sample(values, decoder, None)[None]
-    if isinstance(values, Mapping) or not (
-        hasattr(values, "__len__") and hasattr(values, "__getitem__")
-    ):
-        raise InputError(
-            f"{decoder.name} takes samples {decoder.sample_shape}: a tensor, an array, a PIL "
-            f"image, a path, or a list of these. This is a {type(values).__name__}."
-        )
-    samples = [_sample(values, decoder, index) for index in range(len(values))]
-    return torch.stack(samples) if samples else torch.empty(0, *decoder.sample_shape)
-
-
-def _is_one(values: Any, shape: tuple[int, ...]) -> bool:
-    """Whether `values` is one sample, and not several."""
-    if is_picture(values):
-        return True
-    found = getattr(values, "shape", None)
-    if found is not None:
-        last = (found[-1], *found[:-1]) if len(found) == 3 else None
-        return tuple(found) in (shape, shape[1:]) if last is None else shape in (found, last)
-    return isinstance(values, Sequence) and len(values) > 0 and isinstance(values[0], Number)
-
-
-def _sample(values: Any, decoder: Decoder, index: int | None) -> Tensor:
-    """Sample `index` of a sequence, or `values` itself; errors name the place and the file."""
-    place, value = "The input", values
-    try:
-        if index is not None:
-            place = f"Input {index}"
-            value = values[index]
-        if file := file_of(value):
-            place = f"{place} ({file})"
-        return sample_of(value, decoder)
-    except Exception as error:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"{place} cannot be used: {reason}") from error
-
-
 def file_of(value: Any) -> str:
     """The file of a picture, "" if it has none."""
     if isinstance(value, str | os.PathLike):
@@ -172,7 +73,8 @@ def file_of(value: Any) -> str:
     return str(path or "")
 
 
-def _is_image(value: Any) -> bool:
+def is_image(value: Any) -> bool:
+    """Whether `value` is a PIL image."""
     return hasattr(value, "convert") and hasattr(value, "getbands")
 
 
@@ -233,7 +135,7 @@ def _eight_bits(image: Image, file_format: str | None) -> Image:
         )
     if kind == "I" or kind.startswith("I;16"):
         values = torch.from_numpy(np.asarray(image).astype(np.int32))
-        unit = _unit(values.to(torch.uint16))
+        unit = unit_values(values.to(torch.uint16))
     elif kind == "F":
         unit = torch.from_numpy(np.array(image))
         if not bool(((unit >= 0) & (unit <= 1)).all()):  # a NaN is neither
@@ -257,16 +159,7 @@ def _flat(image: Image, mode: str) -> Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _as_tensor(value: Any) -> Tensor:
-    if _is_image(value):
-        import numpy as np
-
-        x = torch.from_numpy(np.array(value))
-        return x.permute(2, 0, 1) if x.ndim == 3 else x
-    return torch.as_tensor(value)
-
-
-def _unit(x: Tensor) -> Tensor:
+def unit_values(x: Tensor) -> Tensor:
     """Bytes, booleans or 16-bit values as floats in [0, 1]."""
     unit = x.float() / WHITE[x.dtype]
     top = unit.max().item() * 65535 if x.dtype == torch.uint16 and len(x) else 0
@@ -276,14 +169,3 @@ def _unit(x: Tensor) -> Tensor:
             f"written with fewer bits, scale it to all 16."
         )
     return unit
-
-
-def _in_range(x: Tensor, decoder: Decoder) -> Tensor:
-    """Floats as they are, and whole numbers with a known white in the decoder's range."""
-    if x.is_floating_point():
-        return x.float()
-    picture = decoder.value_range is not None or len(decoder.sample_shape) == 3
-    if not picture or x.dtype not in WHITE:
-        return x
-    low, high = decoder.picture_range
-    return _unit(x) * (high - low) + low

@@ -12,7 +12,8 @@ from conftest import ToyVAE
 from PIL import Image, ImageOps
 
 from latentctl.decoder import Decoder, read_samples
-from latentctl.decoder.pictures import read_picture, sample_of
+from latentctl.decoder.pictures import read_picture
+from latentctl.decoder.samples import sample_of
 from latentctl.errors import InputError
 
 SIZE = 24

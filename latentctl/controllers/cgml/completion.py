@@ -258,6 +258,8 @@ def seen_input(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _checked(decoder: Decoder, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if len(x) == 0:
+        raise InputError("There is no input to complete. Give one or more.")
     if x.shape[1:] != decoder.sample_shape:
         decoder.check_sample(x)
     try:
