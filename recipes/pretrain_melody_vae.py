@@ -22,6 +22,7 @@ from torch import Tensor
 
 from latentctl.errors import InputError
 from latentctl.random import seeded
+from latentctl.storage.files import append_line
 from latentctl.training import Step, train
 
 
@@ -137,8 +138,7 @@ def main(flags: Flags) -> dict[str, float]:
         if step % options.validation_steps or not accelerator.is_main_process:
             return
         line = {"step": step, **reconstruction_scores(model, shown)}
-        with open(folder / "training" / "validation.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(folder / "training" / "validation.jsonl", json.dumps(line))
 
     train(
         model,

@@ -129,7 +129,7 @@ def teach(
         loss = _loss(student, data, gradient_weight)
         folder = None if output_dir is None else Path(output_dir) / f"round-{number}"
         settings = {"seed": seed + number, "output_dir": folder, **TRAINING, **options}
-        settings["progress"] = progress
+        settings |= {"progress": progress, "derived_from": [latents, teacher]}
         train(student, loss, TensorDataset(*data), name="student", **settings)
     return student
 

@@ -80,6 +80,7 @@ def clone(
         return error + distance_weight * far, {"distance": far}
 
     options |= {"learning_rate": learning_rate, "lr_scheduler": "linear", "progress": progress}
+    options["derived_from"] = latents
     train(actor, loss, TensorDataset(*data), name="actor", seed=seed, **options)
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
-from .moments import aggregate
+from ..storage import digest
+from .moments import aggregate, finite_floats
 from .names import attribute_names
 from .shards import Shard, open_shards, verified_manifest, write_cache
 
@@ -80,9 +81,9 @@ class Latents(Dataset["Latents"]):
             raise ShapeError(
                 f"Means {tuple(mean.shape)} and stds {tuple(std.shape)} must have one shape."
             )
-        shard = {"mean": _floats(mean, "mean"), "index": torch.arange(len(mean))}
+        shard = {"mean": finite_floats(mean, "mean"), "index": torch.arange(len(mean))}
         if std is not None:
-            shard["std"] = _floats(std, "std")
+            shard["std"] = finite_floats(std, "std")
             if bool((shard["std"] < 0).any()):
                 raise InputError("Standard deviations must not be negative. Variances or logs?")
         self._build([shard], (), "")
@@ -189,6 +190,12 @@ class Latents(Dataset["Latents"]):
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         return aggregate((shard["mean"], shard.get("std")) for shard in self._shards)
 
+    def identity(self) -> dict[str, Any]:
+        """The decoder's fingerprint, the names, and a hash of all means, stds and labels."""
+        values = {k: [s[k] for s in self._shards] for k in self._shards[0] if k != "index"}
+        found = {"decoder": self.fingerprint[:16], "attributes": list(self.names)}
+        return {**found, "latents": digest(values)}
+
     def with_labels(self, labels: Tensor | None, names: str | Sequence[str]) -> Latents:
         """The same latents with other labels `(N, K)`, in [0, 1] or NaN, and their names.
 
@@ -288,11 +295,3 @@ def _unchecked(shards: list[Shard], names: Sequence[str], fingerprint: str) -> L
     latents = object.__new__(Latents)  # without the validation of __init__
     latents._build(shards, names, fingerprint)
     return latents
-
-
-def _floats(value: Tensor, what: str) -> Tensor:
-    value = value.detach().to(torch.float32)
-    if not bool(torch.isfinite(value).all()):
-        rows = (~torch.isfinite(value.flatten(1))).any(1).nonzero().flatten().tolist()
-        raise InputError(f"Every {what} must be finite; rows {rows[:8]} are not.")
-    return value

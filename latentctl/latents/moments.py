@@ -13,7 +13,7 @@ a large mean costs no precision.
 
 from __future__ import annotations
 
-__all__ = ["aggregate"]
+__all__ = ["aggregate", "finite_floats"]
 
 from collections.abc import Iterable
 
@@ -62,3 +62,12 @@ def aggregate(
     std = (variance + (energy / count).to(mean.device)).sqrt()
     width = variance.mean().sqrt().expand_as(mean).clone() if point else width / count
     return mean.float(), std.float(), width.float()
+
+
+def finite_floats(value: Tensor, what: str) -> Tensor:
+    """`value` in float32; raises an `InputError` that lists its rows that are not finite."""
+    value = value.detach().to(torch.float32)
+    if not bool(torch.isfinite(value).all()):
+        rows = (~torch.isfinite(value.flatten(1))).any(1).nonzero().flatten().tolist()
+        raise InputError(f"Every {what} must be finite; rows {rows[:8]} are not.")
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "VERSION",
     "Saved",
+    "digest",
     "fingerprint",
     "load_folder",
     "load_strict",
@@ -18,4 +19,4 @@ __all__ = [
 from .files import VERSION
 from .folder import load_folder, save_folder, verify_folder
 from .saved import Saved, pack_modules, register_to_config, unpack_modules
-from .weights import fingerprint, load_strict
+from .weights import digest, fingerprint, load_strict

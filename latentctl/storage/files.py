@@ -12,6 +12,7 @@ __all__ = [
     "PLAIN",
     "VERSION",
     "WrongSizeError",
+    "append_line",
     "fsync_folder",
     "hidden",
     "read_manifest",
@@ -129,6 +130,12 @@ def _in_hub_cache(path: Path) -> bool:
     snapshots = path.absolute().parent.parent
     blobs = (snapshots.parent / "blobs").resolve()
     return snapshots.name == "snapshots" and path.resolve().parent == blobs
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file."""
+    with open(path, "a") as file:
+        file.write(line + "\n")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

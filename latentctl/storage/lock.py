@@ -69,7 +69,10 @@ def held(folder: Path, error: type[LatentctlError] = CheckpointError) -> Iterato
     Raises:
         LatentctlError: An `error`, if another living process holds it, or it cannot be written.
     """
+    made = not folder.exists()
     with contextlib.ExitStack() as stack:
+        if made:  # of a run that wrote nothing, nothing is left
+            stack.callback(_remove_empty, folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(folder / ".lock"))
@@ -84,6 +87,11 @@ def held(folder: Path, error: type[LatentctlError] = CheckpointError) -> Iterato
                 f"folder."
             ) from found
         yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _acquire(file: Path, deadline: float) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["fingerprint", "load_strict"]
+__all__ = ["digest", "fingerprint", "load_strict"]
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,31 @@ from ..errors import CheckpointError
 
 def fingerprint(module: nn.Module, salt: str = "") -> str:
     """SHA-256 over `salt` and the names, shapes and bytes of all weights and buffers."""
-    digest = hashlib.sha256(salt.encode())
+    found = hashlib.sha256(salt.encode())
     for key, value in sorted(module.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        found.update(_bytes(value))
+    return found.hexdigest()
+
+
+def digest(tensors: Mapping[str, Sequence[Tensor]]) -> str:
+    """The first 16 digits of a SHA-256 over tensors by name, each in one or several parts of rows.
+
+    Example:
+        >>> digest({"x": [torch.ones(3)]}) == digest({"x": [torch.ones(1), torch.ones(2)]})
+        True
+    """
+    found = hashlib.sha256()
+    for key, parts in sorted(tensors.items()):
+        found.update(f"{key}{parts[0].dtype}{tuple(parts[0].shape[1:])}".encode())
+        for part in parts:
+            found.update(_bytes(part))
+    return found.hexdigest()[:16]
+
+
+def _bytes(value: Tensor) -> memoryview:
+    value = value.detach().cpu().contiguous()
+    return value.reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

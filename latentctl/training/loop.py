@@ -52,7 +52,7 @@ from ..random import generator
 from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
 from .player import Player, gradient, train_mode, trained_weights, update
 from .processes import check_launch, mean_over_processes, same_everywhere
-from .run_state import RunState
+from .run_state import RunState, data_identity
 from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
 from .signals import stop_on_signals
 
@@ -93,6 +93,7 @@ def fit(
     checkpointing_steps: int | None = None,
     checkpoints_total_limit: int | None = None,
     resume_from_checkpoint: str | Path | None = None,
+    derived_from: Any = None,
     gradient_accumulation_steps: int = 1,
     max_grad_norm: float | None = None,
     lr_scheduler: str = "constant",
@@ -121,6 +122,9 @@ def fit(
         resume_from_checkpoint: None for a new run; "latest" for the newest intact checkpoint, if
             there is one; or a checkpoint, which must be intact. Weights, moments and learning
             rates are loaded from it.
+        derived_from: What `data` was made from, if it is not the same again, bit for bit, when the
+            run is resumed. A resumed run must have it in common with the saved one; `data` itself
+            by default. See `latentctl.training.run_state.data_identity`.
         gradient_accumulation_steps: Micro-batches a step.
         max_grad_norm: Clips the norm of the whole gradient.
         lr_scheduler: "constant", "linear" or "cosine", see `latentctl.training.schedule.lr_factor`.
@@ -138,8 +142,8 @@ def fit(
 
     Raises:
         InputError: A setting is out of range, or a loss does not depend on its player's weights.
-        CheckpointError: A checkpoint is missing, corrupted or of another run, or cannot be
-            written.
+        CheckpointError: A checkpoint is missing, corrupted or of another run, decoder or data, or
+            cannot be written; or another living run writes into `output_dir`.
         NonFiniteError: More than `max_bad_steps` bad steps in a row.
         SystemExit: On SIGTERM (143) or SIGINT (130), after saving if there is an `output_dir`.
 
@@ -187,17 +191,20 @@ def fit(
     device, modules = accelerator.device, [player.module for player in game]
     for module in modules:
         same_everywhere(accelerator, module.to(device))
-    settings = {"seed": seed, "batch_size": batch_size, "samples": len(data)}
+    settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "samples": len(data)}
+    if output_dir is not None:
+        settings |= data_identity(data if derived_from is None else derived_from)
     state = RunState(game, settings, output_dir, accelerator)
-    resumed_from = state.resume(resume_from_checkpoint) if output_dir is not None else None
-    state.rewrite_log()
     order = SampleOrder(len(data), batch_size, seed=seed)
-    steps = range(state.step, max_train_steps)
     weights = [trained_weights(player) for player in game]
     buffers = [buffer for module in modules for buffer in module.buffers()]
     shared = [k for k, b in enumerate(buffers) if b.is_floating_point()] if processes > 1 else []
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(state.held())
+        resumed_from = state.resume(resume_from_checkpoint) if output_dir is not None else None
+        state.rewrite_log()
+        steps = range(state.step, max_train_steps)
         forked = [] if device.type in ("cpu", "mps") else [device.index or 0]
         stack.enter_context(torch.random.fork_rng(forked, device_type=device.type))
         stack.enter_context(train_mode(modules))

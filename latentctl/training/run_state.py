@@ -1,29 +1,35 @@
 """The state of a run on disk: its checkpoints, and `metrics.jsonl` with every logged step once.
 
 A checkpoint holds each player's weights, moments and average, the number of finished steps and the
-settings that must agree on a resume. It holds no generator state, because random numbers are a
-function of the step (`.schedule`). The lines of the log carry no times, so that a resumed run
-writes the same file.
+settings that must agree on a resume, among them what the data were: of latents, the decoder's
+fingerprint, the names of the attributes, and a hash. It holds no generator state, because random
+numbers are a function of the step (`.schedule`). The lines of the log carry no times, so that a
+resumed run writes the same file.
 """
 
 from __future__ import annotations
 
-__all__ = ["RunState"]
+__all__ = ["RunState", "data_identity"]
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import TensorDataset
 
 from ..errors import CheckpointError
-from ..storage import load_folder, load_strict
-from ..storage.files import write_atomic
+from ..storage import digest, fingerprint, load_folder, load_strict
+from ..storage.files import append_line, well_formed, write_atomic
+from ..storage.lock import held
 from .checkpoints import checkpoints, resolve_checkpoint, save_checkpoint
 from .player import Player, flatten_optimizer, restore_optimizer
+from .processes import mean_over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,6 +77,25 @@ class RunState:
         }
         self.log: list[dict[str, Any]] = []
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder, so that no other run writes into it.
+
+        Raises:
+            CheckpointError: On every process, if another living run holds it.
+        """
+        refused: CheckpointError | None = None
+        with contextlib.ExitStack() as stack:
+            if self.writes:
+                try:
+                    stack.enter_context(held(self.folder))
+                except CheckpointError as error:
+                    refused = error
+            flag = torch.tensor(float(refused is not None), device=self.accelerator.device)
+            if mean_over_processes(self.accelerator, [flag])[0].item() > 0:
+                raise refused or CheckpointError(f"{self.folder} is in use, see the main process.")
+            yield
+
     def resume(self, resume_from_checkpoint: str | Path | None) -> Path | None:
         """Load the state and the log of a checkpoint, and return it.
 
@@ -87,16 +112,26 @@ class RunState:
         if found is None:
             return None
         tensors, saved = load_folder(found)
+        with well_formed(found, CheckpointError):
+            self._check_settings(found, saved["settings"])
+            self._restore(tensors, saved)
+        if (self.folder / METRICS).exists():
+            self.log = _lines_until(self.step, (self.folder / METRICS).read_bytes())
+        return found
+
+    def _check_settings(self, found: Path, saved: Mapping[str, Any]) -> None:
         wrong = [
-            f"{name} was {saved['settings'].get(name)!r} and is now {value!r}"
-            for name, value in self.settings.items()
-            if saved["settings"].get(name) != value
+            f"{name} was {saved.get(name)!r} and is now {self.settings.get(name)!r}"
+            for name in {**self.settings, **saved}
+            if saved.get(name) != self.settings.get(name)
         ]
         if wrong:
             raise CheckpointError(
                 f"Cannot resume from {found}, it is of another run: {'; '.join(wrong)}. "
-                "Use the same settings, or another output_dir."
+                "Use the same decoder, data and settings, or another output_dir."
             )
+
+    def _restore(self, tensors: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         for player in self.players:
             name = player.name
             load_strict(player.module, tensors[name], f"weights of {name!r}")
@@ -106,9 +141,6 @@ class RunState:
             restore_optimizer(player.optimizer, moments, saved["optimizers"][name])
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.bad_steps, self.bad_in_a_row = saved["bad_steps"], saved["bad_in_a_row"]
-        if (self.folder / METRICS).exists():
-            self.log = _lines_until(self.step, (self.folder / METRICS).read_text())
-        return found
 
     def save(self, total_limit: int | None) -> None:
         """Write the checkpoint of the present step atomically; all processes wait for it."""
@@ -125,8 +157,8 @@ class RunState:
                 tensors[f"{player.name}.ema"] = self.averages[player.name].state_dict()
             moments, optimizers[player.name] = flatten_optimizer(player.optimizer)
             tensors[f"{player.name}.optimizer"] = moments
-        with open(self.folder / METRICS, "rb") as file:  # the log must reach up to the checkpoint
-            os.fsync(file.fileno())
+        with self._writing_log(), open(self.folder / METRICS, "rb") as file:
+            os.fsync(file.fileno())  # the log must reach up to the checkpoint
         names = ("step", "seconds", "bad_steps", "bad_in_a_row", "settings")
         state = {name: getattr(self, name) for name in names}
         state["optimizers"] = optimizers
@@ -136,19 +168,47 @@ class RunState:
         """Remove from `metrics.jsonl` the lines after the present step, once all have read it."""
         self.accelerator.wait_for_everyone()
         if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self.log)
-            write_atomic(self.folder / METRICS, lines.encode())
+            with self._writing_log():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(self.folder / METRICS, lines.encode())
 
     def record(self, line: dict[str, Any]) -> None:
         """Append a line to the log, to `metrics.jsonl` and to the trackers."""
         self.log.append(line)
         if self.writes:
-            with open(self.folder / METRICS, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            with self._writing_log():
+                append_line(self.folder / METRICS, json.dumps(line))
         if self.accelerator.trackers:
             values = {f"{line['player']}/{k}": v for k, v in line.items() if isinstance(v, float)}
             self.accelerator.log(values, step=line["step"])
+
+    @contextlib.contextmanager
+    def _writing_log(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder / METRICS} was not written at step {self.step}: {error}. Every "
+                f"checkpoint is intact: free some disk space, and resume from the latest."
+            ) from error
+
+
+def data_identity(data: Any) -> dict[str, Any]:
+    """What tells the data of a run from others, as JSON; empty where that cannot be told.
+
+    Of data with a method `identity`, such as `Latents`, its result; of tensors and networks, a
+    hash; of a list of these, all of it.
+    """
+    if callable(identity := getattr(data, "identity", None)):
+        return dict(identity())
+    if isinstance(data, TensorDataset):
+        return {"data": digest({str(n): [t] for n, t in enumerate(data.tensors)})}
+    if isinstance(data, nn.Module):
+        return {type(data).__name__: fingerprint(data)[:16]}
+    if isinstance(data, list):
+        return {name: value for part in data for name, value in data_identity(part).items()}
+    return {"data": digest({"": [data]})} if isinstance(data, Tensor) else {}
 
 
 def _decay(ema: float) -> Callable[..., None]:
@@ -156,13 +216,13 @@ def _decay(ema: float) -> Callable[..., None]:
     return get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call,no-any-return,unused-ignore]
 
 
-def _lines_until(step: int, text: str) -> list[dict[str, Any]]:
+def _lines_until(step: int, raw: bytes) -> list[dict[str, Any]]:
     lines = []
-    for raw in text.splitlines():
+    for text in raw.splitlines():
         try:
-            line = json.loads(raw)
-        except ValueError:  # a kill truncated the last line, which is after the checkpoint
-            break
-        if line["step"] <= step:
-            lines.append(line)
+            line = json.loads(text)
+            if line["step"] <= step:
+                lines.append(line)
+        except (ValueError, TypeError, KeyError):
+            break  # a kill truncated the last line, which is after the checkpoint
     return lines

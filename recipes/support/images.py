@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import permutation
+from latentctl.storage import digest
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ class Images(Dataset[Any]):
 
     def __getitem__(self, index: int | slice | Tensor) -> Any:
         return self.images[index]
+
+    def identity(self) -> dict[str, str]:
+        """A hash of the images, which a resumed run must have in common."""
+        return {"images": digest({"images": [self.images]})}
 
     def pixels(self, index: slice | Tensor = slice(None)) -> Tensor:
         """Images as floats in [0, 1]."""

@@ -6,6 +6,7 @@ __all__ = ["OutputFlags", "RunFlags", "run", "timed", "write_json"]
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -19,11 +20,15 @@ import torch
 from accelerate import Accelerator
 
 from latentctl.errors import LatentctlError
+from latentctl.storage.lock import held
+from latentctl.training.signals import end_with_launcher
 
 OPTIONS = (
     *("seed", "gradient_accumulation_steps", "max_grad_norm", "dataloader_num_workers"),
     *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "max_bad_steps"),
 )
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 @dataclass
@@ -86,23 +91,35 @@ class RunFlags(OutputFlags):
 
 
 def run(main: Callable[[Any], object], flags: type) -> None:
-    """Parses the flags and runs the recipe.
+    """Parses the flags and runs the recipe, which holds its output folder meanwhile.
 
     Arguments:
         main: The recipe.
         flags: Its dataclass of flags.
 
     Raises:
-        SystemExit: With the message alone, if latentctl raises one of its errors.
+        SystemExit: With the message alone, if latentctl raises one of its errors, or a file cannot
+            be written.
     """
     import tyro
 
     logging.basicConfig(format="%(message)s")
     parsed = tyro.cli(flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True)
+    end_with_launcher()
+    folder = Path(getattr(parsed, "run", parsed).output_dir)
     try:
-        main(parsed)
+        # of several processes the first holds it
+        with held(folder) if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext():
+            main(parsed)
     except LatentctlError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise SystemExit(
+            f"A file was not written: {error}. Free some disk space, or choose another "
+            f"--output_dir. A run with checkpoints goes on with --resume_from_checkpoint latest."
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

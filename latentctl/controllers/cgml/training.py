@@ -134,7 +134,7 @@ def train_dagger(
             seed=seed + number,
             output_dir=None if output_dir is None else Path(output_dir) / f"round-{number}",
             progress=progress,
-            **{**DEFAULTS, **options},
+            **{**DEFAULTS, "derived_from": starts, **options},
         )
     updater.dropped = int((~finite).sum())
 

@@ -100,5 +100,6 @@ class Updater(UpdaterNetwork, kind="updater"):
             return torch.lerp(z, goals[rows], 1 / (steps - step))
 
         options = {"max_train_steps": max_train_steps, "seed": seed, "rounds": 2, **options}
+        options["derived_from"] = latents
         train_dagger(updater, next_latent, starts, asked, **options)
         return updater

@@ -47,18 +47,21 @@ def distilled(
 ) -> AttributeCritic:
     """An attribute critic, distilled through the decoder from a network on pixels."""
     folder = Path(run.output_dir) / "pixel_teacher"
-    pixels = as_bytes(reconstruct(faces.images, decoder), decoder)
-    teacher = PixelClassifier.fit(
-        torch.cat([faces.images, pixels]),
-        torch.cat([faces.labels, faces.labels]),
-        faces.names,
-        max_train_seconds=flags.pixel_teacher_train_seconds,
-        seed=run.seed + 1,
-        accelerator=accelerator,
-        **TEACHER,
-    )
-    if accelerator.is_main_process:
-        teacher.save_pretrained(folder)
+    if run.resume_from_checkpoint and folder.exists():
+        teacher = PixelClassifier.from_pretrained(folder)
+    else:
+        pixels = as_bytes(reconstruct(faces.images, decoder), decoder)
+        teacher = PixelClassifier.fit(
+            torch.cat([faces.images, pixels]),
+            torch.cat([faces.labels, faces.labels]),
+            faces.names,
+            max_train_seconds=flags.pixel_teacher_train_seconds,
+            seed=run.seed + 1,
+            accelerator=accelerator,
+            **TEACHER,
+        )
+        if accelerator.is_main_process:
+            teacher.save_pretrained(folder)
     return latentctl.teach(
         PixelCritic(decoder, teacher),
         latents,

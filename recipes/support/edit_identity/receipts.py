@@ -99,13 +99,22 @@ def per_cent(probability: float) -> str:
     return ">99 %" if probability > 0.995 else f"{100 * probability:.0f} %"
 
 
+def cell(value: Any) -> Any:
+    """A cell of a table; a text that a spreadsheet would run as a formula gets a quote before it.
+
+    Names come from packs and files of others, such as `=HYPERLINK(...)`.
+    """
+    risky = isinstance(value, str) and value.lstrip()[:1] in set("=+-@＝＋－＠")
+    return f"'{value}" if risky or (isinstance(value, str) and value[:1] in "\t\r\n") else value
+
+
 def write_receipts(folder: Path, rows: Sequence[Row]) -> None:
     """The receipts as `receipts.csv` and `receipts.json`."""
     (folder / "receipts.json").write_text(json.dumps(rows, indent=2))
     with open(folder / "receipts.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+        names, table = list(rows[0]), csv.writer(file)
+        table.writerow([cell(name) for name in names])
+        table.writerows([cell(row[name]) for name in names] for row in rows)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float | str | None]:

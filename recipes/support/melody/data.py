@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 
 from latentctl.errors import InputError
 from latentctl.random import permutation
+from latentctl.storage import digest
 
 from .midi import BAR, Tune, monophonic, read_midi, windows
 
@@ -58,6 +59,10 @@ class Melodies(Dataset[Tensor]):
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         return self.tokens[index].long()
+
+    def identity(self) -> dict[str, str]:
+        """A hash of the melodies, which a resumed run must have in common."""
+        return {"melodies": digest({"melodies": [self.tokens]})}
 
     def pitch_range(self) -> tuple[int, int]:
         """The lowest and the highest pitch."""
