@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from ..errors import InputError, NonFiniteError, UnknownNameError
@@ -52,7 +52,7 @@ from ..random import generator
 from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
 from .player import Player, gradient, train_mode, trained_weights, update
 from .processes import check_launch, mean_over_processes, same_everywhere
-from .run_state import RunState, data_identity
+from .run_state import RunState, culprit, data_identity, logged_means, plain
 from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
 from .signals import stop_on_signals
 
@@ -241,7 +241,7 @@ def fit(
             loss, stopping, state.seconds, grad_norm = torch.cat([*means[-2:], norm]).tolist()
             state.step = step + 1
 
-            line = {"step": state.step, "player": player.name, "loss": _plain(loss)}
+            line = {"step": state.step, "player": player.name, "loss": plain(loss)}
             elapsed = state.seconds / max_train_seconds if max_train_seconds else 0.0
             if math.isfinite(loss) and math.isfinite(grad_norm):
                 factor = lr_factor(
@@ -255,13 +255,13 @@ def fit(
                 if moves == 0 or (moves + 1) % log_every == 0:
                     rate = factor * float(player.optimizer.param_groups[0]["lr"])
                     line |= {"grad_norm": grad_norm, "lr": rate}
-                    state.record(line | _logged(accelerator, values) | line)
+                    state.record(line | logged_means(accelerator, values) | line)
                     bar.set_postfix(player=player.name, loss=f"{loss:.4g}", refresh=False)
             else:
                 for buffer, old in zip(buffers, before, strict=True):
                     buffer.copy_(old)
-                culprit = _culprit(loss, dict(zip(own, gradients, strict=True)))
-                line |= {"not_finite": culprit, "samples": order(step).tolist()}
+                first = culprit(loss, dict(zip(own, gradients, strict=True)))
+                line |= {"not_finite": first, "samples": order(step).tolist()}
                 state.bad_steps.append(state.step)
                 state.bad_in_a_row[player.name] += 1
                 state.record(line)
@@ -294,19 +294,3 @@ def _check_positive(**numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not value > 0:
             raise InputError(f"{name} must be positive, not {value}.")
-
-
-def _logged(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float | None]:
-    means = mean_over_processes(accelerator, list(values.values()))
-    return {name: _plain(mean.item()) for name, mean in zip(values, means, strict=True)}
-
-
-def _culprit(loss: float, gradients: dict[str, Tensor]) -> str:
-    for name, value in gradients.items():
-        if not value.isfinite().all():
-            return name
-    return "the norm of the gradient" if math.isfinite(loss) else "loss"
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN

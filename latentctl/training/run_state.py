@@ -9,10 +9,11 @@ resumed run writes the same file.
 
 from __future__ import annotations
 
-__all__ = ["RunState", "data_identity"]
+__all__ = ["RunState", "culprit", "data_identity", "logged_means", "plain"]
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -209,6 +210,25 @@ def data_identity(data: Any) -> dict[str, Any]:
     if isinstance(data, list):
         return {name: value for part in data for name, value in data_identity(part).items()}
     return {"data": digest({"": [data]})} if isinstance(data, Tensor) else {}
+
+
+def logged_means(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float | None]:
+    """The logged values of a line: means over processes."""
+    means = mean_over_processes(accelerator, list(values.values()))
+    return {name: plain(mean.item()) for name, mean in zip(values, means, strict=True)}
+
+
+def culprit(loss: float, gradients: dict[str, Tensor]) -> str:
+    """The first weight whose gradient is not finite, or what else is not."""
+    for name, value in gradients.items():
+        if not value.isfinite().all():
+            return name
+    return "the norm of the gradient" if math.isfinite(loss) else "loss"
+
+
+def plain(value: float) -> float | None:
+    """A number as JSON can hold it."""
+    return value if math.isfinite(value) else None  # JSON has no NaN
 
 
 def _decay(ema: float) -> Callable[..., None]:
