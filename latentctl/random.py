@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["generator", "noise", "permutation", "seeded"]
 
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .errors import InputError
 
 BLOCK = 16  # samples that share one generator in `noise`
 
@@ -37,6 +40,9 @@ def generator(
         purpose: Separates the streams of one step.
         device: Device of the generator.
 
+    Raises:
+        InputError: If a number is not a whole one.
+
     Example:
         >>> a = torch.randn(3, generator=generator(0, 5, purpose="latent"))
         >>> b = torch.randn(3, generator=generator(0, 5, purpose="latent"))
@@ -44,7 +50,8 @@ def generator(
         >>> torch.equal(a, b), torch.equal(a, c)
         (True, False)
     """
-    text = f"{int(seed)}/{int(step)}/{int(rank)}/{purpose}"
+    numbers = (("seed", seed), ("step", step), ("rank", rank))
+    text = "/".join(str(_whole(name, number)) for name, number in numbers) + f"/{purpose}"
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -117,7 +124,7 @@ class _DrawsFrom(TorchDispatchMode):
 
     def __init__(self, seed: int, purpose: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
-        self.seed, self.purpose = seed, purpose
+        self.seed, self.purpose = _whole("seed", seed), purpose
         self.sources: dict[torch.device, torch.Generator] = {}
 
     def source(self, device: torch.device) -> torch.Generator:
@@ -145,3 +152,10 @@ class _DrawsFrom(TorchDispatchMode):
 # overloads of torch's factories -> those that take a generator
 WITH_GENERATOR = {"default": "generator", "low": "low_generator", "Tensor": "Tensor_generator"}
 WITH_GENERATOR |= {"low_dtype": "low_generator_dtype"}
+
+
+def _whole(name: str, number: object) -> int:
+    try:
+        return operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, not {number!r}.") from None

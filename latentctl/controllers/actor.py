@@ -37,6 +37,7 @@ from ..critics.base import cross_entropy
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents
+from ..latents.names import attribute_names
 from ..nn.trunk import GatedResidual
 from ..random import generator, seeded
 from ..storage import register_to_config
@@ -74,8 +75,10 @@ class Actor(Controller, kind="actor"):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.names = tuple(latent_shape), tuple(names)
-        self.net = GatedResidual(latent_shape, context=2 * len(names), width=width, depth=depth)
+        self.latent_shape, self.names = tuple(latent_shape), attribute_names(names)
+        self.net = GatedResidual(
+            latent_shape, context=2 * len(self.names), width=width, depth=depth
+        )
 
     def search(self, z: Tensor, request: Request) -> Move:
         refuse_where(self, request.where)

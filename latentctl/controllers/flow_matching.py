@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..decoder import Gaussian, Prior
 from ..latents import Latents
+from ..latents.names import attribute_names
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
 from ..random import seeded
@@ -73,12 +74,13 @@ class FlowMatching(Controller, kind="flow-matching"):
         guidance: float | None = None,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.names, self.steps = tuple(latent_shape), tuple(names), steps
+        self.latent_shape, self.names = tuple(latent_shape), attribute_names(names)
+        self.steps = steps
         self.guidance = (CONDITIONAL if names else UNCONDITIONAL) if guidance is None else guidance
         self.config["guidance"] = self.guidance
         self.net = Matching(
             latent_shape,
-            context=2 * len(names),
+            context=2 * len(self.names),
             width=width,
             depth=depth,
             steps=steps,

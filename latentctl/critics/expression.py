@@ -22,7 +22,9 @@ __all__ = ["parse"]
 
 import ast
 import functools
+import io
 import operator
+import tokenize
 from collections.abc import Sequence
 
 import torch
@@ -66,7 +68,9 @@ def parse(text: str, critic: Critic) -> Critic:
     if not flat:
         raise InputError(f"The expression is empty. {HELP}")
     try:
-        return _Reader(flat, critic).critic(ast.parse(flat, mode="eval").body, True)
+        body = ast.parse(flat, mode="eval").body
+        _check_no_comment(flat)
+        return _Reader(flat, critic).critic(body, True)
     except SyntaxError as error:
         raise InputError(
             f"The expression {flat!r} cannot be read at character {error.offset or 1}: "
@@ -139,6 +143,13 @@ class _Reader:
                 f"attribute (character {place} of the expression)", name, self.names
             )
         return name
+
+
+def _check_no_comment(text: str) -> None:
+    """Raises where Python would ignore the rest of the text."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            raise SyntaxError("comments are not read", ("", 1, token.start[1] + 1, text))
 
 
 def _without_negation(node: ast.expr, positive: bool) -> tuple[ast.expr, bool]:

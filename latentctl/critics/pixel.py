@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..decoder import Decoder
 from ..decoder.frozen import frozen_view
 from ..errors import InputError, ShapeError
+from ..latents.names import attribute_names
 from ..progress import track
 from .base import Critic
 from .calibration import platt_scaling
@@ -73,14 +74,15 @@ class PixelCritic(Critic):
                 f"The outputs of the {type(networks[0]).__name__} have no names. Pass names=[...], "
                 f"one for each of them."
             )
+        found = attribute_names(found)
         for network in networks:
             own = getattr(network, "names", None)
-            if own is not None and tuple(own) != tuple(found):
+            if own is not None and tuple(own) != found:
                 raise InputError(
                     f"The networks have different outputs: {', '.join(own)} and "
                     f"{', '.join(found)}. Give networks of the same attributes in the same order."
                 )
-        self.names, self.latent_shape = tuple(found), decoder.latent_shape
+        self.names, self.latent_shape = found, decoder.latent_shape
         self.decoder, self.probabilities = decoder, probabilities
         self.networks: list[Any] = [
             frozen_view(n) if isinstance(n, nn.Module) else n for n in networks

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..latents.names import attribute_names
 from ..nn.trunk import ScoreNet, encode_targets
 from ..storage import register_to_config
 from .base import Critic
@@ -50,8 +51,9 @@ class RealismCritic(Critic, kind="realism"):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.context_names = tuple(latent_shape), tuple(context_names)
-        context = 2 * len(context_names)
+        self.latent_shape = tuple(latent_shape)
+        self.context_names = attribute_names(context_names)
+        context = 2 * len(self.context_names)
         self.net = ScoreNet(latent_shape, 1, context=context, width=width, depth=depth)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:

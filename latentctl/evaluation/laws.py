@@ -31,7 +31,7 @@ from ..random import noise
 
 COUNT = 4
 BATCHES = (1, 2, 3, 5)  # a decoder may drop the axis of one, or rows of odd batches
-SCALES = (1e-3, 1.0, 1e3)
+SCALES = (1e-6, 1e-3, 1.0, 1e3, 1e6)
 STEPS = {torch.float64: (1e-5, 1e-3), torch.float32: (1e-2, 1e-1)}  # of z, and tolerance
 
 
@@ -145,7 +145,7 @@ def check_controller(controller: Controller, z: Tensor, y: Tensor | None = None)
 
     Arguments:
         controller: The controller.
-        z: Latents, `(B, *latent_shape)`; tried at 1e-3, 1 and 1e3 times their scale.
+        z: Latents, `(B, *latent_shape)`; tried at 1e-6 to 1e6 times their scale.
         y: Targets, `(B, K)` or `(1, K)` in [0, 1], NaN = free, or None.
 
     Raises:

@@ -30,6 +30,7 @@ from ..critics import Critic
 from ..decoder.prior import Flow
 from ..errors import InputError, UnknownNameError
 from ..latents import Latents
+from ..latents.names import attribute_names
 from ..random import noise
 from ..storage import pack_modules, save_folder
 from .knowledge import Knowledge
@@ -148,7 +149,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
         r""":math:`\sum_i \log p(\kappa_i \mid z)`, `(B,)`."""
         total = z.new_zeros(len(z))
         for names, sign in ((present, 1), (absent, -1)):
-            for name in names:
+            for name in attribute_names(names):
                 total = total + nn.functional.logsigmoid(sign * self[name](z)[:, 0])
         return total
 
@@ -172,7 +173,8 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
             UnknownNameError: If there is no knowledge of a name.
             InputError: If a name is both present and absent.
         """
-        present, absent = list(present), list(absent)
+        present = list(attribute_names(present))
+        absent = list(attribute_names(absent))
         if both := sorted({self[n].name for n in present} & {self[n].name for n in absent}):
             raise InputError(f"{', '.join(both)} cannot be both present and absent.")
         if not present and not absent:

@@ -232,7 +232,7 @@ class Latents(Dataset["Latents"]):
 
     def select(self, names: str | Sequence[str]) -> Latents:
         """The same latents with these labels only, in this order; refuses names like `column`."""
-        names = (names,) if isinstance(names, str) else tuple(names)
+        names = attribute_names(names, "label")
         if not names:
             rest = [{k: v for k, v in s.items() if k != "labels"} for s in self._shards]
             return self._like(rest, ())

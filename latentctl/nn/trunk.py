@@ -27,6 +27,7 @@ from ..errors import InputError, check_rows
 from .dropout import Dropout
 from .unet import COORDINATES, UNet, coordinates
 
+CONSTANT = 1e-6  # relative std below which a dimension counts as constant
 NARROWEST = 32  # layer of a pyramid
 GATE_BIAS = -2.0
 
@@ -95,7 +96,9 @@ class Trunk(nn.Module):
     def standardise(self, mean: Tensor, std: Tensor) -> None:
         """Makes `(z - mean) / std` the input; constant dimensions are only shifted."""
         self.shift.copy_(mean)
-        self.scale.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        # what counts as constant depends on the latents' own scale, and on rounding of the mean
+        floor = CONSTANT * torch.maximum(std.max(), mean.abs())
+        self.scale.copy_(torch.where(std > floor, std, torch.ones_like(std)))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         check_rows(

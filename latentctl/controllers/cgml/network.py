@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from ...decoder.descent import LatentCost, append_dims, gradient_of, project, rms
 from ...errors import InputError, ShapeError
+from ...latents.names import attribute_names
 from ...nn import Trunk, encode_targets
 from ...training import Step
 from ..base import Controller, Move, refuse_where
@@ -74,11 +75,11 @@ class UpdaterNetwork(Controller):
         super().__init__()
         if steps < 1:
             raise InputError(f"A walk needs steps >= 1, it was given {steps}.")
-        context = 2 * len(names) if context is None else context
-        self.latent_shape, self.names, self.context = tuple(latent_shape), tuple(names), context
+        self.latent_shape, self.names = tuple(latent_shape), attribute_names(names)
+        self.context = context = 2 * len(self.names) if context is None else context
         self.steps, self.final_jumps, self.tolerance = steps, final_jumps, tolerance
         self.domain, self.gradient_input = domain, gradient_input
-        shapes = {"latent_shape": list(latent_shape), "names": list(names), "context": context}
+        shapes = {"latent_shape": list(latent_shape), "names": list(self.names), "context": context}
         sizes = {"width": width, "depth": depth, "steps": steps, "final_jumps": final_jumps}
         walk = {"tolerance": tolerance, "domain": domain, "gradient_input": gradient_input}
         self.config = {**shapes, **sizes, **walk}
