@@ -36,9 +36,9 @@ from support.run import RunFlags, run, timed, write_json
 
 import latentctl
 from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, Latents
-from latentctl.conditional.picture import grid, png
 from latentctl.controllers import Controller, Transport
 from latentctl.decoder import Prior
+from latentctl.display.picture import grid, png
 from latentctl.errors import FingerprintError, UnknownNameError
 
 SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}

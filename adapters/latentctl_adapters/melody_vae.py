@@ -47,7 +47,8 @@ from latentctl.storage import register_to_config
 
 from .melody_lstm import START, SYMBOLS, SegmentDecoder, SequenceEncoder
 from .melody_rewards import HOLD, REST, onsets
-from .wrapping.outputs import encode_view
+from .piano_roll import piano_roll
+from .wrapping.outputs import decode_view, encode_view
 from .wrapping.pretrained import Pretrained, loader
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class MelodyVAE(Pretrained, kind="melody-vae"):
         free_bits: float = 0.0,
         inputs: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        r"""The negative bound in nats per melody.
+        r"""The mean negative bound in nats per melody, and its parts by name, detached.
 
         .. math:: L = -\log p(x \mid z) + \beta \max(0, \mathrm{KL} - b \ln 2), \quad
             z = \mu + \sigma \epsilon
@@ -245,9 +246,6 @@ class MelodyVAE(Pretrained, kind="melody-vae"):
             beta: Weight of the KL, at least 0; 1 is the bound itself.
             free_bits: Bits `b` of the KL of each melody without a penalty.
             inputs: Tokens that the decoder sees in place of `x`, for scheduled sampling.
-
-        Returns:
-            The mean loss, and its parts by name, detached.
         """
         q = self.encode(x)
         x = x.long()
@@ -277,20 +275,20 @@ def wrap(model: MelodyVAE, **options: Any) -> Decoder:
     Raises:
         AdapterError: If another option is given.
     """
-    if not options.keys() <= {"prior", "decode"}:
+    if others := ", ".join(sorted(options.keys() - {"prior", "decode"})):
         raise AdapterError(
-            f"A MelodyVAE has its own encoder and shapes. It takes prior and decode, not "
-            f"{', '.join(sorted(options.keys() - {'prior', 'decode'}))}."
+            f"A MelodyVAE takes prior and decode, its shapes are known: not {others}."
         )
     return Decoder(
         model,
-        partial(_write, write=options.get("decode", "decode")),
+        partial(_write, write=options["decode"]) if "decode" in options else decode_view,
         encode_view,
         latent_shape=(int(model.config["latent_size"]),),
         sample_shape=(model.steps,),
         value_range=None,
         prior=options.get("prior"),
         differentiable=False,
+        show=piano_roll,
     )
 
 

@@ -38,8 +38,8 @@ from benchmarks.shared.digits import load_mnist, mnist_decoder
 from benchmarks.shared.face_base import face_decoder, load_faces
 from benchmarks.shared.run import Row, Seconds, SeededFlags, in_turns, run, table, write
 from latentctl import Updater
-from latentctl.conditional.picture import grid, png
 from latentctl.controllers.cgml.completion import complete, completer, seen_input
+from latentctl.display.picture import grid, png
 from latentctl.random import permutation
 from latentctl.training import Step
 from recipes.support.images import Images

@@ -29,8 +29,8 @@ from benchmarks.shared.base import load_weights, reconstruct
 from benchmarks.shared.digits import DigitJudge, LeNet, load_mnist, mnist_decoder
 from benchmarks.shared.run import BaseFlags, Row, Seconds, by_name, read, report, run, table, write
 from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian
-from latentctl.conditional.picture import grid, png
 from latentctl.controllers import Refined
+from latentctl.display.picture import grid, png
 from latentctl.evaluation import density_coverage
 
 NAMES = [f"digit_{digit}" for digit in range(10)]

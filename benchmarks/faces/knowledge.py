@@ -25,7 +25,7 @@ from benchmarks.shared.base import decode, encode, nats, with_fewer_labels
 from benchmarks.shared.face_base import ATTRIBUTES, face_decoder, load_faces
 from benchmarks.shared.run import Row, SeededFlags, report, run, timed, write
 from latentctl import AttributeCritic, Decoder, KnowledgeBase, LatentFlow, Latents
-from latentctl.conditional.picture import grid, png
+from latentctl.display.picture import grid, png
 from latentctl.knowledge import Knowledge
 from latentctl.random import generator
 

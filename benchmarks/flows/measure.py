@@ -14,8 +14,8 @@ from benchmarks.flows.pythae_baselines import pythae_samples
 from benchmarks.shared.base import BATCH, decode, encode, nats, reconstruct
 from benchmarks.shared.run import Row, report, table, timed, write
 from latentctl import Latents
-from latentctl.conditional.picture import grid, png
 from latentctl.decoder import Gaussian
+from latentctl.display.picture import grid, png
 from latentctl.errors import NonFiniteError
 from latentctl.evaluation import density_coverage, frechet_distance, precision_recall
 from latentctl.priors import GaussianMixture, LatentFlow

@@ -28,6 +28,7 @@ def apply_request(
     z: Tensor,
     request: Request,
     skip_satisfied: bool = False,
+    inputs: Tensor | None = None,
 ) -> Outcome:
     """Latents moved by a controller and decoded, with a receipt.
 
@@ -42,6 +43,7 @@ def apply_request(
         z: Latents, `(B, *latent_shape)`.
         request: The request, with `target` and `hold`.
         skip_satisfied: Whether latents that satisfy the request are not moved.
+        inputs: The inputs that were encoded, for the outcome.
     """
     request = request.for_latents(z)
     free = z.new_full((len(z), len(critic.names)), torch.nan)
@@ -81,6 +83,7 @@ def apply_request(
         x=x,
         z=moved,
         start=z,
+        target=target,
         satisfied=(least >= request.threshold) & finite,
         unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
@@ -88,5 +91,6 @@ def apply_request(
         shift=(moved - z).flatten(1).square().mean(1).sqrt(),
         evaluations=evaluations,
         names=critic.names,
-        value_range=decoder.value_range,
+        display=decoder.display,
+        before=inputs,
     )

@@ -22,11 +22,13 @@ from ..controllers import Controller, Request
 from ..controllers.cgml.completion import Completion, complete
 from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior, read_samples
+from ..display import Described
 from ..errors import check_kind
 from ..knowledge import KnowledgeBase
 from ..latents import Latents
 from .apply import apply_request
 from .card import model_card
+from .facts import facts, settings
 from .hub import fetch, push
 from .inputs import read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
@@ -42,7 +44,7 @@ ENCODE = "Make them with latentctl.encode_dataset."
 
 
 @dataclass(eq=False, repr=False)
-class Conditional:
+class Conditional(Described):
     """Made by `latentctl.condition`, which documents the parts and checks that they fit."""
 
     decoder: Decoder
@@ -58,6 +60,9 @@ class Conditional:
     def names(self) -> tuple[str, ...]:
         """The attributes, in the order of the columns."""
         return self.critic.names
+
+    def facts(self) -> dict[str, Any]:
+        return facts(**vars(self))
 
     def to(self, device: torch.device | str) -> Conditional:
         """Moves every part to a device, in place, as modules do; returns itself."""
@@ -158,7 +163,9 @@ class Conditional:
             seed=seed,
         )
         return apply_request(
-            self.decoder, self.critic, self.editor, self.evaluator, z, request, True
+            *(self.decoder, self.critic, self.editor, self.evaluator, z, request),
+            skip_satisfied=True,
+            inputs=None if isinstance(x, Latents) else x,
         )
 
     @torch.no_grad()
@@ -226,17 +233,10 @@ class Conditional:
 
     def model_card(self, repo_id: str, **options: Any) -> ModelCard:
         """The card of the pack; `options` are those of `latentctl.conditional.card.model_card`."""
-        own = self.prior is self.decoder.prior
         config: Any = self.controller.config
-        settings = {
-            "controller": type(self.controller).__name__,
-            **{key: config[key] for key in config if key not in ("latent_shape", "names")},
-            "critic": type(self.critic).__name__,
-            "realism critic": "yes" if self.realism is not None else "none",
-            "prior": "the decoder's own" if own else f"{type(self.prior).__name__}, in the pack",
-            "threshold": self.threshold,
-        }
-        return model_card(repo_id, self.decoder, names=self.names, settings=settings, **options)
+        rows = settings(**vars(self))
+        rows |= {key: config[key] for key in config if key not in ("latent_shape", "names")}
+        return model_card(repo_id, self.decoder, names=self.names, settings=rows, **options)
 
     def push_to_hub(
         self, repo_id: str, *, card: ModelCard | None = None, **options: Any

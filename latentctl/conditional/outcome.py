@@ -4,19 +4,28 @@ from __future__ import annotations
 
 __all__ = ["Outcome"]
 
-import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .picture import grid, png
+from ..display import Display, html_table, save_pictures, thumbnails
+
+SHOWN = 16  # rows of a notebook's table
+KEEPS = ("names", "display")  # fields that are not tensors of B rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
-    """Samples with their receipt."""
+    """Samples with their receipt.
+
+    An index or a slice gives the outcome of some rows, an int a batch of one.
+    """
 
     x: Tensor
     """The samples, `(B, *sample_shape)`."""
@@ -26,6 +35,9 @@ class Outcome:
 
     start: Tensor
     """The latents before the move, `(B, *latent_shape)`."""
+
+    target: Tensor
+    """The requested probability of each attribute, `(B, K)`; NaN where none was requested."""
 
     satisfied: Tensor
     """Whether the request holds with at least the threshold's probability, `(B,)` booleans."""
@@ -48,32 +60,90 @@ class Outcome:
     names: tuple[str, ...]
     """The attributes, in the order of the columns."""
 
-    value_range: tuple[float, float] | None = (0.0, 1.0)
-    """Lowest and highest value of a sample."""
+    display: Display
+    """Draws samples as pictures."""
+
+    before: Tensor | None = None
+    """The inputs of an edit, `(B, *sample_shape)`; None for samples and for edits of latents."""
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Outcome:
+        rows = torch.arange(len(self))[
+            index if isinstance(index, slice) else torch.as_tensor(index)
+        ]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = {
+            name: value[rows.reshape(-1).to(value.device)]
+            for name, value in values.items()
+            if name not in KEEPS and value is not None
+        }
+        return dataclasses.replace(self, **parts)
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """A row for each sample, as JSON and CSV hold it; what does not apply is None.
+
+        The columns are `satisfied`, `unreachable`, `shift` and `evaluations`, and for each
+        attribute `requested_NAME`, `probability_NAME` and `leakage_NAME`.
+        """
+        scalars = ("satisfied", "unreachable", "shift", "evaluations")
+        columns: dict[str, list[Any]] = {name: getattr(self, name).tolist() for name in scalars}
+        parts = {"requested": self.target, "probability": self.probability, "leakage": self.leakage}
+        for number, name in enumerate(self.names):
+            for kind, values in parts.items():
+                column = values[:, number].tolist()
+                columns[f"{kind}_{name}"] = [None if math.isnan(v) else v for v in column]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def save(self, path: str | Path, *, columns: int | None = None) -> Path:
         """Writes the samples as one PNG image, and makes its folder where needed.
 
         Raises:
-            InputError: If the samples are no images.
+            InputError: If the samples cannot be shown as pictures.
         """
-        image = png(grid(self.x, columns=columns, value_range=self.value_range))
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-        return path
+        return save_pictures(path, self.display(self.x), columns=columns)
 
-    def _repr_png_(self) -> bytes | None:
-        with contextlib.suppress(InputError):  # samples that are no images
-            return png(grid(self.x, value_range=self.value_range))
-        return None
+    def facts(self) -> dict[str, Any]:
+        """Means over the samples."""
+        if not len(self):
+            return {"samples": 0}
+        leakage = float(self.leakage.nanmean())
+        return {
+            "satisfied": f"{int(self.satisfied.sum())} of {len(self)}",
+            "unreachable": int(self.unreachable.sum()) or None,
+            "leakage": None if math.isnan(leakage) else f"{leakage:.3f}",
+            "shift": f"{float(self.shift.mean()):.3f}",
+            "evaluations a sample": f"{float(self.evaluations.float().mean()):.1f}",
+        }
 
     def __repr__(self) -> str:
-        return (
-            f"Outcome({len(self)} samples, {int(self.satisfied.sum())} satisfied, "
-            f"leakage {self.leakage.nanmean():.3f}, shift {self.shift.mean():.3f}, "
-            f"{self.evaluations.float().mean():.1f} evaluations a sample)"
-        )
+        facts = "".join(f", {key} {value}" for key, value in self.facts().items() if value)
+        return f"Outcome({len(self)} samples{facts})"
+
+    def _repr_html_(self) -> str:
+        some = self[:SHOWN]
+        pictures = {"before": some.before, "after": some.x}
+        drawn = {key: thumbnails(self.display, x) for key, x in pictures.items() if x is not None}
+        rows = []
+        for number, row in enumerate(some.receipts()):
+            cells = {"": number, **{key: parts[number] for key, parts in drawn.items()}}
+            rows.append({**cells, **_marks(row, self.names)})
+        left = len(self) - len(rows)
+        note = f"{left} more are not shown: out[{len(rows)}:]." if left > 0 else ""
+        return html_table(f"Outcome of {len(self)} samples", self.facts(), rows, note)
+
+
+def _marks(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The cells of a receipt: a mark for the request, and what became of each attribute."""
+    verdict = "✓ satisfied" if row["satisfied"] else "✗ not satisfied"
+    cells = {"request": "✗ unreachable" if row["unreachable"] else verdict}
+    for name in names:
+        wanted, leaked = row[f"requested_{name}"], row[f"leakage_{name}"]
+        text = f"{row[f'probability_{name}']:.2f}"
+        if wanted is not None:
+            text += f", requested {wanted:g}"
+        elif leaked is not None:
+            text += f", held (changed by {leaked:.2f})"
+        cells[name] = text
+    return {**cells, "shift": f"{row['shift']:.2f}", "evaluations": str(row["evaluations"])}

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..display import Described
 from ..errors import InputError, ShapeError, UnknownNameError, check_kind
 from ..latents import Covariance
 from ..progress import track
@@ -34,7 +35,7 @@ from ..storage import Saved, register_to_config
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
 
-class Critic(Saved, abc.ABC):
+class Critic(Described, Saved, abc.ABC):
     """Log-odds `(B, K)` that latents `(B, *latent_shape)` satisfy K conditions.
 
     The outputs of a critic of attributes have names. A critic without names has one output.
@@ -92,6 +93,15 @@ class Critic(Saved, abc.ABC):
         """Device of the weights and buffers."""
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def facts(self) -> dict[str, Any]:
+        """Its attributes, latents and weights."""
+        weights = sum(p.numel() for p in self.parameters())
+        return {
+            "attributes": self.names or sorted(self.attributes) or "unnamed",
+            "latent": self.latent_shape or None,
+            "weights": f"{weights:,} on {self.device}",
+        }
 
     def index(self, name: str) -> int:
         """Column of an attribute; `UnknownNameError` with the nearest names otherwise."""

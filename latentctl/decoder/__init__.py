@@ -19,10 +19,11 @@ __all__ = [
     "wrap",
 ]
 
-from .decoder import Decoder, Posterior
+from .decoder import Decoder
 from .encode import encode_dataset
 from .frozen import frozen_view
 from .inversion import Inversion, invert, with_inversion
+from .posterior import Posterior
 from .prior import Flow, Gaussian, Prior
 from .registry import available, load, wrap
 from .samples import read_samples

@@ -18,36 +18,25 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..display import Described, Display, Show
 from ..errors import AdapterError, InputError, ShapeError, check_rows
 from ..progress import track
 from ..storage.weights import fingerprint
 from .checks import check_decoded, check_encoded, check_finite, check_samples
 from .frozen import floating_dtype, frozen_view
-from .prior import Flow, Gaussian, Prior
+from .posterior import Posterior, decode_through, encode_through
+from .prior import Flow, Gaussian, Prior, describe_prior
 from .samples import read_samples
 
 CHECKED = 32  # samples on which the inverse of a flow is verified
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """Output of an encoder: `mean (B, *latent_shape)`, and `std` or None if deterministic."""
-
-    mean: Tensor
-    std: Tensor | None = None
-
-    def sample(self, eps: Tensor) -> Tensor:
-        """`mean + std * eps`, or the mean where the encoder is deterministic."""
-        return self.mean if self.std is None else self.mean + self.std * eps
-
-
-class Decoder(nn.Module):
+class Decoder(Described, nn.Module):
     r"""A frozen generator.
 
     Made by `latentctl.wrap` and `latentctl.load`; built directly by adapters.
@@ -62,9 +51,11 @@ class Decoder(nn.Module):
         prior: Density of the latents, N(0, I) by default.
         differentiable: Whether gradients reach `z`.
         name: Name of the decoder in messages and packs.
+        show: How samples are shown: `latentctl.display.Show`.
 
     Attributes:
         composed_of: `(decoder, flow)` of a decoder made by `through`, else None.
+        display: Draws samples as pictures; may be replaced by another `latentctl.display.Display`.
 
     Example:
         >>> model = nn.Linear(2, 3)
@@ -91,6 +82,7 @@ class Decoder(nn.Module):
         prior: Prior | None = None,
         differentiable: bool = True,
         name: str = "",
+        show: Show = None,
     ) -> None:
         super().__init__()
         self.model = frozen_view(model)
@@ -99,6 +91,7 @@ class Decoder(nn.Module):
         bounded = value_range is not None and all(map(math.isfinite, value_range))
         self.value_range = value_range if bounded else None
         self.differentiable = differentiable
+        self.display = Display(show, self.value_range)
         self.name = name or type(model).__name__
         self.prior = prior if prior is not None else Gaussian(self.latent_shape)
         self.decode_fn = decode
@@ -233,8 +226,8 @@ class Decoder(nn.Module):
         encode = self.encode_fn
         composed = self.derived(
             nn.ModuleDict({"model": self.model, "flow": own}),
-            functools.partial(_decode_through, decode=self.decode_fn),
-            None if encode is None else functools.partial(_encode_through, encode=encode),
+            functools.partial(decode_through, decode=self.decode_fn),
+            None if encode is None else functools.partial(encode_through, encode=encode),
             name=f"{self.name} through a {flow.kind} flow",
         )
         view: Any = composed.model
@@ -261,6 +254,7 @@ class Decoder(nn.Module):
             prior=prior,
             differentiable=self.differentiable,
             name=name,
+            show=self.display.show,
         )
 
     def check_sample(self, x: Tensor) -> None:
@@ -271,22 +265,20 @@ class Decoder(nn.Module):
         """SHA-256 over the names, shapes and bytes of all weights and buffers."""
         return fingerprint(self.model, f"{self.latent_shape}{self.sample_shape}")
 
-    def extra_repr(self) -> str:
-        encoder = "encoder and decoder" if self.can_encode else "decoder only"
-        return (
-            f"{self.name}: {encoder}, latent {self.latent_shape}, sample {self.sample_shape}, "
-            f"values in {self.value_range}"
-        )
-
-
-def _encode_through(pair: Any, x: Tensor, encode: Callable[[Any, Tensor], Posterior]) -> Posterior:
-    z = encode(pair["model"], x).mean
-    return Posterior(pair["flow"].to_base(z.to(floating_dtype(pair["flow"]))))
-
-
-def _decode_through(pair: Any, e: Tensor, decode: Callable[[Any, Tensor], Tensor]) -> Tensor:
-    z = pair["flow"].from_base(e.to(floating_dtype(pair["flow"])))
-    return decode(pair["model"], z.to(floating_dtype(pair["model"])))
+    def facts(self) -> dict[str, Any]:
+        """Its shapes, range, prior and weights."""
+        weights = sum(p.numel() for p in self.model.parameters())
+        values = self.value_range
+        return {
+            "model": self.name,
+            "latent": self.latent_shape,
+            "sample": self.sample_shape,
+            "values": "unbounded" if values is None else f"in [{values[0]:g}, {values[1]:g}]",
+            "encoder": "yes" if self.can_encode else "none",
+            "prior": describe_prior(self.prior),
+            "gradient to the latent": None if self.differentiable else "none",
+            "weights": f"{weights:,}, {str(self.dtype).removeprefix('torch.')} on {self.device}",
+        }
 
 
 def _chunks(rows: Tensor, batch_size: int | None) -> tuple[Tensor, ...]:

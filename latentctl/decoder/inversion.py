@@ -31,8 +31,9 @@ from torch import Tensor
 
 from ..errors import AdapterError, InputError, check_positive
 from ..progress import progress_bar
-from .decoder import Decoder, Posterior
+from .decoder import Decoder
 from .descent import descend
+from .posterior import Posterior
 from .prior import Prior
 
 SAMPLES = 64  # of the prior, from which starts are chosen and the spread is estimated

@@ -5,7 +5,7 @@ r"""What a decoder requires of a prior, and the Gaussian: N(0, I) or the data's 
 
 from __future__ import annotations
 
-__all__ = ["Flow", "Gaussian", "Prior"]
+__all__ = ["Flow", "Gaussian", "Prior", "describe_prior"]
 
 import math
 from collections.abc import Sequence
@@ -107,3 +107,15 @@ class Gaussian(Saved, kind="gaussian"):
         check_rows(z, self.latent_shape, "This prior is over latents", "Use their own prior.")
         normal = -0.5 * ((z - self.mean) / self.std) ** 2 - self.std.log()
         return normal.flatten(1).sum(1) - 0.5 * math.log(2 * math.pi) * math.prod(self.latent_shape)
+
+
+def describe_prior(prior: Prior) -> str:
+    """The prior in a word or two.
+
+    Example:
+        >>> describe_prior(Gaussian((3,))), describe_prior(Gaussian((3,), 1.0))
+        ('N(0, I)', 'Gaussian')
+    """
+    if isinstance(prior, Gaussian) and not bool(prior.mean.any()) and bool((prior.std == 1).all()):
+        return "N(0, I)"
+    return type(prior).__name__

@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
+from ..display import Display, Show
 from ..errors import AdapterError, UnknownNameError
 from .decoder import Decoder
 from .prior import Prior
@@ -73,6 +74,7 @@ def wrap(
     decode: str | Callable[[Tensor], Any] | None = None,
     prior: Prior | None = None,
     value_range: tuple[float, float] | None = None,
+    show: Show = None,
 ) -> Decoder:
     """A frozen decoder of the user's model, which is not changed.
 
@@ -88,6 +90,9 @@ def wrap(
         prior: Density of the latents; N(0, I) if not given.
         value_range: Lowest and highest value of a sample, `(-inf, inf)` for no bounds. Found by a
             trial run if not given.
+        show: How samples are shown in pictures of results, decided by their shape if not given:
+            "picture", "curve", "roll" (whole numbers over time) or "table"; the shape `(C, h, w)`
+            of flattened pictures; or a function from samples to pictures `(B, 3, h, w)` in [0, 1].
 
     Raises:
         AdapterError: If no adapter accepts the model, or the trial run fails.
@@ -114,7 +119,10 @@ def wrap(
             logger.warning("Adapter %r is skipped. %s", name, error)
             continue
         if adapter.accepts(model):
-            return adapter.wrap(model, **given)
+            decoder = adapter.wrap(model, **given)
+            if show is not None:
+                decoder.display = Display(show, decoder.value_range)
+            return decoder
     raise AdapterError(
         f"No adapter accepts a {type(model).__name__}. Pass an nn.Module, a pair of callables "
         f"(encode, decode), or install an adapter; there are {', '.join(sorted(_points()))}."

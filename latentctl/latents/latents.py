@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..display import html_table
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
 from ..storage import digest
 from .moments import aggregate, finite_floats
 from .names import attribute_names
-from .shards import Shard, open_shards, verified_manifest, write_cache
+from .shards import Shard, gather, open_shards, verified_manifest, write_cache
 
 
 class Encoder(Protocol):
@@ -136,24 +137,16 @@ class Latents(Dataset["Latents"]):
         rows = rows.reshape(-1).to("cpu", torch.long)
         if len(rows) and not -len(self) <= int(rows.min()) <= int(rows.max()) < len(self):
             raise IndexError(f"There are {len(self)} latents, row {index} is not one of them.")
-        return self._like([self._gather(rows % max(1, len(self)))])
-
-    def _gather(self, rows: Tensor) -> Shard:
-        if len(self._shards) == 1:
-            return {key: value[rows.to(value.device)] for key, value in self._shards[0].items()}
-        order = rows.argsort()  # each shard is read once, in the order of its file
-        bounds = torch.searchsorted(rows[order], torch.tensor(self._starts)).tolist()
-        batch = {k: v.new_empty(len(rows), *v.shape[1:]) for k, v in self._shards[0].items()}
-        for number, shard in enumerate(self._shards):
-            here = order[bounds[number] : bounds[number + 1]]
-            for key, value in shard.items():
-                batch[key][here] = value[rows[here] - self._starts[number]]
-        return batch
+        return self._like([gather(self._shards, self._starts, rows % max(1, len(self)))])
 
     def __repr__(self) -> str:
         std = "std" if "std" in self._shards[0] else "no std"
         labels = f"labels: {', '.join(self.names)}" if self.names else "no labels"
         return f"Latents({len(self)} x {self.latent_shape}, {std}, {labels})"
+
+    def _repr_html_(self) -> str:
+        means = {f"mean {n}": float(self.column(n).nanmean()) for n in self.names}
+        return html_table(repr(self), means)
 
     def sample(self, eps: Tensor) -> Tensor:
         """`mean + std * eps` with `eps (N, *latent_shape)`; the mean if there is no std.

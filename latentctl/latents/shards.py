@@ -13,6 +13,7 @@ __all__ = [
     "Entry",
     "Shard",
     "find_shards",
+    "gather",
     "read_entry",
     "open_shards",
     "read_manifest",
@@ -31,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import CacheError
@@ -101,6 +103,20 @@ def write_cache(folder: Path, shards: Sequence[Shard], **content: Any) -> None:
         owned = {key: value.cpu() for key, value in shard.items()}
         files.append(write_shard(folder, number, owned, notes))
     write_manifest(folder, files, content)
+
+
+def gather(shards: Sequence[Shard], starts: Sequence[int], rows: Tensor) -> Shard:
+    """Some rows of shards whose first rows are `starts`, in memory."""
+    if len(shards) == 1:
+        return {key: value[rows.to(value.device)] for key, value in shards[0].items()}
+    order = rows.argsort()  # each shard is read once, in the order of its file
+    bounds = torch.searchsorted(rows[order], torch.tensor(starts)).tolist()
+    batch = {k: v.new_empty(len(rows), *v.shape[1:]) for k, v in shards[0].items()}
+    for number, shard in enumerate(shards):
+        here = order[bounds[number] : bounds[number + 1]]
+        for key, value in shard.items():
+            batch[key][here] = value[rows[here] - starts[number]]
+    return batch
 
 
 def open_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Shard]:

@@ -12,7 +12,7 @@ from latentctl_adapters.conv_vae import ConvAE, ConvVAE
 from torch import Tensor
 
 import latentctl
-from latentctl.conditional.picture import grid, png
+from latentctl.display.picture import grid, png
 from latentctl.random import seeded
 from latentctl.training import Step, train
 

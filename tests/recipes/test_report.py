@@ -16,7 +16,7 @@ import torch
 from support.report import Report, critic_contours, face_sheet, loss_curves
 from torch import Tensor
 
-from latentctl.conditional.picture import grid, png
+from latentctl.display.picture import grid, png
 from latentctl.errors import InputError, ShapeError, UnknownNameError
 from latentctl.random import generator
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 __all__ = ["Completion", "complete", "completer", "seen_input", "visible_cost"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,33 +36,12 @@ from ...random import seeded
 from ...storage import Saved
 from ...training import Step
 from ..request import prior_starts
+from .completed import Completion
 from .training import train_unrolled
 from .updater import Updater
 
 BATCH = 256  # completions that are decoded together
 SIGMA = 0.05  # std of the decoder's error, as a share of its value range
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Several completions of each input, in the order of their error."""
-
-    x: Tensor
-    """The decoder's samples, `(B, count, *sample_shape)`."""
-    z: Tensor
-    """Their latents, `(B, count, *latent_shape)`."""
-    error: Tensor
-    """Root mean square error of the visible part, `(B, count)`, in the units of the samples."""
-    cost: Tensor
-    """The cost `c(z; z_0)`, `(B, count)`."""
-    diversity: Tensor
-    """Standard deviation over the completions, mean of the hidden part, `(B,)`."""
-    evaluations: int
-    """Evaluations of the updater or steps of the descent, of each completion."""
-
-    def pasted(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The completions with the visible part of `x` pasted in, `(B, count, *sample_shape)`."""
-        return torch.where(mask.bool()[:, None], x[:, None], self.x)
 
 
 def visible_cost(
@@ -147,7 +125,8 @@ def complete(
     order = parts[2].argsort(1)
     rows = torch.arange(len(x), device=x.device)[:, None]
     x, z, error, value = (part[rows, order] for part in parts)
-    return Completion(x, z, error, value, spread / (~mask).flatten(1).sum(1), steps)
+    diversity = spread / (~mask).flatten(1).sum(1)
+    return Completion(x, z, error, value, diversity, steps, decoder.display)
 
 
 def completer(

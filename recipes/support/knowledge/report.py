@@ -14,7 +14,7 @@ from latentctl_adapters.flow_decoder import PixelFlow
 from torch import Tensor
 
 from latentctl import KnowledgeBase
-from latentctl.conditional.picture import grid, png
+from latentctl.display.picture import grid, png
 from latentctl.random import noise
 
 from ..report import Report

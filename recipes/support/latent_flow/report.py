@@ -9,8 +9,8 @@ from torch import Tensor
 
 import latentctl
 from latentctl import Latents
-from latentctl.conditional.picture import grid, png
 from latentctl.decoder import Gaussian
+from latentctl.display.picture import grid, png
 from latentctl.priors import LatentFlow
 from latentctl.random import noise
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from latentctl import Ascent, AttributeCritic, condition
-from latentctl.conditional.picture import grid, png
 from latentctl.decoder import Decoder
+from latentctl.display.picture import grid, png
 from latentctl.errors import InputError
 from latentctl.random import noise
 
@@ -81,24 +81,23 @@ def test_a_latent_that_needs_a_gradient_can_be_looked_at():
     assert grid(torch.zeros(1, 3, 2, 2, requires_grad=True)).shape == (6, 6, 3)
 
 
-def test_an_outcome_saves_the_picture_that_a_notebook_shows(decoder, critic, tmp_path):
+def test_an_outcome_saves_its_pictures(decoder, tmp_path):
+    critic = AttributeCritic((8,), ["Smiling"], width=8)
     out = condition(decoder, critic, Ascent(critic, steps=3)).sample(6, Smiling=True)
     path = out.save(tmp_path / "new" / "samples.png", columns=3)
     assert path == tmp_path / "new" / "samples.png"
     assert torch.equal(read(path.read_bytes()), grid(out.x, columns=3))
-    assert torch.equal(read(out._repr_png_()), grid(out.x))
 
 
 def test_samples_that_are_no_images_have_no_picture(tmp_path):
     decoder = Decoder(
-        torch.nn.Linear(4, 12),
-        lambda m, z: m(z),
+        torch.nn.Linear(4, 80),
+        lambda m, z: m(z).view(-1, 5, 4, 4),
         latent_shape=(4,),
-        sample_shape=(12,),
+        sample_shape=(5, 4, 4),
         value_range=None,
     )
     out = condition(decoder, AttributeCritic((4,), ["Loud"], width=8)).sample(2)
-    assert out._repr_png_() is None
-    with pytest.raises(InputError, match="needs images"):
+    with pytest.raises(InputError, match="cannot be shown"):
         out.save(tmp_path / "new" / "samples.png")
     assert not (tmp_path / "new").exists()

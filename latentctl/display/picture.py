@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["grid", "png"]
+__all__ = ["grid", "png", "save_pictures"]
 
 import io
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -68,3 +69,12 @@ def png(picture: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture.contiguous().numpy()).save(file, format="PNG")
     return file.getvalue()
+
+
+def save_pictures(path: str | Path, x: Tensor, *, columns: int | None = None) -> Path:
+    """Writes pictures `(B, 3, h, w)` in [0, 1] as one PNG file, and makes its folder."""
+    image = png(grid(x, columns=columns))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image)
+    return path

@@ -1,0 +1,46 @@
+"""What a `Conditional` is made of, for its `repr`, its table in a notebook and its model card."""
+
+from __future__ import annotations
+
+__all__ = ["facts", "settings"]
+
+from typing import Any
+
+from ..controllers import Controller
+from ..critics import Critic, PixelCritic, RealismCritic
+from ..decoder import Decoder, Prior
+from ..decoder.prior import describe_prior
+
+
+def settings(
+    decoder: Decoder,
+    critic: Critic,
+    controller: Controller,
+    editor: Controller,
+    realism: RealismCritic | None,
+    evaluator: PixelCritic | None,
+    prior: Prior,
+    threshold: float,
+) -> dict[str, Any]:
+    """The parts of a `Conditional` by name, in words."""
+    own = prior is decoder.prior
+    return {
+        "critic": type(critic).__name__,
+        "controller": type(controller).__name__,
+        "editor": "the controller" if editor is controller else type(editor).__name__,
+        "realism critic": "none" if realism is None else type(realism).__name__,
+        "evaluator": "none, the critic itself" if evaluator is None else type(evaluator).__name__,
+        "prior": f"{describe_prior(prior)}, the decoder's own" if own else describe_prior(prior),
+        "threshold": threshold,
+    }
+
+
+def facts(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
+    """The same, with the decoder and the attributes."""
+    known = decoder.facts()
+    return {
+        "decoder": known["model"],
+        **{key: known[key] for key in ("latent", "sample", "values", "encoder", "weights")},
+        "attributes": critic.names or "unnamed",
+        **settings(decoder, critic, **parts),
+    }
