@@ -32,7 +32,7 @@ from support.face_evaluation import JudgeFlags, load_judges
 from support.faces import DataFlags, load_faces
 from support.models import DecoderFlags, load_decoder
 from support.reference_vae import VAEFlags, overview, pretrain
-from support.run import RunFlags, run, timed, write_json
+from support.run import HubFlags, RunFlags, run, timed, write_json
 
 import latentctl
 from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, Latents
@@ -77,6 +77,7 @@ class Flags:
     control: ControlFlags = field(default_factory=ControlFlags)
     distill: DistillationFlags = field(default_factory=DistillationFlags)
     judges: JudgeFlags = field(default_factory=JudgeFlags)
+    hub: HubFlags = field(default_factory=HubFlags)
     num_edits: int = 50  # Held-out faces of which every attribute is flipped once.
 
 
@@ -173,6 +174,7 @@ def train(
 
 
 def main(flags: Flags) -> Path:
+    flags.hub.check()
     started, run = time.monotonic(), flags.run
     accelerator = run.accelerator("celeba_attrs")
     folder = Path(run.output_dir)
@@ -221,6 +223,7 @@ def main(flags: Flags) -> Path:
         if flags.judges.judge is None:
             judges.attributes.save_pretrained(folder / "judge")  # an evaluator for edit_identity.py
         write_report(folder, dataclasses.asdict(flags), trained, latents, faces, judges, seconds)
+        flags.hub.push(trained.conditional, run.output_dir)
         print(f"Done in {time.monotonic() - started:.0f} s. The report is {report}.")
     if decoder.fingerprint() != fingerprint:
         raise FingerprintError("The frozen decoder has changed during the run.")

@@ -1,7 +1,7 @@
 """Edit one attribute of a face and hold the others: `accelerate launch recipes/edit_identity.py`.
 
 Takes a pack, the decoder that it was made for, and faces. Each attribute of each face is flipped
-from its value in the reconstruction, and every flip has a receipt: whether it is satisfied, the
+from its value in the reconstruction, and every edit has a receipt: whether it is satisfied, the
 leakage into held attributes, the shift of the latent, and whose probabilities these are.
 
     --pack DIR                                  from Conditional.save_pretrained
@@ -10,6 +10,7 @@ leakage into held attributes, the shift of the latent, and whose probabilities t
     --images DIR                                photographs of faces
     --train_data_dir DIR, --dataset_name NAME   or the test split of a data set; else drawn faces
 
+    --attributes Smiling Male=1                 flip this one, and make all faces have that one
     --where "(Smiling & Eyeglasses) | ~Male"    satisfy a logical expression
     --from_examples DIR                         or what the images in DIR/with have and those in
                                                 DIR/without lack; or pairs, in before and after
@@ -31,9 +32,8 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
-from support.edit_identity.receipts import Edited, receipts, write_receipts
+from support.edit_identity.receipts import Edited, direction, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
 from support.faces import Faces, reconstruct
 from support.models import DecoderFlags, load_decoder, load_networks
@@ -46,6 +46,9 @@ from latentctl.conditional import Outcome
 from latentctl.critics import Critic
 from latentctl.critics.expression import parse
 from latentctl.errors import InputError, UnknownNameError
+from latentctl.progress import track
+
+VALUES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
 
 @dataclass(kw_only=True)
@@ -65,7 +68,9 @@ class ModelFlags(DecoderFlags):
 class EditFlags:
     """The requests."""
 
-    attributes: tuple[str, ...] = ()  # The attributes to flip, one at a time; else all of the pack.
+    attributes: tuple[str, ...] = ()
+    """The attributes to change, one at a time; else all of the pack. `Smiling` flips it in each
+    face, `Smiling=1` and `Smiling=0` ask for one value."""
     where: str | None = None  # An expression to satisfy, with & | ~ and parentheses.
     from_examples: str | None = None
     """A folder with `with/` and `without/`, or `before/` and `after/`, of an attribute to add."""
@@ -89,37 +94,53 @@ class Flags(OutputFlags):
 
 @dataclass(frozen=True)
 class Change:
-    """An attribute to flip, or, where `where` is given, an expression to satisfy."""
+    """An attribute to change, or, where `where` is given, an expression to satisfy."""
 
-    label: str
-    hold: bool | list[str]
+    name: str
     where: Critic | None = None
+    value: bool | None = None
+    """The value that is asked for; None flips the attribute."""
+
+    @property
+    def label(self) -> str:
+        """The change in words."""
+        if self.where is not None:
+            return self.name
+        return f"{self.name} flipped" if self.value is None else direction(self.name, self.value)
 
 
 def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: int) -> list[Change]:
-    """The requests of the flags; what is requested is not held."""
-    for name in (*flags.attributes, *(() if flags.hold == ("none",) else flags.hold)):
-        if name not in pack.names:
-            raise UnknownNameError("attribute in the pack", name, pack.names)
+    """The requests of the flags."""
     if not flags.strength:
         raise InputError("--strength needs at least one value, such as 1.")
-
-    def hold(requested: frozenset[str]) -> bool | list[str]:
-        names = [name for name in flags.hold if name not in requested]
-        return names if flags.hold and flags.hold != ("none",) else not flags.hold
-
     other = flags.where is not None or flags.from_examples is not None
-    flipped = flags.attributes or (() if other else pack.names)
-    requests = [Change(name, hold(frozenset({name}))) for name in flipped]
+    requests = [read_change(text) for text in flags.attributes or (() if other else pack.names)]
+    for name in (*(r.name for r in requests), *(() if flags.hold == ("none",) else flags.hold)):
+        if name not in pack.names:
+            raise UnknownNameError("attribute in the pack", name, pack.names)
     if flags.where is not None:
         if not pack.names:
             raise InputError("--where needs a pack with named attributes.")
         where = parse(flags.where, pack.critic)
-        requests.append(Change(flags.where, hold(where.attributes), where))
+        requests.append(Change(flags.where, where))
     if flags.from_examples is not None:
         learned = learn(Path(flags.from_examples), pack, data, seed)
-        requests.append(Change(learned.names[0], hold(learned.attributes), learned))
+        requests.append(Change(learned.names[0], learned))
     return requests
+
+
+def read_change(text: str) -> Change:
+    """The request of `NAME` or `NAME=VALUE`.
+
+    Raises:
+        InputError: If the value is neither yes nor no.
+    """
+    name, equals, word = text.partition("=")
+    if not equals:
+        return Change(name)
+    if word.lower() not in VALUES:
+        raise InputError(f"--attributes takes NAME, NAME=1 or NAME=0; found {text!r}.")
+    return Change(name, value=VALUES[word.lower()])
 
 
 @torch.no_grad()
@@ -192,23 +213,32 @@ def make(
 
     def probability(out: Outcome) -> Tensor:
         if scored is None:
-            return out.probability[:, editor.names.index(request.label)]
+            return out.probability[:, editor.names.index(request.name)]
         return scored.score(out.z, batch_size=PART).sigmoid()[:, 0]
 
     before, target = probability(start), {}
     requested = torch.ones_like(before)
     if where is None:
-        requested = (before <= 0.5).float()
+        requested = (before <= 0.5).float() if request.value is None else requested * request.value
         target["y"] = torch.full_like(start.probability, torch.nan)
-        target["y"][:, editor.names.index(request.label)] = requested
+        target["y"][:, editor.names.index(request.name)] = requested
+    hold: bool | tuple[str, ...] = flags.hold or True
     outcomes = [
-        editor.edit(x, where=where, hold=request.hold, strength=strength, seed=seed, **target)
+        editor.edit(
+            x,
+            where=where,
+            hold=hold != ("none",) and hold,
+            strength=strength,
+            seed=seed,
+            **target,
+        )
         for strength in flags.strength
     ]
     known = where is None or where.attributes <= set(editor.names)
     evaluated_by = "critic" if editor.evaluator is None or not known else "evaluator"
     after = [probability(out) for out in outcomes]
-    return Edited(request.label, requested, before, after, outcomes, evaluated_by)
+    name = request.name if where is None else None
+    return Edited(request.label, name, requested, before, after, outcomes, evaluated_by)
 
 
 def main(flags: Flags) -> Path | None:
@@ -232,7 +262,7 @@ def main(flags: Flags) -> Path | None:
     start = editor.edit(x)  # nothing is requested: the reconstruction
     edits: list[Edited] = []
     rows: list[dict[str, Any]] = []
-    for request in tqdm(requests, desc="Edit", unit="request"):
+    for request in track(requests, "Edit", "request"):
         edits.append(make(request, editor, x, start, flags.edit, flags.seed))
         rows += receipts(files, edits[-1], flags.edit.strength, start)
 

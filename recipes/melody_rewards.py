@@ -50,7 +50,7 @@ from support.melody.evaluation import (
 from support.melody.metrics import NgramModel
 from support.melody.report import write_report
 from support.melody.rules import RuleFlags, rules_of
-from support.run import OutputFlags, run, write_json
+from support.run import HubFlags, OutputFlags, run, write_json
 from torch import Tensor
 
 import latentctl
@@ -75,9 +75,11 @@ class Flags(OutputFlags):
     max_encodings: int = 12_000  # Training melodies that are encoded, the reference of realism.
     rules: RuleFlags = field(default_factory=RuleFlags)
     data: MelodyDataFlags = field(default_factory=MelodyDataFlags)
+    hub: HubFlags = field(default_factory=HubFlags)
 
 
 def main(flags: Flags) -> dict[str, Any]:
+    flags.hub.check()
     seed, rule_flags = flags.seed, flags.rules
     if flags.num_threads:
         torch.set_num_threads(flags.num_threads)
@@ -154,6 +156,7 @@ def main(flags: Flags) -> dict[str, Any]:
     shown = {name: (tunes, out.x) for name, (out, _) in edits.items()}
     requests = {name: x for name, (_, x, _) in made.items()}
     write_report(folder, dataclasses.asdict(flags), results, requests, shown)
+    flags.hub.push(conditional, flags.output_dir)
     print(f"Report: {folder / 'report.html'}")
     return results
 

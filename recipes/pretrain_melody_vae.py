@@ -148,10 +148,14 @@ def main(flags: Flags) -> dict[str, float]:
         learning_rate=options.vae_learning_rate,
         betas=(0.9, 0.99),
         max_train_steps=options.vae_train_steps,
-        lr_scheduler="cosine",
-        lr_warmup_steps=min(50, options.vae_train_steps // 10),
         on_step=validate,
-        **flags.run.fit_options(accelerator, "training", options.vae_batch_size),
+        **flags.run.fit_options(
+            accelerator,
+            "training",
+            options.vae_batch_size,
+            lr_scheduler="cosine",
+            lr_warmup_steps=min(50, options.vae_train_steps // 10),
+        ),
     )
     results: dict[str, float] = {}
     if accelerator.is_main_process:

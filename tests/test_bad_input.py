@@ -111,13 +111,6 @@ def test_named_and_in_where(faces, photos):
         faces.edit(photos, where=where, y=torch.tensor([[1.0, NAN, 0.0]]))
 
 
-def test_named_and_held(faces, photos):
-    with refused(InputError, "Smiling is both requested and held", "one of them"):
-        faces.edit(photos, Smiling=True, hold=["Male", "Smiling"])
-    with refused(InputError, "Hat is both requested and held"):
-        faces.edit(photos, where=faces.critic["Hat"], hold=["Hat"])
-
-
 def test_targets_and_names(faces):
     with refused(InputError, "as `y` or by name, not both"):
         faces.sample(2, y=torch.ones(2, 3), Smiling=True)

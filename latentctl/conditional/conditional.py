@@ -135,7 +135,8 @@ class Conditional(Described):
                 these, see `latentctl.decoder.read_samples`; or `Latents`, whose means are edited.
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
             where: A critic to satisfy, or an expression as text.
-            hold: True holds all attributes that are not named, False none; or names to hold.
+            hold: True holds all attributes, False none; or names to hold. What is requested is not
+                held, so that one list serves all edits.
             mask: 1, True or white where the input may change, `(h, w)`, `(1, h, w)` or
                 `(B, 1, h, w)` in pixels, for spatial latents. A cell may move if half of its pixels
                 may change; the other cells stay bit for bit, and pixels outside the mask change

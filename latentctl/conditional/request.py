@@ -84,26 +84,21 @@ def held_attributes(
         names: The K attributes of the critic.
         requested: Targets, `(B, K)`, NaN = free.
         where: A further critic to satisfy; the attributes it depends on are not held.
-        hold: True for all attributes that are not requested, False for none, or names.
+        hold: True for all attributes, False for none, or names. What is requested is not held, so
+            that one list serves all edits.
 
     Raises:
         UnknownNameError: If an attribute is not known.
-        InputError: If an attribute is both held and requested.
     """
     free = torch.isnan(requested)
     used = where.attributes if where is not None else frozenset[str]()
     if isinstance(hold, bool):
-        unused = torch.tensor([name not in used for name in names], dtype=torch.bool)
-        return free & hold & unused.to(free.device)
+        hold = names if hold else ()
     if not isinstance(hold, Iterable):
         raise InputError(f"hold= takes True, False, or names of attributes; found {hold!r}.")
-    held = torch.zeros_like(free)
-    for name in [hold] if isinstance(hold, str) else hold:
-        column = _index(names, name)
-        if not bool(free[:, column].all()) or name in used:
-            raise InputError(f"{name} is both requested and held. Leave it out of one of them.")
-        held[:, column] = True
-    return held
+    columns = {_index(names, name) for name in ([hold] if isinstance(hold, str) else hold)}
+    kept = [k in columns and name not in used for k, name in enumerate(names)]
+    return free & torch.tensor(kept, dtype=torch.bool, device=free.device)
 
 
 def latent_region(mask: Any, decoder: Decoder, count: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..decoder import Decoder
 from ..decoder.frozen import frozen_view
-from ..errors import InputError, ShapeError
+from ..errors import InputError, ShapeError, UnknownNameError
 from ..latents.names import attribute_names
 from ..progress import track
 from .base import Critic
@@ -39,11 +39,13 @@ class PixelCritic(Critic):
         decoder: The frozen decoder.
         networks: One or more, each `x (B, *sample_shape)` in [0, 1] to log-odds `(B, K)`. They
             are viewed, frozen and in evaluation mode; the caller's own stay as they are.
-        names: The attributes; those of the first network (`network.names`) if not given.
+        names: The attributes; those of the first network (`network.names`) if not given. Of a
+            network with names of its own these outputs are taken, in this order.
         probabilities: Whether the networks return probabilities in [0, 1] instead of log-odds.
 
     Raises:
         InputError: If there is no network, or no names for its outputs.
+        UnknownNameError: If a network with names lacks one of the attributes.
         ShapeError: If a network does not return `(B, K)`.
 
     Example:
@@ -74,15 +76,8 @@ class PixelCritic(Critic):
                 f"The outputs of the {type(networks[0]).__name__} have no names. Pass names=[...], "
                 f"one for each of them."
             )
-        found = attribute_names(found)
-        for network in networks:
-            own = getattr(network, "names", None)
-            if own is not None and tuple(own) != found:
-                raise InputError(
-                    f"The networks have different outputs: {', '.join(own)} and "
-                    f"{', '.join(found)}. Give networks of the same attributes in the same order."
-                )
-        self.names, self.latent_shape = found, decoder.latent_shape
+        self.names, self.latent_shape = attribute_names(found), decoder.latent_shape
+        self.columns = [_columns(network, self.names) for network in networks]
         self.decoder, self.probabilities = decoder, probabilities
         self.networks: list[Any] = [
             frozen_view(n) if isinstance(n, nn.Module) else n for n in networks
@@ -107,16 +102,18 @@ class PixelCritic(Critic):
         if self.decoder.value_range is not None:
             low, high = self.decoder.value_range
             x = ((x - low) / (high - low)).clamp(0, 1)
-        logits = sum(self._one(network, x) for network in self.networks) / len(self.networks)
-        return self.scale * logits + self.bias
+        pairs = zip(self.networks, self.columns, strict=True)
+        logits = sum(self._one(network, x, *columns) for network, columns in pairs)
+        return self.scale * logits / len(self.networks) + self.bias
 
-    def _one(self, network: Network, x: Tensor) -> Tensor:
+    def _one(self, network: Network, x: Tensor, own: Sequence[str], columns: list[int]) -> Tensor:
         output = network(x)
-        if output.shape != (len(x), len(self.names)):
+        if output.shape != (len(x), len(own)):
             raise ShapeError(
-                f"The {type(network).__name__} should return ({len(x)}, {len(self.names)}) for "
-                f"{', '.join(self.names)}, it returned {tuple(output.shape)}."
+                f"The {type(network).__name__} should return ({len(x)}, {len(own)}) for "
+                f"{', '.join(own)}, it returned {tuple(output.shape)}."
             )
+        output = output[:, columns] if own != self.names else output
         return torch.logit(output, eps=1e-6) if self.probabilities else output
 
     def score(self, z: Tensor, *, batch_size: int | None = BATCH) -> Tensor:
@@ -147,3 +144,13 @@ class PixelCritic(Critic):
         scale, bias = platt_scaling(self.score_samples(x), labels)
         self.scale.copy_(scale), self.bias.copy_(bias)
         return self
+
+
+def _columns(network: Network, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
+    """The names of a network's outputs, and the columns of those that are wanted."""
+    own = getattr(network, "names", None)
+    own = names if own is None else tuple(own)
+    for name in names:
+        if name not in own:
+            raise UnknownNameError(f"output of the {type(network).__name__}", name, own)
+    return own, [own.index(name) for name in names]

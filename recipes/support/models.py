@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentctl_adapters.pixels.classifier import PixelClassifier
-from torch import Tensor, nn
+from torch import nn
 
 import latentctl
 from latentctl.cli import load_function
@@ -19,8 +19,12 @@ from latentctl.errors import InputError, UnknownNameError
 class DecoderFlags:
     """The frozen decoder."""
 
-    pretrained_model_name_or_path: str | None = None  # A folder or hub id of a reference VAE.
+    pretrained_model_name_or_path: str | None = None
+    """A folder or hub id of a reference VAE, or what `--adapter` reads."""
+    adapter: str = "conv-vae"  # diffusers-vae for an autoencoder of diffusers.
     revision: str | None = None  # Its revision on the hub.
+    subfolder: str | None = None  # Its folder there, `vae` in a pipeline of diffusers.
+    variant: str | None = None  # Which of several files of weights of diffusers, such as fp16.
     decoder: str | None = None  # FILE.py:FUNCTION that returns a model for `latentctl.wrap`.
 
 
@@ -34,30 +38,19 @@ def load_decoder(flags: DecoderFlags) -> latentctl.Decoder | None:
     if flags.decoder and pretrained:
         raise InputError("Give --decoder or --pretrained_model_name_or_path, not both.")
     if pretrained:
-        return latentctl.load(
-            "conv-vae", pretrained_model_name_or_path=pretrained, revision=flags.revision
-        )
+        names = ("revision", "subfolder", "variant")
+        given = {name: value for name in names if (value := getattr(flags, name)) is not None}
+        if flags.adapter != "diffusers-vae" and given.keys() - {"revision"}:
+            raise InputError("--subfolder and --variant need --adapter diffusers-vae.")
+        return latentctl.load(flags.adapter, pretrained_model_name_or_path=pretrained, **given)
     if not flags.decoder:
         return None
     model = load_function(flags.decoder, "--decoder")()
     return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)
 
 
-class _Columns(nn.Module):
-    """Some outputs of a network, in another order."""
-
-    def __init__(self, network: PixelClassifier, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network, self.names = network, tuple(names)
-        self.columns = [network.names.index(name) for name in names]
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits[:, self.columns]
-
-
 def load_networks(folders: Sequence[str], names: Sequence[str]) -> list[nn.Module]:
-    """Networks on pixels, from folders of `PixelClassifier`, with the outputs `names` in order.
+    """Networks on pixels, from folders of `PixelClassifier`, with the outputs `names`.
 
     Raises:
         CheckpointError: If a folder holds no such network.
@@ -69,6 +62,5 @@ def load_networks(folders: Sequence[str], names: Sequence[str]) -> list[nn.Modul
         for name in names:
             if name not in network.names:
                 raise UnknownNameError(f"attribute of the network at {folder}", name, network.names)
-        same = network.names == tuple(names)
-        networks.append(network if same else _Columns(network, names))
+        networks.append(network)
     return networks

@@ -59,9 +59,9 @@ def pretrain(
         name="vae",
         learning_rate=flags.vae_learning_rate,
         max_train_steps=flags.vae_train_steps,
-        lr_scheduler="cosine",
-        lr_warmup_steps=50,
-        **run.fit_options(accelerator, part, flags.vae_batch_size),
+        **run.fit_options(
+            accelerator, part, flags.vae_batch_size, lr_scheduler="cosine", lr_warmup_steps=50
+        ),
     )
     return model
 

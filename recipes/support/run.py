@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OutputFlags", "RunFlags", "run", "timed", "write_json"]
+__all__ = ["HubFlags", "OutputFlags", "RunFlags", "run", "timed", "write_json"]
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from latentctl.errors import LatentctlError
+from latentctl import Conditional
+from latentctl.errors import InputError, LatentctlError
 from latentctl.storage.lock import held
 from latentctl.training.signals import end_with_launcher
 
+from .arguments import joined
+
 OPTIONS = (
     *("seed", "gradient_accumulation_steps", "max_grad_norm", "dataloader_num_workers"),
+    *("lr_scheduler", "lr_warmup_steps"),
     *("checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "max_bad_steps"),
 )
 
@@ -47,6 +52,10 @@ class RunFlags(OutputFlags):
     mixed_precision: str | None = None  # no or bf16; by default that of accelerate launch.
     gradient_accumulation_steps: int = 1  # Micro-batches in a step.
     max_grad_norm: float | None = None  # Norm above which the gradient of a network is clipped.
+    lr_scheduler: str | None = None
+    """constant, linear or cosine, for every network; by default each has its own."""
+    lr_warmup_steps: int | None = None
+    """Steps over which learning rates rise, in every training; by default each has its own."""
     dataloader_num_workers: int = 0  # Processes that read batches.
     checkpointing_steps: int | None = None  # Steps from one checkpoint to the next.
     checkpoints_total_limit: int | None = 2  # Checkpoints that are kept.
@@ -73,7 +82,7 @@ class RunFlags(OutputFlags):
         return accelerator
 
     def fit_options(
-        self, accelerator: Accelerator, part: str, batch_size: int | None = None
+        self, accelerator: Accelerator, part: str, batch_size: int | None = None, **defaults: Any
     ) -> dict[str, Any]:
         """Arguments of `latentctl.training.fit` for one part of the run.
 
@@ -81,13 +90,35 @@ class RunFlags(OutputFlags):
             accelerator: The accelerator of the run.
             part: Folder of its logs and checkpoints, inside `output_dir`.
             batch_size: Samples of a micro-batch in one process; not set if None.
+            defaults: Arguments for which no flag is given.
         """
         options = {name: getattr(self, name) for name in OPTIONS}
         if batch_size is not None:
             batch_size *= accelerator.num_processes * self.gradient_accumulation_steps
         options |= {"output_dir": Path(self.output_dir) / part, "batch_size": batch_size}
         given = {name: value for name, value in options.items() if value is not None}
-        return {"accelerator": accelerator, **given}
+        return {"accelerator": accelerator, **defaults, **given}
+
+
+@dataclass
+class HubFlags:
+    """The model hub."""
+
+    push_to_hub: bool = False  # Push the pack at the end, with its card.
+    hub_model_id: str | None = None  # `owner/name`; the name of output_dir if not given.
+
+    def push(self, conditional: Conditional, output_dir: str) -> None:
+        """Pushes a pack if the flags say so."""
+        if not self.push_to_hub:
+            return
+        name = self.hub_model_id or Path(output_dir).resolve().name
+        commit = conditional.push_to_hub(name)
+        print(f"Pushed to the hub: {commit.commit_url}")
+
+    def check(self) -> None:
+        """Raises an `InputError` where a name is given and nothing is pushed."""
+        if self.hub_model_id and not self.push_to_hub:
+            raise InputError("--hub_model_id names where to push: add --push_to_hub.")
 
 
 def run(main: Callable[[Any], object], flags: type) -> None:
@@ -103,8 +134,14 @@ def run(main: Callable[[Any], object], flags: type) -> None:
     """
     import tyro
 
-    logging.basicConfig(format="%(message)s")
-    parsed = tyro.cli(flags, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True)
+    # of several processes all log, and each line is to be read once
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING if main_process else logging.ERROR
+    )
+    config = (tyro.conf.OmitArgPrefixes,)
+    words = joined(sys.argv[1:], flags)
+    parsed = tyro.cli(flags, args=words, config=config, use_underscores=True)
     end_with_launcher()
     folder = Path(getattr(parsed, "run", parsed).output_dir)
     try:

@@ -401,3 +401,17 @@ def test_a_pack_holds_any_critic(kind, decoder, critic, latents, photos, tmp_pat
     again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
     assert torch.equal(again.critic(z), made(z)) and again.names == made.names
     assert torch.equal(again.sample(5, **request).x, faces.sample(5, **request).x)
+
+
+def test_one_list_of_held_attributes_serves_every_edit(decoder, critic, photos):
+    faces = condition(decoder, critic)
+    for name in NAMES:
+        listed = faces.edit(photos, hold=NAMES, **{name: True})
+        assert torch.equal(listed.z, faces.edit(photos, **{name: True}).z)
+        assert listed.leakage.isnan().all(0).tolist() == [other == name for other in NAMES]
+    where = critic["Hat"] & critic["Male"]
+    listed = faces.edit(photos, where=where, hold=["Hat", "Smiling"])
+    assert listed.leakage.isnan().all(0).tolist() == [False, True, True]
+    some = [True, *[None] * (len(photos) - 1)]  # requested of the first alone, held in the others
+    held = faces.edit(photos, Male=some, hold="Male").leakage[:, 1].isnan()
+    assert held.tolist() == [value is not None for value in some]

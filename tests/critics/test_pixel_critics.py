@@ -166,10 +166,10 @@ def test_wrong_networks_are_refused(decoder):
         PixelCritic(decoder)
     with pytest.raises(InputError, match="have no names"):
         PixelCritic(decoder, nn.Identity())
-    with pytest.raises(InputError, match="different outputs: Left, Bright"):
-        PixelCritic(decoder, Net(), Net(names=["Left", "Bright"]))
-    with pytest.raises(InputError, match="different outputs"):
-        PixelCritic(decoder, Net(), names=["Left", "Bright"])
+    with pytest.raises(UnknownNameError, match=r"no output of the Net named 'Dark'.* Bright, Left"):
+        PixelCritic(decoder, Net(), names=["Dark"])
+    with pytest.raises(UnknownNameError, match="named 'Bright'"):
+        PixelCritic(decoder, Net(), Net(names=["Left", "Dark"]))
     flat = PixelCritic(decoder, lambda x: x.mean((1, 2, 3)), names=["Bright"])
     with pytest.raises(ShapeError, match=r"should return \(6, 1\) for Bright, it returned \(6,\)"):
         flat(latents())
@@ -185,3 +185,18 @@ def test_ascent_on_it_and_evaluation_by_another(decoder):
     evaluated = condition(decoder, critics, ascent, evaluator=strict, threshold=0.9)
     other = evaluated.sample(12, Bright=True)
     assert torch.equal(other.x, out.x) and not bool(other.satisfied.any())
+
+
+def test_columns_are_selected_by_name(decoder):
+    net, other = Net(), Net(seed=1, names=["Left", "Bright"])
+    z, whole = latents(), PixelCritic(decoder, net)
+    turned = PixelCritic(decoder, net, names=["Left", "Bright"])
+    assert turned.names == ("Left", "Bright")
+    assert torch.equal(turned(z), whole(z).flip(1))
+    assert torch.equal(PixelCritic(decoder, net, names=["Left"])(z), whole(z)[:, 1:])
+    assert torch.equal(PixelCritic(decoder, net, names="Left")(z), whole(z)[:, 1:])
+    pair = PixelCritic(decoder, net, other)
+    torch.testing.assert_close(pair(z), (whole(z) + PixelCritic(decoder, other)(z).flip(1)) / 2)
+    labels = torch.rand(6, 1, generator=generator(3)).round()
+    x = decoder.decode(z)
+    assert PixelCritic(decoder, net, names=["Left"]).calibrate(x, labels).scale.shape == (1,)

@@ -169,20 +169,22 @@ def test_its_pack_samples_on_the_base_and_on_nothing_else(main_job, made):
 
 def test_every_face_and_attribute_has_its_receipt(edited, made):
     rows = json.loads((edited / "receipts.json").read_text())
-    assert [(row["request"], row["index"]) for row in rows] == [
+    assert [(row["attribute"], row["index"]) for row in rows] == [
         (name, index) for name in NAMES for index in range(3)
     ]
     for row in rows:
         assert row["requested"] == (row["probability_before"] <= 0.5)
-        assert row["most_leaked"] in set(NAMES) - {row["request"]}
+        assert row["request"] == f"{row['attribute']} flipped"
+        assert row["goal"] == f"{row['attribute']} → {'yes' if row['requested'] else 'no'}"
+        assert row["most_leaked"] in set(NAMES) - {row["attribute"]}
         assert 0 <= row["leakage_mean"] <= row["leakage_max"] <= 1
         assert row["evaluations"] > 0 and row["shift"] > 0
         near = abs(row["probability_after"] - row["requested"])
         assert row["satisfied"] == (near <= 1 - made[1].threshold)
         assert row["unreachable"] == (near > 0.5)
-        assert row["evaluated_by"] == "critic" and f"{row['request']}: from" in row["words"]
+        assert row["evaluated_by"] == "critic" and f"{row['goal']}: from" in row["words"]
         for when in ("before", "after"):
-            assert row[f"probability_{when}"] == row[f"{when}_{row['request']}"]
+            assert row[f"probability_{when}"] == row[f"{when}_{row['attribute']}"]
             assert all(0 <= row[f"{when}_{name}"] <= 1 for name in NAMES)
         most = row["most_leaked"]
         assert row["leakage_max"] == pytest.approx(
@@ -204,7 +206,7 @@ def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job
     rows = json.loads((evaluated / "receipts.json").read_text())
     assert [(row["request"], row["strength"], row["index"]) for row in rows] == [
         (request, strength, index)
-        for request in ("Smiling", WHERE)
+        for request in ("Smiling flipped", WHERE)
         for strength in (0, 0.5, 1)
         for index in range(2)
     ]
@@ -215,7 +217,7 @@ def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job
             assert row["shift"] == 0 and [row[f"after_{name}"] for name in NAMES] == before
         if row["strength"] < 1:
             assert not row["unreachable"]
-        if row["request"] == "Smiling":  # what is asked is not held, and Black_Hair is free
+        if row["attribute"] == "Smiling":  # what is asked is not held, and Black_Hair is free
             assert row["most_leaked"] == "Male"
         else:
             hair, male, smiling = before
@@ -304,7 +306,7 @@ def test_photographs_of_any_size_are_cropped_and_bad_ones_named(main_job, tmp_pa
     (photos / "notes.txt").write_text("not an image")
     pack, base = main_job[0] / "out" / "pack", main_job[0] / "out" / "base"
     flags = [["--pack", pack, "--pretrained_model_name_or_path", base, "--images", photos]]
-    flags += ["--attributes Smiling Male --controller pack --threshold 0.3 --strength 0"]
+    flags += ["--attributes Smiling=0 Smiling=yes --controller pack --threshold 0.3 --strength 0"]
     refused(run("edit_identity.py", *flags, cwd=tmp_path), "c_broken.jpg", "--on_bad_sample skip")
     log = done(
         run("edit_identity.py", *flags, "--on_bad_sample skip --output_dir out", cwd=tmp_path)
@@ -312,7 +314,8 @@ def test_photographs_of_any_size_are_cropped_and_bad_ones_named(main_job, tmp_pa
     assert "Skipped" in log and "3 of the 4 image files" in log
     rows = json.loads((tmp_path / "out" / "receipts.json").read_text())
     assert [row["face"] for row in rows[:3]] == ["a_tall.png", "b_square.png", "d_grey.png"]
-    assert {row["request"] for row in rows} == {"Smiling", "Male"} and len(rows) == 6
+    assert {row["request"] for row in rows} == {"Smiling → no", "Smiling → yes"}
+    assert [row["requested"] for row in rows] == [0, 0, 0, 1, 1, 1]
     # the middle of the tall one is the square one, so they have the same receipts
     same = [{**row, "face": "", "index": 0} for row in rows]
     assert same[0] == same[1] and same[0] != same[2]
@@ -408,7 +411,7 @@ def test_an_unknown_attribute_is_answered_with_the_nearest(main_job):
     result = run("celeba_attrs.py", "--attributes Smilng --max_train_samples 8", cwd=folder)
     refused(result, "'Smilng'", "Did you mean 'Smiling'")
     assert not (folder / "outputs" / "celeba_attrs" / "pack").exists()
-    flags = "--pack out/pack --pretrained_model_name_or_path out/base --attributes Mal"
+    flags = "--pack out/pack --pretrained_model_name_or_path out/base --attributes Mal=1"
     result = run("edit_identity.py", flags, "--output_dir refused", cwd=folder)
     refused(result, "'Mal'", "Did you mean 'Male'")
     assert not (folder / "refused").exists()

@@ -215,7 +215,6 @@ def run_images(flags: Flags, folder: Path) -> dict[str, Any]:
         answers = model.predict(test.x, flags.starts or 20, seed=flags.seed)
         found = measure(answers, test.modes)
         results[kind] = {**found, "reached": watch.reached, "seconds": seconds}
-        logger.warning("%s: %s", kind, results[kind])
         shown[kind] = answers[:10]
     (folder / "answers.png").write_bytes(picture(test, shown))
     return results

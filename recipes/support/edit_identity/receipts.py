@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Edited", "per_cent", "receipts", "summary", "words", "write_receipts"]
+__all__ = ["Edited", "direction", "per_cent", "receipts", "summary", "words", "write_receipts"]
 
 import csv
 import json
@@ -23,7 +23,9 @@ class Edited:
     """One request, made for every face at every strength."""
 
     label: str
-    """An attribute, or a logical expression."""
+    """The request in words."""
+    attribute: str | None
+    """The attribute that is changed; None for an expression."""
     requested: Tensor
     """The requested value for each face, `(B,)`, 0 or 1."""
     before: Tensor
@@ -34,6 +36,22 @@ class Edited:
     """The edits at each strength."""
     evaluated_by: str
     """The source of these probabilities: `critic`, whose gradient edits follow, or `evaluator`."""
+
+    def goal(self, face: int) -> str:
+        """What is asked of one face, with the direction of a change."""
+        if self.attribute is None:
+            return self.label
+        return direction(self.attribute, bool(self.requested[face]))
+
+
+def direction(attribute: str, value: bool) -> str:
+    """A change of an attribute in words.
+
+    Example:
+        >>> direction("Smiling", False)
+        'Smiling → no'
+    """
+    return f"{attribute} → {'yes' if value else 'no'}"
 
 
 def receipts(
@@ -52,6 +70,8 @@ def receipts(
                     "face": file,
                     "index": index,
                     "request": edited.label,
+                    "attribute": edited.attribute,
+                    "goal": edited.goal(index),
                     "strength": strength,
                     "requested": int(edited.requested[index]),
                     "evaluated_by": edited.evaluated_by,
@@ -82,7 +102,7 @@ def words(row: Row) -> str:
     count = row["evaluations"]
     ends += [f"shift {row['shift']:.2f}", f"{count} evaluation{'s' if count != 1 else ''}"]
     before, after = (per_cent(row[f"probability_{when}"]) for when in ("before", "after"))
-    return f"{row['request']}: from {before} to {after} {'; '.join(ends)}. {verdict(row)}."
+    return f"{row['goal']}: from {before} to {after} {'; '.join(ends)}. {verdict(row)}."
 
 
 def verdict(row: Row) -> str:

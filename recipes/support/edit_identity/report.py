@@ -28,6 +28,7 @@ STRIPS = 4  # faces in a strip of strengths
 GAIN = 2  # of the difference of two pictures
 GREY = 0.5  # where there is no difference
 NONE = torch.nan  # an image without a frame
+HEADS = ("original", "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,13 @@ class Sheets:
 
     def write(self, folder: Path) -> None:
         """A strip for each face in `faces/`, a line a strength, and `edits.png` of the first."""
-        short = [e.label if len(e.label) <= 24 else "the expression" for e in self.edits]
-        heads = ["original", "reconstruction", *short]
         several = len(self.strengths) > 1
         sides = [f"strength {strength:g}" for strength in self.strengths] if several else []
         both = self.faces[:, None].expand(-1, len(self.strengths), *self.faces.shape[1:])
         images, marks = torch.cat([both, self.edited], 2), _framed(self.satisfied)
         (folder / "faces").mkdir(exist_ok=True)
         for index, file in enumerate(self.files):
+            heads = [*HEADS, *(_short(e.goal(index)) for e in self.edits)]
             notes = [
                 ["", "", *(f"{e.before[index]:.2f} → {e.after[s][index]:.2f}" for e in self.edits)]
                 for s in range(len(self.strengths))
@@ -133,9 +133,13 @@ class Sheets:
         sheet = face_sheet(
             images[:SHOWN, self.place],
             scale=1.2,
-            column_labels=heads,
+            column_labels=[*HEADS, *(_short(e.label) for e in self.edits)],
             row_labels=self.files[:SHOWN],
             marked=marks[:SHOWN, self.place],
+            notes=[
+                ["", "", *(_short(e.goal(index)) for e in self.edits)]
+                for index in range(len(self.files[:SHOWN]))
+            ],
         )
         (folder / "edits.png").write_bytes(sheet)
 
@@ -146,11 +150,13 @@ class Sheets:
         return face_sheet(
             torch.cat([faces, self.edited[:STRIPS, :, request]], 1),
             scale=1.5,
-            column_labels=["original", "reconstruction", *(f"× {s:g}" for s in self.strengths)],
+            column_labels=[*HEADS, *(f"× {s:g}" for s in self.strengths)],
             marked=_framed(self.satisfied[:STRIPS, :, request]),
             notes=[
-                ["", *(f"{p:.2f}" for p in (b, *a))]
-                for b, a in zip(edit.before[:STRIPS].tolist(), after, strict=True)
+                [_short(edit.goal(face)), *(f"{p:.2f}" for p in (b, *a))]
+                for face, (b, a) in enumerate(
+                    zip(edit.before[:STRIPS].tolist(), after, strict=True)
+                )
             ],
         )
 
@@ -223,7 +229,7 @@ def write_report(
     report.section(
         "Faces",
         "The face, its reconstruction, which is the best that a frozen decoder can do, and one "
-        "request a column.",
+        "request a column. Below each edit is what was asked of that face.",
     )
     more = f" The first {SHOWN} of {len(files)}." if len(files) > SHOWN else ""
     caption = f"A green frame: satisfied, by the {sources.evaluated_by}. A red frame: not.{more}"
@@ -267,6 +273,10 @@ def add_strengths(report: Report, folder: Path, sheets: Sheets, rows: Sequence[R
         name = re.sub(r"\W+", "_", edit.label).strip("_")[:40]
         (folder / "strengths" / f"{number:02d}_{name}.png").write_bytes(strip)
         report.picture(strip, f"{edit.label}, with its probability below.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else "the expression"
 
 
 def _framed(satisfied: Tensor) -> Tensor:

@@ -202,9 +202,13 @@ def train_autoencoder(
         parameters=groups,
         ema=EMA,
         max_train_steps=base.max_train_steps,
-        lr_scheduler="cosine",
-        lr_warmup_steps=min(50, base.max_train_steps // 10),
-        **run.fit_options(accelerator, "training/autoencoder", base.train_batch_size),
+        **run.fit_options(
+            accelerator,
+            "training/autoencoder",
+            base.train_batch_size,
+            lr_scheduler="cosine",
+            lr_warmup_steps=min(50, base.max_train_steps // 10),
+        ),
     )
     if not together:
         return model, None
