@@ -165,9 +165,11 @@ def build_editor(
         )
     refine_with = evaluator = accuracy = None
     if model.refine_with:
-        refine_with = PixelCritic(decoder, *load_networks(model.refine_with, pack.names))
+        networks = load_networks(model.refine_with, pack.names)
+        refine_with = PixelCritic(decoder, *networks, names=pack.names)
     if model.evaluator is not None:
-        evaluator = PixelCritic(decoder, *load_networks([model.evaluator], pack.names))
+        (network,) = load_networks([model.evaluator], pack.names)
+        evaluator = PixelCritic(decoder, network, names=pack.names)
         if labelled is not None:
             accuracy = calibrate(evaluator, decoder, labelled)
     controllers = {
