@@ -30,6 +30,11 @@ class Flags:
     run: RunFlags = field(default_factory=RunFlags)
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def parsed(monkeypatch, words):
     found = []
     monkeypatch.setattr(sys, "argv", ["recipe.py", *words.split()])
