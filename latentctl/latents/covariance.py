@@ -38,7 +38,7 @@ ITERATIONS = 4  # of the randomised SVD
 
 def default_rank(latent_shape: Sequence[int]) -> int:
     """Leading directions of a grid; 0 for a vector, whose prior is N(0, I)."""
-    return min(RANK, math.prod(latent_shape) // 2) if len(latent_shape) == 3 else 0
+    return min(RANK, math.prod(latent_shape) // 2) if len(latent_shape) > 1 else 0
 
 
 class Covariance(nn.Module):

@@ -1,4 +1,4 @@
-"""Networks over latents `(B, *latent_shape)`, vectors or grids."""
+"""Networks over latents `(B, *latent_shape)`, vectors or cells with channels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 from .dropout import Dropout, rows_of_batch
-from .trunk import GatedResidual, ScoreNet, Trunk, check_shape, encode_targets
+from .grids import check_shape
+from .trunk import GatedResidual, ScoreNet, Trunk, encode_targets
 from .unet import UNet
 from .velocity import Velocity

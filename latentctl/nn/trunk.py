@@ -1,10 +1,11 @@
-r"""Networks over latents, vectors `(B, D)` and grids `(B, C, h, w)` alike.
+r"""Networks over latents: vectors `(B, D)`, sequences, grids and volumes `(B, C, ...)` alike.
 
 On a vector latent they are the multilayer perceptrons of Engel et al. (2017): the context is
 embedded by one linear layer without a nonlinearity and concatenated to the latent, then come
-`depth` layers of `width` rectified units. On a grid the layers are convolutions, with the context
-and the coordinates of each cell as further channels, so that the number of parameters does not
-grow with `h * w`. Scores of a grid come from a pyramid, and moves of a grid from a U-Net: of ten
+`depth` layers of `width` rectified units. Otherwise the first axis has the channels, and the layers
+are convolutions over the others, with the context and the coordinates of each cell as further
+channels, so that the number of parameters does not grow with the number of cells. Tokens `(T, D)`
+are taken as `T` channels. Scores of a grid come from a pyramid, and moves from a U-Net: of ten
 log-odds of faces with 8 x 8 cells a pyramid explained 0.86 of the variance (R2), and convolutions
 of constant resolution 0.63.
 
@@ -15,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["GatedResidual", "ScoreNet", "Trunk", "check_shape", "encode_targets"]
+__all__ = ["GatedResidual", "ScoreNet", "Trunk", "encode_targets"]
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError, check_rows
 from .dropout import Dropout
-from .unet import COORDINATES, UNet, coordinates
+from .grids import append_cells, check_shape, coordinates, layer
+from .unet import UNet
 
 CONSTANT = 1e-6  # relative std below which a dimension counts as constant
 NARROWEST = 32  # layer of a pyramid
@@ -33,16 +35,16 @@ GATE_BIAS = -2.0
 
 
 class Trunk(nn.Module):
-    """Features of a latent and a context: `(B, features)`, or `(B, features, h, w)` of a grid.
+    """Features of a latent and a context: `(B, features)`, or `(B, features, ...)` of cells.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         context: Number of context features, 0 for none.
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped after each layer while training.
         smooth: Use SiLU, whose derivative is continuous, instead of ReLU.
-        grid: Layers over a grid. `flat` keeps the resolution; `pyramid` halves it after each layer
+        grid: Layers over cells. `flat` keeps the resolution; `pyramid` halves it after each layer
             but the first and doubles the channels up to `width`; `unet` is a U-Net with
             `width // 4` features.
     """
@@ -62,13 +64,13 @@ class Trunk(nn.Module):
         grid: Literal["flat", "pyramid", "unet"] = "flat",
     ) -> None:
         super().__init__()
-        check_shape(latent_shape)
+        self.axes = check_shape(latent_shape)
         self.latent_shape, self.context = tuple(latent_shape), context
-        self.spatial = len(latent_shape) == 3
+        self.spatial = self.axes > 0
         self.unet: UNet | None = None
         if self.spatial and grid == "unet":
             sizes: dict[str, Any] = {"context": context, "width": width, "depth": depth}
-            self.unet = UNet(latent_shape[0], dropout=dropout, **sizes)
+            self.unet = UNet(latent_shape[0], self.axes, dropout=dropout, **sizes)
             self.features = self.unet.outputs
         else:
             widths, strides = [width] * depth, [1] * depth
@@ -77,14 +79,10 @@ class Trunk(nn.Module):
                 strides = [1] + [2] * (depth - 1)
             self.features = width
             self.embed = nn.Linear(context, widths[0]) if context else None
-            features = latent_shape[0] + (widths[0] if context else 0)
-            features += COORDINATES if self.spatial else 0
+            features = latent_shape[0] + (widths[0] if context else 0) + self.axes
             layers: list[nn.Module] = []
             for units, stride in zip(widths, strides, strict=True):
-                if self.spatial:
-                    layers.append(nn.Conv2d(features, units, 3, stride=stride, padding=1))
-                else:
-                    layers.append(nn.Linear(features, units))
+                layers.append(layer(self.axes, features, units, kernel=3, stride=stride))
                 layers.append(nn.SiLU() if smooth else nn.ReLU())
                 if dropout:
                     layers.append(Dropout(dropout))
@@ -114,10 +112,8 @@ class Trunk(nn.Module):
         if self.spatial:
             parts.append(coordinates(z))
         if self.embed is not None:
-            embedded = self.embed(context)
-            if self.spatial:
-                embedded = embedded[:, :, None, None].expand(-1, -1, *self.latent_shape[1:])
-            parts.append(embedded)
+            embedded = append_cells(self.embed(context), self.axes)
+            parts.append(embedded.expand(-1, -1, *self.latent_shape[1:]))
         features: Tensor = self.layers(torch.cat(parts, dim=1))
         return features
 
@@ -126,8 +122,8 @@ class ScoreNet(nn.Module):
     """Scores of a latent: `(z, context) -> (B, outputs)`.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`. The features of a grid are their mean and their
-            maximum over the cells of a pyramid.
+        latent_shape: `(D,)`, or channels and one to three axes of cells. The features are then the
+            mean and the maximum over the cells of a pyramid.
         outputs: Scores per latent.
         width: Units of each layer.
         smooth: Use SiLU instead of ReLU.
@@ -171,7 +167,7 @@ class GatedResidual(nn.Module):
     with the destination :math:`d` and the gate :math:`\tilde g` as outputs of the network.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         options: `context`, `width`, `depth` and `dropout` of the trunk.
 
     Example:
@@ -183,9 +179,7 @@ class GatedResidual(nn.Module):
         super().__init__()
         self.trunk = Trunk(latent_shape, grid="unet", **options)
         features, outputs = self.trunk.features, 2 * latent_shape[0]
-        self.head = (
-            nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
-        )
+        self.head = layer(self.trunk.axes, features, outputs)
         # the first moves are small: a gate of one half would shrink every latent to the mean
         nn.init.constant_(self.head.get_parameter("bias")[latent_shape[0] :], GATE_BIAS)
 
@@ -205,12 +199,3 @@ def encode_targets(y: Tensor) -> Tensor:
     known = ~torch.isnan(y)
     signed = torch.where(known, 2 * y - 1, torch.zeros_like(y))
     return torch.cat([signed, known.to(y.dtype)], dim=1)
-
-
-def check_shape(latent_shape: Sequence[int]) -> None:
-    """Raises an `InputError` unless latents are vectors or grids."""
-    if len(latent_shape) not in (1, 3):
-        raise InputError(
-            f"Latents are vectors (D,) or grids (C, h, w), this one is {tuple(latent_shape)}. "
-            f"Flatten or reshape it in `encode` and `decode`."
-        )

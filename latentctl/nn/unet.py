@@ -1,4 +1,4 @@
-"""A small U-Net for grids, with additive conditioning on a vector at every level.
+"""A small U-Net over cells, with additive conditioning on a vector at every level.
 
 References:
     | U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., 2015)
@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["COORDINATES", "Block", "UNet", "coordinates", "start_at_zero"]
+__all__ = ["Block", "UNet"]
 
 import itertools
 
@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dropout import Dropout
-
-COORDINATES = 2  # channels with the position of a cell
+from .grids import append_cells, coordinates, layer, start_at_zero
 
 
 class Block(nn.Module):
-    """A residual layer on features `(B, width, h, w)` plus an embedding; initially the identity."""
+    """A residual layer on features `(B, width, ...)` plus an embedding; initially the identity."""
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, axes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
-        self.inner = nn.Conv2d(width, width, 3, padding=1)
-        self.outer = nn.Conv2d(width, width, 3, padding=1)
+        self.inner = layer(axes, width, width, kernel=3)
+        self.outer = layer(axes, width, width, kernel=3)
         self.dropout = Dropout(dropout)
         start_at_zero(self.outer)
 
@@ -38,43 +37,52 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Features `(B, outputs, h, w)` of a grid `(B, channels, h, w)`, `outputs = width // 4`.
+    """Features `(B, outputs, ...)` of cells `(B, channels, ...)`, `outputs = width // 4`.
 
     The resolution is halved twice while the channels double up to `width`, and then restored, so
-    that each output depends on the whole grid.
+    that each output depends on all cells.
 
     Arguments:
-        channels: Channels of the grid.
+        channels: Channels of a cell.
+        axes: Axes of cells: 1 of sequences, 2 of grids, 3 of volumes.
         context: Number of context features, 0 for none.
         width: Channels at the lowest resolution.
         depth: Residual blocks at the lowest resolution; the other levels have two.
         dropout: Share of units dropped in each block while training.
 
     Example:
-        >>> net = UNet(4, context=3, width=16, depth=2)
+        >>> net = UNet(4, 2, context=3, width=16, depth=2)
         >>> net(torch.zeros(5, 4, 7, 8), torch.zeros(5, 3)).shape, net.outputs
         (torch.Size([5, 4, 7, 8]), 4)
     """
 
     def __init__(
-        self, channels: int, *, context: int, width: int, depth: int, dropout: float = 0.0
+        self,
+        channels: int,
+        axes: int,
+        *,
+        context: int,
+        width: int,
+        depth: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.axes = axes
         fine = [max(1, width // 4), max(1, width // 2)]
         widths = [*fine, width]
         self.outputs = widths[0]
         self.embeds = nn.ModuleList(nn.Linear(max(1, context), units) for units in widths)
-        self.enter = nn.Conv2d(channels + COORDINATES, widths[0], 3, padding=1)
+        self.enter = layer(axes, channels + axes, widths[0], kernel=3)
         pairs = list(itertools.pairwise(widths))
-        self.before = nn.ModuleList(Block(units, dropout) for units in fine)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
-        self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)
-        self.after = nn.ModuleList(Block(units, dropout) for units in fine)
+        self.before = nn.ModuleList(Block(units, axes, dropout) for units in fine)
+        self.shrink = nn.ModuleList(layer(axes, a, b, kernel=3, stride=2) for a, b in pairs)
+        self.blocks = nn.ModuleList(Block(width, axes, dropout) for _ in range(depth))
+        self.grow = nn.ModuleList(layer(axes, b, a, kernel=3) for a, b in pairs)
+        self.after = nn.ModuleList(Block(units, axes, dropout) for units in fine)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         context = z.new_zeros(len(z), 1) if context is None else context
-        embeddings = [F.silu(embed(context))[:, :, None, None] for embed in self.embeds]
+        embeddings = [append_cells(F.silu(embed(context)), self.axes) for embed in self.embeds]
         features: Tensor = self.enter(torch.cat([z, coordinates(z)], dim=1)) + embeddings[0]
         kept = []
         for level, (block, shrink) in enumerate(zip(self.before, self.shrink, strict=True)):
@@ -86,17 +94,3 @@ class UNet(nn.Module):
             wide = F.interpolate(features, size=kept[level].shape[2:])
             features = self.after[level](kept[level] + self.grow[level](wide), embeddings[level])
         return features
-
-
-def start_at_zero(layer: nn.Module) -> None:
-    """Initialises a linear layer or a convolution with zeros."""
-    nn.init.zeros_(layer.get_parameter("weight"))
-    nn.init.zeros_(layer.get_parameter("bias"))
-
-
-def coordinates(z: Tensor) -> Tensor:
-    """Row and column of each cell of a grid in [-1, 1], `(B, 2, h, w)`."""
-    height, width = z.shape[2:]
-    rows = torch.linspace(-1, 1, height, device=z.device).view(1, 1, -1, 1)
-    columns = torch.linspace(-1, 1, width, device=z.device).view(1, 1, 1, -1)
-    return torch.cat([c.expand(len(z), 1, height, width) for c in (rows, columns)], dim=1)

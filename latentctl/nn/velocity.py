@@ -1,4 +1,4 @@
-"""The network of flow matching: a velocity at a latent and a time, for vectors and grids."""
+"""The network of flow matching: a velocity at a latent and a time, for vectors and cells."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .trunk import check_shape
-from .unet import UNet, start_at_zero
+from .grids import check_shape, layer, start_at_zero
+from .unet import UNet
 
 FREQUENCIES = 16  # of the time
 
@@ -20,10 +20,10 @@ class Velocity(nn.Module):
     """A velocity at a latent and a time, `(z, time, context) -> (B, *latent_shape)`.
 
     Residual blocks with layer normalisation and additive conditioning on time and context; for a
-    grid, a U-Net of them. The initial output is zero.
+    sequence, a grid or a volume, a U-Net of them. The initial output is zero.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         context: Number of context features, 0 for none.
         width: Units of each layer; for a grid, at the lowest resolution.
         depth: Number of residual blocks; for a grid, at the lowest resolution.
@@ -39,22 +39,22 @@ class Velocity(nn.Module):
         self, latent_shape: Sequence[int], *, context: int = 0, width: int = 512, depth: int = 4
     ) -> None:
         super().__init__()
-        check_shape(latent_shape)
+        axes = check_shape(latent_shape)
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, 4, FREQUENCIES)))
         context, size = context + 1 + 2 * FREQUENCIES, latent_shape[0]
         self.net: UNet | None = None
         self.leave: nn.Module
-        if len(latent_shape) == 3:
-            self.net = UNet(size, context=context, width=width, depth=depth)
-            self.leave = nn.Conv2d(self.net.outputs, size, 3, padding=1)
+        if axes:
+            self.net = UNet(size, axes, context=context, width=width, depth=depth)
+            self.leave = layer(axes, self.net.outputs, size, kernel=3)
         else:
             self.embed, self.enter = nn.Linear(context, width), nn.Linear(size, width)
             self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(depth))
             self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
             self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
             self.leave = nn.Linear(width, size)
-            for layer in self.outer:
-                start_at_zero(layer)
+            for outer in self.outer:
+                start_at_zero(outer)
         start_at_zero(self.leave)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:

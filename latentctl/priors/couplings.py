@@ -4,7 +4,7 @@ r"""Coupling flows: one half of the dimensions is transformed given the other ha
 
 with :math:`\tau` affine (RealNVP) or a monotonic rational-quadratic spline (neural spline flows).
 A block transforms both halves in turn. Each block has its own random halves, which is the fixed
-random permutation of Generative Latent Flow. On grids `(C, h, w)` the network is convolutional and
+random permutation of Generative Latent Flow. On cells `(C, ...)` the network is convolutional and
 the halves are checkerboards and sets of channels, so that the number of parameters does not grow
 with `h * w`.
 
@@ -38,6 +38,7 @@ from zuko.transforms import (
 )
 from zuko.utils import unpack
 
+from ..nn.grids import append_cells, layer, start_at_zero
 from ..nn.trunk import Trunk
 from ..random import generator
 from .whitening import Whitening
@@ -51,7 +52,7 @@ class Couplings(nn.Module):
     """Whitening and coupling layers: an invertible map from latents to noise.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         spline: Splines instead of affine transformations.
         width: Units of each layer of a coupling's network.
         depth: Number of its layers.
@@ -113,10 +114,8 @@ class _Coupling(LazyTransform):  # type: ignore[misc]
         )
         self.numbers = sum(math.prod(shape) for shape in self.shapes)
         self.trunk = Trunk(tuple(mask.shape), width=width, depth=depth, dropout=dropout)
-        outputs = mask.shape[0] * self.numbers
-        self.head = nn.Conv2d(width, outputs, 1) if mask.ndim == 3 else nn.Linear(width, outputs)
-        nn.init.zeros_(self.head.weight)  # it starts as (nearly) the identity
-        nn.init.zeros_(self.head.get_parameter("bias"))
+        self.head = layer(self.trunk.axes, width, mask.shape[0] * self.numbers)
+        start_at_zero(self.head)  # nearly the identity
 
     def meta(self, fixed: Tensor) -> Any:
         seen = fixed.new_zeros(len(fixed), self.mask.numel())
@@ -138,6 +137,6 @@ def _half(shape: tuple[int, ...], block: int) -> Tensor:
         mask[order[: (shape[0] + 1) // 2]] = True
         return mask
     if block % 2 and shape[0] > 1:
-        return (order % 2 == 0).view(-1, 1, 1).expand(shape).clone()
-    c, i, j = (torch.arange(size) for size in shape)
-    return (c.view(-1, 1, 1) + i.view(-1, 1) + j) % 2 == 0
+        return append_cells(order[None] % 2 == 0, len(shape) - 1)[0].expand(shape).clone()
+    places = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
+    return torch.stack(places).sum(0) % 2 == 0

@@ -52,7 +52,7 @@ class LatentFlow(Saved, kind="latent-flow"):
     """A normalizing flow over latents: a `Prior` with an exact `log_prob`.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         kind: `coupling`, `spline` or `matching`.
         width: Units of each layer of its networks.
         depth: Layers of a coupling's network, or residual blocks of the velocity's.

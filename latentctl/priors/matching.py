@@ -64,7 +64,7 @@ class Matching(nn.Module):
     """The map from noise to latents along a learned velocity, by a few steps of Heun's method.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
         context: Number of context features, 0 for none.
         width: Units of each layer.
         depth: Number of residual blocks.

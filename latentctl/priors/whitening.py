@@ -2,8 +2,8 @@ r"""Whitening: the affine map between latents with the data's moments and white 
 
 .. math:: e = U \Lambda^{-1/2} U^\top (z - \mu), \quad \mathrm{Cov}[z] = U \Lambda U^\top
 
-The square root is symmetric (ZCA). On vectors it mixes all dimensions, on grids `(C, h, w)` the
-channels of a cell, with the same matrix in every cell. The moments are those of the aggregate
+The square root is symmetric (ZCA). On vectors it mixes all dimensions, on others the channels
+of a cell, with the same matrix in every cell. The moments are those of the aggregate
 posterior, :math:`\mathrm{Cov}[z] = \mathrm{Cov}[m] + \mathrm{diag}\, \mathbb{E}[s^2]`. The map is
 computed in closed form, so that a flow after it need not learn the correlations.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError
 from ..latents import Latents
+from ..nn.grids import check_shape
 from ..nn.precision import full_precision
 
 CHUNK = 4096  # rows at a time
@@ -30,7 +31,7 @@ class Whitening(nn.Module):
     """An affine map to zero mean and unit covariance; the identity until `fit`.
 
     Arguments:
-        latent_shape: `(D,)` or `(C, h, w)`.
+        latent_shape: `(D,)`, or channels and one to three axes of cells.
 
     Example:
         >>> from latentctl import Latents
@@ -48,12 +49,8 @@ class Whitening(nn.Module):
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
         super().__init__()
-        if len(latent_shape) not in (1, 3):
-            raise ShapeError(
-                f"Latents are vectors (D,) or grids (C, h, w), not {tuple(latent_shape)}."
-            )
+        axis, cells = latent_shape[0], (1,) * check_shape(latent_shape)
         self.latent_shape = tuple(latent_shape)
-        axis, cells = latent_shape[0], (1,) * (len(latent_shape) - 1)
         self.register_buffer("mean", torch.zeros(axis, *cells))
         self.register_buffer("basis", torch.eye(axis))
         self.register_buffer("std", torch.ones(axis, *cells))

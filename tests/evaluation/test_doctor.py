@@ -202,7 +202,7 @@ def test_a_decoder_that_forgets_is_no_editor():
 
 
 def test_what_has_no_gradient_or_an_unusual_latent_is_said():
-    report = examine(latentctl.wrap(lambda z: (z > 0).float(), latent_shape=(4, 6)))
+    report = examine(latentctl.wrap(lambda z: (z > 0).float(), latent_shape=(1, 1, 2, 2, 6)))
     assert report.lawful
     assert not ability(report, "ascent").works
     critics = ability(report, "Critics, controllers")

@@ -130,11 +130,6 @@ def test_latents_of_another_decoder_are_refused(net):
         net(torch.zeros(2, 9))
 
 
-def test_latents_that_are_neither_vectors_nor_grids_are_refused():
-    with pytest.raises(InputError, match=r"\(2, 3\).*Flatten or reshape"):
-        ScoreNet((2, 3), 1)
-
-
 def test_free_targets_differ_from_targets_of_one_half():
     y = torch.tensor([[1.0, 0.0, 0.5, NAN]])
     expected = torch.tensor([[1.0, -1, 0, 0, 1, 1, 1, 0]])

@@ -38,6 +38,7 @@ from ...decoder.descent import LatentCost, append_dims, gradient_of, project, rm
 from ...errors import InputError, ShapeError
 from ...latents.names import attribute_names
 from ...nn import Trunk, encode_targets
+from ...nn.grids import layer
 from ...training import Step
 from ..base import Controller, Move, refuse_where
 from ..request import Request
@@ -89,9 +90,7 @@ class UpdaterNetwork(Controller):
         shape = (inputs * channels, *latent_shape[1:])
         self.trunk = Trunk(shape, context + gradient_input, width=width, depth=depth, grid="unet")
         features, outputs = self.trunk.features, inputs * channels
-        self.away = (
-            nn.Conv2d(features, outputs, 1) if self.trunk.spatial else nn.Linear(features, outputs)
-        )
+        self.away = layer(self.trunk.axes, features, outputs)
         if gradient_input:  # untrained, it is gradient descent with steps of constant length
             nn.init.zeros_(self.away.get_parameter("weight"))
             nn.init.zeros_(self.away.get_parameter("bias"))
