@@ -120,12 +120,28 @@ class LatentFlow(Saved, kind="latent-flow"):
         z: Tensor = self.map.from_base(e)
         return z
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Tensor, *, guided: bool = False) -> Tensor:
         """Log-density of `z (B, *latent_shape)` in nats, `(B,)`.
 
         Exact for the map that samples, discretisation included. For `matching` each step takes as
-        many evaluations as there are dimensions, which suits a few hundred latents.
+        many evaluations as there are dimensions, which suits a few hundred latents, and the
+        density has no gradient.
+
+        Arguments:
+            z: Latents.
+            guided: Take the density of samples with guidance.
+
+        Raises:
+            InputError: If the samples are guided, and their density was not asked for.
+            NonFiniteError: If the inverse of a `matching` flow does not converge.
         """
+        if self.config["guidance"] != 1 and self.kind == "matching" and not guided:
+            raise InputError(
+                f"This flow samples with guidance {self.config['guidance']:g}, and such samples do "
+                f"not have the density of the data. For that, load these weights into "
+                f"LatentFlow(**{{**flow.config, 'guidance': 1}}); for the density of the guided "
+                f"samples pass guided=True."
+            )
         e, log_det = self.map.to_base(z)
         if log_det is None:
             log_det = self.map.log_det(e)

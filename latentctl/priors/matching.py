@@ -40,6 +40,7 @@ from __future__ import annotations
 
 __all__ = ["Matching"]
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -57,7 +58,7 @@ DENSE = 1024  # dimensions up to which Jacobians are computed
 CLOSE = 2e-6  # relative error of the inverse by fixed-point iteration
 NEWTON_CLOSE = 2e-5
 LONGEST = 0.5  # step of Newton's method, in the same units
-CHUNK = 2**20  # entries of the Jacobians that are computed together
+ROOM = 2**23  # units of one layer for the derivatives that are computed together
 
 
 class Matching(nn.Module):
@@ -95,6 +96,8 @@ class Matching(nn.Module):
         self.net = Velocity(latent_shape, context=context, width=width, depth=depth)
         self.white = Whitening(latent_shape)
         self.steps, self.guidance = steps, guidance
+        cells = math.prod(latent_shape[1:])
+        self.units = max(latent_shape[0], width // 4 if len(latent_shape) > 1 else width) * cells
 
     def loss(
         self, noise: Tensor, data: Tensor, time: Tensor, context: Tensor | None = None
@@ -144,10 +147,14 @@ class Matching(nn.Module):
         return self.white.rotate_back(u), None
 
     def log_det(self, e: Tensor) -> Tensor:
-        """Log-determinant `(B,)` of `to_base` at the latents of noise `e (B, *latent_shape)`."""
-        rows = max(1, CHUNK // max(1, e[:1].numel()) ** 2)
+        """Log-determinant `(B,)` of `to_base` at the latents of noise `e (B, *latent_shape)`.
+
+        Differentiable where `e` requires a gradient; otherwise no graph is kept.
+        """
+        rows = max(1, ROOM // (self.units * max(1, e[:1].numel())))
         parts = track(e.split(rows), "Density", "batch")
-        total = [self._log_det(self.white.rotate(part)) for part in parts]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and e.requires_grad):
+            total = [self._log_det(self.white.rotate(part)) for part in parts]
         return torch.cat(total) if total else e.new_zeros(0)
 
     def _log_det(self, u: Tensor) -> Tensor:
@@ -186,13 +193,19 @@ class Matching(nn.Module):
         return turn * (before + after) / 2
 
     def _jacobian(self, u: Tensor, step: int) -> Tensor:
-        """Jacobians `(B, D, D)` of a step."""
+        """Jacobians `(B, D, D)` of a step, by forward mode along many dimensions at once."""
+        size = u[0].numel()
 
-        def moved(row: Tensor) -> Tensor:
-            return row + self._increment(row[None], step)[0]
+        def along(direction: Tensor) -> Tensor:
+            moved: Tensor = torch.func.jvp(
+                lambda u: u + self._increment(u, step), (u,), (direction,)
+            )[1]
+            return moved
 
-        jacobian: Tensor = torch.func.vmap(torch.func.jacfwd(moved))(u)
-        return jacobian.reshape(-1, u[0].numel(), u[0].numel())
+        basis = torch.eye(size, device=u.device, dtype=u.dtype).view(size, 1, *u.shape[1:])
+        chunk = max(1, ROOM // (self.units * len(u)))
+        columns: Tensor = torch.func.vmap(along, chunk_size=chunk)(basis.expand(size, *u.shape))
+        return columns.flatten(2).permute(1, 2, 0)
 
     def _step_back(self, goal: Tensor, step: int) -> Tensor:
         """The inverse of a step: by fixed-point iteration, then by Newton's method."""

@@ -113,6 +113,34 @@ def test_an_untrained_matching_flow_is_the_gaussian_with_the_moments_of_the_data
     assert torch.allclose(flow.log_prob(z), expected.log_prob(z), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 4, 4)])
+def test_the_density_of_matching_does_not_depend_on_the_chunks_and_keeps_no_graph(
+    shape, monkeypatch
+):
+    with latentctl.random.seeded(0):
+        flow = LatentFlow(shape, "matching", width=8, depth=1, steps=2)
+        for weight in flow.map.net.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+    z = flow.sample(6)
+    whole = flow.log_prob(z)
+    monkeypatch.setattr("latentctl.priors.matching.ROOM", 200)
+    assert torch.allclose(flow.log_prob(z), whole, atol=1e-4) and not whole.requires_grad
+    e = flow.to_base(z).requires_grad_()
+    (slope,) = torch.autograd.grad(flow.map.log_det(e).sum(), e)
+    assert slope.isfinite().all() and slope.abs().max() > 0
+
+
+def test_guided_samples_have_a_density_on_request_only():
+    flow = LatentFlow((2,), "matching", width=8, steps=2, guidance=2.0)
+    z = flow.sample(3)
+    with pytest.raises(InputError, match=r"guidance 2.*'guidance': 1.*guided=True"):
+        flow.log_prob(z)
+    assert flow.log_prob(z, guided=True).isfinite().all()
+    plain = LatentFlow(**{**flow.config, "guidance": 1})
+    plain.load_state_dict(flow.state_dict())
+    assert plain.log_prob(z).isfinite().all()
+
+
 def test_whitening_counts_the_posteriors_width():
     latents = Latents(
         torch.zeros(1000, 2).normal_(generator=generator(0)), torch.full((1000, 2), 2.0)
