@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Scores", "found_base_model", "model_card"]
+__all__ = ["Scores", "card_facts", "card_of", "found_base_model", "model_card"]
 
 import json
 import keyword
@@ -64,19 +64,57 @@ def model_card(
         >>> "No scores were given" in card.text
         True
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    return card_of(
+        repo_id,
+        card_facts(decoder, names, settings or {}),
+        license=license,
+        base_model=base_model,
+        base_license=base_license,
+        scores=scores,
+        measured_on=measured_on,
+    )
 
-    base_model = base_model or found_base_model(decoder.model)
-    title = repo_id.rsplit("/", 1)[-1]
-    results = _eval_results(scores or {}, measured_on or NOT_STATED)
+
+def card_facts(
+    decoder: Decoder, names: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a card says of a decoder and of a pack for it, as JSON can hold it."""
     base = {
-        "name": decoder.name,
-        "on the hub": base_model or NOT_STATED,
-        "licence": base_license or NOT_STATED,
         "fingerprint (SHA-256)": f"`{decoder.fingerprint()}`",
         "latent shape": decoder.latent_shape,
         "sample shape": decoder.sample_shape,
         "range of values": decoder.value_range or "any",
+    }
+    return {
+        "name": decoder.name,
+        "base_model": found_base_model(decoder.model),
+        "base": base,
+        "names": list(names),
+        "settings": dict(settings),
+    }
+
+
+def card_of(
+    repo_id: str,
+    facts: Mapping[str, Any],
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    base_license: str | None = None,
+    scores: Scores | None = None,
+    measured_on: str | None = None,
+) -> ModelCard:
+    """The card of `card_facts`; the other arguments are those of `model_card`."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    names, base_model = facts["names"], base_model or facts["base_model"]
+    title = repo_id.rsplit("/", 1)[-1]
+    results = _eval_results(scores or {}, measured_on or NOT_STATED)
+    base = {
+        "name": facts["name"],
+        "on the hub": base_model or NOT_STATED,
+        "licence": base_license or NOT_STATED,
+        **facts["base"],
     }
     figures = "No scores were given for this card."
     if scores:
@@ -96,10 +134,10 @@ def model_card(
         template_path=str(Path(__file__).with_name("model_card_template.md")),
         title=title,
         repo_id=repo_id,
-        decoder_name=decoder.name,
+        decoder_name=facts["name"],
         base=_table(_rows(base)),
         attributes=", ".join(f"`{name}`" for name in names) or "None by name.",
-        settings=_table(_rows(settings or {}, "setting")),
+        settings=_table(_rows(facts["settings"], "setting")),
         figures=figures,
         request=_request(names),
     )

@@ -27,8 +27,8 @@ from ..errors import check_kind
 from ..knowledge import KnowledgeBase
 from ..latents import Latents
 from .apply import apply_request
-from .card import model_card
-from .facts import facts, settings
+from .card import card_of
+from .facts import facts, for_card
 from .hub import fetch, push
 from .inputs import read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
@@ -234,10 +234,7 @@ class Conditional(Described):
 
     def model_card(self, repo_id: str, **options: Any) -> ModelCard:
         """The card of the pack; `options` are those of `latentctl.conditional.card.model_card`."""
-        config: Any = self.controller.config
-        rows = settings(**vars(self))
-        rows |= {key: config[key] for key in config if key not in ("latent_shape", "names")}
-        return model_card(repo_id, self.decoder, names=self.names, settings=rows, **options)
+        return card_of(repo_id, for_card(**vars(self)), **options)
 
     def push_to_hub(
         self, repo_id: str, *, card: ModelCard | None = None, **options: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["facts", "settings"]
+__all__ = ["facts", "for_card"]
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from ..controllers import Controller
 from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..decoder.prior import describe_prior
+from .card import card_facts
 
 
-def settings(
+def _settings(
     decoder: Decoder,
     critic: Critic,
     controller: Controller,
@@ -40,7 +41,16 @@ def facts(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
     known = decoder.facts()
     return {
         "decoder": known["model"],
-        **{key: known[key] for key in ("latent", "sample", "values", "encoder", "weights")},
+        **{key: known[key] for key in ("latent", "sample", "values", "encoder")},
+        "decoder's weights": known["weights"],
         "attributes": critic.names or "unnamed",
-        **settings(decoder, critic, **parts),
+        **_settings(decoder, critic, **parts),
     }
+
+
+def for_card(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
+    """The facts of a model card, which a pack records, too."""
+    config: Any = parts["controller"].config
+    rows = _settings(decoder, critic, **parts)
+    rows |= {key: config[key] for key in config if key not in ("latent_shape", "names")}
+    return card_facts(decoder, critic.names, rows)

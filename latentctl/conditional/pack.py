@@ -9,13 +9,15 @@ were some, and loading takes them as arguments.
 
 from __future__ import annotations
 
-__all__ = ["load_pack", "save_pack"]
+__all__ = ["load_pack", "push_pack", "save_pack"]
 
 import contextlib
 import logging
 import math
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,10 +26,17 @@ from ..critics import PixelCritic
 from ..decoder import Decoder, wrap
 from ..errors import AdapterError, CheckpointError, FingerprintError
 from ..storage import Saved, load_folder, pack_modules, save_folder, unpack_modules
+from .card import card_of
+from .facts import for_card
+from .hub import push
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 logger = logging.getLogger(__name__)
 
 DECODER_PRIOR = "the decoder's prior"
+KEYS = {"base", "card", "decoder", "flows", "modules", "threshold"}  # of the state of a pack
 
 
 def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
@@ -49,6 +58,7 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
         "threshold": parts["threshold"],
         "refinement": refinement,
         "evaluated": parts["evaluator"] is not None,
+        "card": for_card(decoder, **parts),
     }
     return save_folder(path, tensors, state)
 
@@ -62,11 +72,7 @@ def load_pack(
 ) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `latentctl.condition`."""
     tensors, state = load_folder(path)
-    if missing := {"decoder", "base", "flows", "threshold", "modules"} - state.keys():
-        raise CheckpointError(
-            f"{path} is not a pack: it has no {', '.join(sorted(missing))}. Packs are written by "
-            f"save_pretrained; a checkpoint of a run is for resume_from_checkpoint."
-        )
+    _pack_state(path, state)
     if not isinstance(decoder, Decoder):
         decoder = _wrapped(decoder, state["base"])
     made_for, found = state["decoder"], decoder.fingerprint()
@@ -97,6 +103,47 @@ def load_pack(
         parts["editor"] = Refined(parts["editor"], refine_with, **(state["refinement"] or {}))
     more = {"decoder": decoder, "evaluator": evaluator, "threshold": state["threshold"]}
     return {**parts, **more}
+
+
+def push_pack(
+    path: str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    **options: Any,
+) -> CommitInfo:
+    """Pushes the pack in a folder to the model hub, without its decoder.
+
+    Arguments:
+        path: A folder that `save_pretrained` wrote.
+        repo_id: `"name"` or `"owner/name"`.
+        license: As in `model_card`.
+        base_model: As in `model_card`.
+        options: `private`, `token`, `revision` and `commit_message` of `hub.push`.
+
+    Raises:
+        CheckpointError: If the pack is damaged, or the hub cannot be reached, or refuses.
+        InputError: If the repository holds something else than a pack.
+    """
+    state = _pack_state(path, load_folder(path)[1])
+    with tempfile.TemporaryDirectory() as temporary:
+        return push(
+            Path(shutil.copytree(path, Path(temporary) / "pack")),
+            repo_id,
+            card=lambda name: card_of(name, state["card"], license=license, base_model=base_model),
+            **options,
+        )
+
+
+def _pack_state(path: str | Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a pack; an error for other folders."""
+    if missing := KEYS - state.keys():
+        raise CheckpointError(
+            f"{path} is not a pack: it has no {', '.join(sorted(missing))}. Packs are written by "
+            f"save_pretrained; a checkpoint of a run is for resume_from_checkpoint."
+        )
+    return state
 
 
 def _given(decoder: Decoder) -> dict[str, nn.Module]:

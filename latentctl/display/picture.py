@@ -71,9 +71,11 @@ def png(picture: Tensor) -> bytes:
     return file.getvalue()
 
 
-def save_pictures(path: str | Path, x: Tensor, *, columns: int | None = None) -> Path:
+def save_pictures(
+    path: str | Path, x: Tensor, *, columns: int | None = None, margin: int = 2
+) -> Path:
     """Writes pictures `(B, 3, h, w)` in [0, 1] as one PNG file, and makes its folder."""
-    image = png(grid(x, columns=columns))
+    image = png(grid(x, columns=columns, margin=margin))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(image)

@@ -1,0 +1,69 @@
+"""`latentctl edit PACK` edits a folder of images, with receipts."""
+
+from __future__ import annotations
+
+__all__ = ["add_parser", "run"]
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..display import save_pictures
+from ..errors import InputError
+from .sources import add_model, add_request, image_files, load_pack, requested, sample_rows
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "edit",
+        help="edit images by a pack",
+        description="Edits every image of a folder: the requested attributes change, all others "
+        "are held. Writes a PNG for each, and receipts.json. Images are cropped and resized to fit "
+        "the decoder.",
+    )
+    parser.add_argument(
+        "pack", help="a folder written by save_pretrained, or owner/name on the hub"
+    )
+    add_model(parser)
+    parser.add_argument("--images", required=True, help="a folder of images, or one image")
+    add_request(parser)
+    parser.add_argument(
+        "--hold", nargs="+", metavar="NAME", help="hold these alone; `none` for nothing"
+    )
+    parser.add_argument("--output", default="edited", help="the folder of the results")
+    parser.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Writes the edited images and their receipts, and prints the mean receipt."""
+    folder = Path(flags.images)
+    files = [folder] if folder.is_file() else image_files(folder)
+    if not files:
+        raise InputError(f"--images {folder}: there is no image there.")
+    request = requested(flags)
+    faces = load_pack(flags)
+    x = sample_rows(
+        faces.decoder, [{"image": {"bytes": None, "path": str(file)}} for file in files]
+    )
+    hold = True if flags.hold is None else [] if flags.hold == ["none"] else flags.hold
+    out = faces.edit(x, hold=hold, **request)
+    names = _names(files, folder if folder.is_dir() else folder.parent)
+    for name, picture in zip(names, faces.decoder.display(out.x), strict=True):
+        save_pictures(Path(flags.output) / name, picture[None], margin=0)
+    rows = [
+        {"file": str(file), "edited": str(name), **row}
+        for file, name, row in zip(files, names, out.receipts(), strict=True)
+    ]
+    path = Path(flags.output) / "receipts.json"
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{out}\n{path}")
+    return 0
+
+
+def _names(files: list[Path], folder: Path) -> list[Path]:
+    """A PNG file for each, in the same subfolders; with the suffix where it alone differs."""
+    inside = [file.relative_to(folder) for file in files]
+    names = [file.with_suffix(".png") for file in inside]
+    return names if len(set(names)) == len(names) else [Path(f"{file}.png") for file in inside]

@@ -1,0 +1,46 @@
+"""The command line: its parser, and what a command prints and returns."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import LatentctlError
+from ..storage import VERSION
+from . import doctor, edit, fit, push, sample
+
+COMMANDS = (sample, edit, fit, push, doctor)
+WRONG = 2  # exit code of a command that cannot be carried out
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"{self.prog}: {message}. See {self.prog} --help.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carries out a command line; 0 if all is well, 1 if a law is broken, 2 if it was no use.
+
+    Arguments:
+        argv: The words after `latentctl`; those of the process if not given.
+    """
+    parser = Parser(prog="latentctl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"latentctl {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    flags = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code: int = flags.run(flags)
+    except (LatentctlError, OSError) as error:
+        print(f"latentctl: {error}", file=sys.stderr)
+        return WRONG
+    return code
