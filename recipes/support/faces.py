@@ -29,9 +29,11 @@ from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
 from torch import Tensor
 
 from latentctl import Decoder
+from latentctl.decoder.pictures import read_picture
 from latentctl.errors import InputError, UnknownNameError
 
 from .images import Images, SampledFlags, image_column, load_splits
+from .reading import label_matrix, read_pictures, undecoded
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +88,15 @@ def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
 
 
 def as_face(image: Any, resolution: int, center_crop: int) -> Tensor:
-    """A PIL image, turned upright, as bytes `(3, resolution, resolution)`.
+    """A picture (see `latentctl.decoder.pictures`) as bytes `(3, resolution, resolution)`.
 
     Of an image that is not square, the square of side `center_crop` in its middle is used, or a
     smaller one that fits.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = read_picture(image, "RGB")
     width, height = image.size
     if width != height:
         side = min(center_crop, width, height)
@@ -138,20 +140,10 @@ def read_images(
         raise InputError(f"--images {folder} is not a folder.")
     suffixes = Image.registered_extensions()
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
-    images: dict[str, Tensor] = {}
-    for path in paths:
-        if len(images) == count:
-            break
-        try:
-            with Image.open(path) as image:
-                images[path.name] = as_face(image, resolution, center_crop)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if not skip_bad:
-                raise InputError(
-                    f"{path} cannot be read as an image: {error}. Repair or remove it, or pass "
-                    f"--on_bad_sample skip to leave it out."
-                ) from error
-            logger.warning("Skipped %s: %s", path, error)
+    found = read_pictures(
+        paths, lambda path: as_face(path, resolution, center_crop), skip_bad=skip_bad, limit=count
+    )
+    images = {paths[place].name: image for place, image in found}
     if not images:
         raise InputError(f"{folder} holds no image that can be read ({len(paths)} image files).")
     logger.warning("Faces: %d of the %d image files in %s.", len(images), len(paths), folder)
@@ -171,11 +163,17 @@ def _decoded(split: Any, flags: DataFlags) -> Faces:
     for name in flags.attributes:
         if name not in split.column_names:
             raise UnknownNameError("label column", name, split.column_names)
-    columns = [torch.tensor(list(split[name])).float() for name in flags.attributes]
-    labels = torch.stack(columns, 1) if columns else torch.empty(len(split), 0)
-    if bool((labels < 0).any()):  # some copies of CelebA say -1 and 1
-        labels = (labels + 1) / 2
+    labels = label_matrix(split, flags.attributes)
+    found = read_pictures(
+        undecoded(split, column),
+        lambda picture: as_face(picture, flags.resolution, flags.center_crop),
+        skip_bad=flags.on_bad_sample == "skip",
+    )
     images = torch.empty(len(split), 3, flags.resolution, flags.resolution, dtype=torch.uint8)
-    for row, image in enumerate(split[column]):
-        images[row] = as_face(image, flags.resolution, flags.center_crop)
-    return Faces(images, labels, tuple(flags.attributes))
+    rows = []
+    for row, image in found:
+        images[len(rows)] = image
+        rows.append(row)
+    if not rows:
+        raise InputError(f"The column {column!r} has no picture that can be read.")
+    return Faces(images[: len(rows)], labels[rows], tuple(flags.attributes))

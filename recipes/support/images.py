@@ -16,16 +16,19 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from latentctl.decoder.pictures import read_picture
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import permutation
 from latentctl.storage import digest
+
+from .reading import read_pictures, undecoded
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class SourceFlags:
     dataset_config_name: str | None = None  # Its configuration, where it has several.
     cache_dir: str | None = None  # Folder of downloads.
     image_column: str | None = None  # The column of images; found by its type if not given.
+    on_bad_sample: Literal["raise", "skip"] = "raise"  # For pictures that cannot be read.
 
     def source(self) -> dict[str, Any]:
         """The fields of `SourceFlags` alone, for other flags of the same source."""
@@ -194,24 +198,30 @@ def _decoded(split: Any, flags: ImageFlags) -> Images:
         raise UnknownNameError("label column", label, columns)
     classes = [name for name in columns if isinstance(columns[name], datasets.ClassLabel)]
     label = label or next(iter([*classes, *(name for name in LABELS if name in columns)]), None)
-    pixels: list[Tensor] = []
     mode = ""
-    for image in split[column]:
-        mode = mode or ("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
-        image = image.convert(mode)
+
+    def read(value: Any) -> Tensor:
+        nonlocal mode
+        image = read_picture(value, mode or None)
+        mode = mode or image.mode
         if flags.resolution and image.size != (flags.resolution, flags.resolution):
             image = image.resize((flags.resolution, flags.resolution))
         array = torch.from_numpy(np.array(image))
-        pixels.append(array[None] if array.ndim == 2 else array.permute(2, 0, 1))
-        if pixels[-1].shape != pixels[0].shape:
-            raise InputError(
-                f"Image {len(pixels) - 1} has the shape {tuple(pixels[-1].shape)}, the first has "
-                f"{tuple(pixels[0].shape)}. Pass --resolution to resize all of them."
-            )
+        return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
+
+    skip = flags.on_bad_sample == "skip"
+    pixels = dict(read_pictures(undecoded(split, column), read, skip_bad=skip))
     if not pixels:
-        raise InputError(f"The column {column!r} is empty.")
-    labels = torch.full((len(pixels),), -1) if label is None else torch.tensor(list(split[label]))
-    return Images(torch.stack(pixels), labels)
+        raise InputError(f"The column {column!r} has no picture that can be read.")
+    first = next(iter(pixels.values())).shape
+    for row, image in pixels.items():
+        if image.shape != first:
+            raise InputError(
+                f"Image {row} has the shape {tuple(image.shape)}, the first has {tuple(first)}. "
+                f"Pass --resolution to resize all of them."
+            )
+    labels = torch.full((len(split),), -1) if label is None else torch.tensor(list(split[label]))
+    return Images(torch.stack(list(pixels.values())), labels[list(pixels)])
 
 
 def _idx(folder: Path, split: str, flags: ImageFlags, seed: int) -> Images:

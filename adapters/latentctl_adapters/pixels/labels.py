@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentctl.decoder.pictures import is_picture, read_picture
 from latentctl.errors import InputError, ShapeError, UnknownNameError
 from latentctl.progress import progress_bar
 
@@ -181,8 +182,8 @@ def _unit(value: Any, value_range: tuple[float, float]) -> Tensor:
     else:
         import numpy as np
 
-        if hasattr(value, "convert"):
-            value = value.convert("L" if value.mode in ("1", "L") else "RGB")
+        if is_picture(value):
+            value = read_picture(value)
         x = torch.from_numpy(np.array(value))
         last = x.ndim == 3 and (x.shape[2] in (1, 3) or x.shape[0] not in (1, 3))
         x = x[None] if x.ndim == 2 else x.permute(2, 0, 1) if last else x

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +34,6 @@ class FaceFlags(SourceFlags):
     """The faces."""
 
     images: str | None = None  # A folder of image files; a data set then calibrates only.
-    on_bad_sample: Literal["raise", "skip"] = "raise"  # For files that cannot be read.
     center_crop: int = 148  # Side of the square cut from the middle of images that are not square.
 
     @property
