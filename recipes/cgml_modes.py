@@ -11,7 +11,7 @@ An encoder, a generator and an updater are trained together on inputs with sever
 
 Images come from `--train_data_dir` or `--dataset_name`; without either, they are drawn. On images
 the same encoder and generator are also trained as two regressors, a cVAE and a small cGAN.
-`--output_dir` gets `results.json`, `config.json` and a picture.
+`--output_dir` gets `results.json`, `config.json`, `report.html` and its picture.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -31,6 +31,7 @@ import torch
 from support.cgml.flags import TASKS, Flags, ModelFlags
 from support.cgml.images import run_images
 from support.cgml.networks import PointGenerator, point_encoder
+from support.cgml.report import write_report
 from support.cgml.training import train_cgml, updater_of
 from support.figures import drawing, png_of
 from support.run import run, write_json
@@ -155,7 +156,8 @@ def main(flags: Flags) -> dict[str, Any]:
         if isinstance(row, dict):
             cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
             print(f"  {name:<30} {cells}")
-    print(f"Results: {folder / 'results.json'}")
+    report = write_report(folder, dataclasses.asdict(flags), results)
+    print(f"Report: {report}")
     return results
 
 

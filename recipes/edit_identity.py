@@ -36,7 +36,7 @@ from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
 from support.edit_identity.receipts import Edited, direction, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
 from support.faces import Faces, reconstruct
-from support.models import DecoderFlags, load_decoder, load_networks
+from support.models import DecoderFlags, load_decoder, load_network
 from support.run import OutputFlags, run, write_json
 from torch import Tensor
 
@@ -165,10 +165,10 @@ def build_editor(
         )
     refine_with = evaluator = accuracy = None
     if model.refine_with:
-        networks = load_networks(model.refine_with, pack.names)
+        networks = [load_network(folder, pack.names) for folder in model.refine_with]
         refine_with = PixelCritic(decoder, *networks, names=pack.names)
     if model.evaluator is not None:
-        (network,) = load_networks([model.evaluator], pack.names)
+        network = load_network(model.evaluator, pack.names)
         evaluator = PixelCritic(decoder, network, names=pack.names)
         if labelled is not None:
             accuracy = calibrate(evaluator, decoder, labelled)

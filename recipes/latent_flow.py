@@ -13,7 +13,7 @@ A flow :math:`f` over the latents of an autoencoder gives it a prior, an exact d
     --decoder FILE.py:FUNCTION                          post-hoc: your own model
 
 `--output_dir` gets `autoencoder/` (for `latentctl.load("conv-vae", ...)`), `flow/` (for
-`LatentFlow.load`), `results.json`, `config.json` and pictures.
+`LatentFlow.load`), `results.json`, `config.json`, `report.html` and its pictures.
 
 References:
     | Generative Latent Flow (Xiao et al., 2019)
@@ -22,13 +22,14 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 from support.images import load_images
 from support.latent_flow.flags import Flags, check
-from support.latent_flow.report import evaluate, pictures
+from support.latent_flow.report import evaluate, frechet, pictures, write_report
 from support.latent_flow.training import fit_flow, train_autoencoder
 from support.models import load_decoder
 from support.run import run, write_json
@@ -61,15 +62,17 @@ def main(flags: Flags) -> dict[str, Any]:
     if accelerator.is_main_process:
         flow.save(folder / "flow")
         write_json(folder / "config.json", flags)
-        results = evaluate(decoder, flow, splits["test"].pixels())
+        x, judge = splits["test"].pixels(), flags.evaluation.judge
+        results = evaluate(decoder, flow, x) | frechet(decoder, flow, latents, x, judge)
         results["seconds"] = time.monotonic() - started
-        for name, picture in pictures(decoder, flow, latents, splits["test"].pixels()).items():
-            (folder / name).write_bytes(picture)
+        shown = pictures(decoder, flow, latents, x)
+        report = write_report(folder, dataclasses.asdict(flags), results, shown, judge)
         print(f"{flags.flow.training}, {flow.kind} flow: {folder}")
         for name, value in results.items():
             print(f"  {name.replace('_', ' '):<40} {value:.4g}")
         results["decoder_fingerprint"] = fingerprint  # whose latents the flow is over
         write_json(folder / "results.json", results)
+        print(f"Report: {report}")
     accelerator.end_training()
     return results
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["DecoderFlags", "load_decoder", "load_networks"]
+__all__ = ["DecoderFlags", "load_decoder", "load_network"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentctl_adapters.pixels.classifier import PixelClassifier
-from torch import nn
 
 import latentctl
 from latentctl.cli import load_function
@@ -49,18 +48,15 @@ def load_decoder(flags: DecoderFlags) -> latentctl.Decoder | None:
     return model if isinstance(model, latentctl.Decoder) else latentctl.wrap(model)
 
 
-def load_networks(folders: Sequence[str], names: Sequence[str]) -> list[nn.Module]:
-    """Networks on pixels, from folders of `PixelClassifier`, with the outputs `names`.
+def load_network(folder: str, names: Sequence[str] = ()) -> PixelClassifier:
+    """A network on pixels that has the outputs `names`, from a folder of `PixelClassifier`.
 
     Raises:
-        CheckpointError: If a folder holds no such network.
-        UnknownNameError: If one lacks one of the names.
+        CheckpointError: If the folder holds no such network.
+        UnknownNameError: If it lacks one of the names.
     """
-    networks: list[nn.Module] = []
-    for folder in folders:
-        network = PixelClassifier.from_pretrained(folder)
-        for name in names:
-            if name not in network.names:
-                raise UnknownNameError(f"attribute of the network at {folder}", name, network.names)
-        networks.append(network)
-    return networks
+    network = PixelClassifier.from_pretrained(folder)
+    for name in names:
+        if name not in network.names:
+            raise UnknownNameError(f"attribute of the network at {folder}", name, network.names)
+    return network

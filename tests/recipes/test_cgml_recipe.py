@@ -131,6 +131,8 @@ def test_the_recipe_on_drawn_digits(tmp_path):
     assert "digits of seven segments are drawn" in log
     assert (folder / "answers.png").read_bytes().startswith(PNG)
     assert json.loads((folder / "config.json").read_text())["task"] == "mnist-bar"
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") == 1 and "<td>regressor</td>" in page
     for kind in ("cgml", *cgml_networks.BASELINES):
         assert 0 < results[kind]["best"] < results[kind]["error"] + 1e-4 < 0.6
     assert results["oracle"]["diversity"] > results["regressor"]["diversity"] == 0
@@ -153,6 +155,8 @@ def test_the_other_tasks_have_their_own_answers(task, tmp_path):
 def test_the_landscape_of_the_toy_is_drawn(tmp_path):
     cgml_modes.main(tiny("toy", tmp_path))
     assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") == 1 and "without rho" in page
 
 
 def test_colours_need_classes():

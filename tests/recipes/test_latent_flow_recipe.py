@@ -95,6 +95,11 @@ def is_whole(output_dir, images):
     # and not because nothing happens on the way: the noise is not the latent
     assert (through.encode(images).mean - decoder.encode(images).mean).abs().max() > 0.1
     assert all((output_dir / name).read_bytes()[:8] == PNG for name in PICTURES)
+    page = (output_dir / "report.html").read_text()
+    assert page.count("data:image/png") == len(PICTURES)
+    for name in ("reconstructions", "samples_of_the_flow", "samples_of_a_gaussian"):
+        assert results[f"frechet_distance_of_{name}"] > 0
+        assert f"<td>{name.replace('_', ' ')}</td>" in page
     saved = json.loads((output_dir / "config.json").read_text())
     assert saved["base"]["latent_size"] == 6
     lines = (output_dir / "training" / "autoencoder" / "metrics.jsonl").read_text().splitlines()

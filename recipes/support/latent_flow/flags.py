@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TRAINING", "AutoencoderFlags", "Flags", "FlowFlags", "check"]
+__all__ = ["TRAINING", "AutoencoderFlags", "EvaluationFlags", "Flags", "FlowFlags", "check"]
 
 from dataclasses import dataclass, field
 
@@ -45,6 +45,15 @@ class FlowFlags:
 
 
 @dataclass
+class EvaluationFlags:
+    """The evaluation."""
+
+    judge: str | None = None
+    """A folder of a network on pixels (PixelClassifier), in whose features the Frechet distance is
+    computed; in the pixels of thumbnails if not given."""
+
+
+@dataclass
 class Flags:
     """A flow as the prior of an autoencoder."""
 
@@ -52,6 +61,7 @@ class Flags:
     data: ImageFlags = field(default_factory=ImageFlags)
     base: AutoencoderFlags = field(default_factory=AutoencoderFlags)
     flow: FlowFlags = field(default_factory=FlowFlags)
+    evaluation: EvaluationFlags = field(default_factory=EvaluationFlags)
 
 
 def check(flags: Flags) -> None:

@@ -1,21 +1,32 @@
-"""The evaluation of `latent_flow`, and its pictures."""
+"""The evaluation of `latent_flow`, its pictures and its report."""
 
 from __future__ import annotations
 
-__all__ = ["evaluate", "pictures"]
+__all__ = ["evaluate", "frechet", "pictures", "write_report"]
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import latentctl
 from latentctl import Latents
 from latentctl.decoder import Gaussian
 from latentctl.display.picture import grid, png
+from latentctl.evaluation import frechet_distance
 from latentctl.priors import LatentFlow
 from latentctl.random import noise
 
+from ..models import load_network
+from ..report import Report
+
 SCORED = {"coupling": 2000, "spline": 2000, "matching": 64}  # latents with a density
 BATCH = 256  # images at once
+THUMBNAIL = 8  # pixels across the thumbnails whose distance is computed without a judge
+MOST = 2000  # images of a Frechet distance, on each side
 
 
 @torch.no_grad()
@@ -64,3 +75,92 @@ def pictures(
         "samples.png": png(torch.cat([left, gap, right], 1)),
         "interpolation.png": png(grid(through.decode(lines), columns=10, value_range=limits)),
     }
+
+
+def features_of(judge: str | None) -> tuple[Callable[[Tensor], Tensor], str]:
+    """What the Frechet distance is computed in, of images in [0, 1], and its name."""
+    if judge is not None:
+        return load_network(judge).features, f"features of the network at `{judge}`"
+
+    def thumbnails(x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, THUMBNAIL).flatten(1)
+
+    return thumbnails, f"pixels of thumbnails, {THUMBNAIL} x {THUMBNAIL}"
+
+
+@torch.no_grad()
+def frechet(
+    decoder: latentctl.Decoder, flow: LatentFlow, latents: Latents, x: Tensor, judge: str | None
+) -> dict[str, float]:
+    """Frechet distances of images to as many test images `x (N, C, h, w)`, in [0, 1]."""
+    features, _ = features_of(judge)
+    x = x[:MOST]
+    low, high = decoder.value_range or (0.0, 1.0)
+
+    def judged(images: Tensor) -> Tensor:
+        unit = ((images.cpu() - low) / (high - low)).clamp(0, 1)
+        return torch.cat([features(part) for part in unit.split(BATCH)])
+
+    real = judged(x)
+    gaussian = Gaussian.fit(latents)
+    made = {
+        "reconstructions": decoder.encode(x, batch_size=BATCH).mean,
+        "samples_of_the_flow": flow.sample(len(x), seed=1),
+        "samples_of_a_gaussian": gaussian.sample(len(x), seed=1),
+    }
+    return {
+        f"frechet_distance_of_{name}": frechet_distance(
+            judged(decoder.decode(z, batch_size=BATCH)), real
+        )
+        for name, z in made.items()
+    }
+
+
+CAPTIONS = {
+    "samples.png": "Left: the decoder's samples without the flow; right: with it. They are drawn "
+    "with one seed and not selected.",
+    "reconstructions.png": "Test images, their reconstructions, and those through the flow.",
+    "interpolation.png": "Between two test images, along a line in the flow's base noise.",
+}
+
+
+def write_report(
+    folder: Path,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    shown: Mapping[str, bytes],
+    judge: str | None,
+) -> Path:
+    """Writes `report.html` and the pictures into a folder; `results` are those of the run."""
+    report = Report(
+        "A flow as the prior of an autoencoder",
+        f"Generative Latent Flow, trained {config['flow']['training']}, a "
+        f"{config['flow']['kind']} flow.",
+    )
+    report.section(
+        "Frechet distance",
+        f"Of decoded images to the test images, in {features_of(judge)[1]}. Lower is better; "
+        f"reconstructions are the best that the decoder can do. The Gaussian has the mean and the "
+        f"variances of the latents. Values of other features or of other counts of images are not "
+        f"comparable.",
+    )
+    names = [name for name in results if name.startswith("frechet_distance_of_")]
+    report.table(
+        ["images", "Frechet distance"],
+        [[_words(name.removeprefix("frechet_distance_of_")), results[name]] for name in names],
+    )
+    report.section("Density and reconstruction", "Of held-out images.")
+    others = [name for name, value in results.items() if isinstance(value, float)]
+    rows = [[_words(name), results[name]] for name in others if name not in names]
+    report.table(["measure", "value"], rows)
+    report.section("Pictures")
+    for name, picture in shown.items():
+        (folder / name).write_bytes(picture)
+        report.picture(picture, CAPTIONS[name])
+    report.section("Settings")
+    report.settings(config)
+    return report.save(folder / "report.html")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

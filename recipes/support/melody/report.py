@@ -17,6 +17,7 @@ from ..report import Report
 from .media import piano_rolls, wave_of
 from .midi import write_midi
 
+RULES = 5  # requests in the picture, besides that for all rules
 SHOWN = 6  # melodies of each request in the picture
 PLAYED = 3  # of them with players
 EVERY_NOTE = range(12)
@@ -35,8 +36,8 @@ def write_report(
     are real tunes before and after, both `(N, T)`. The `results` are those of `results.json`.
     """
     titles = list(melodies)
-    # as in the paper: the prior, the first rule, all of them
-    columns = [titles[0], titles[1], titles[-1]] if len(titles) > 2 else titles
+    # the prior, each rule alone, all of them
+    columns = [*titles[:RULES], titles[-1]] if len(titles) > RULES else titles
     scale = C_MAJOR if "c_major" in titles else EVERY_NOTE
     report = Report(
         "Melodies by rule",
@@ -133,7 +134,7 @@ def _save(melody: Tensor, folder: Path, name: str) -> bytes:
 def _notes(results: Mapping[str, Any]) -> str:
     text = f"The rules were evaluated on {results['reward_calls']} melodies in training."
     if results["failed"]:
-        text += f" They raised an error for {results['failed']} of these, which are left out."
+        text += f" They failed for {results['failed']} of these, which are left out."
     if results["dense_notes"] is not None:
         text += f" `dense` requires {results['dense_notes']} notes."
     last = results["rounds"][-1]
