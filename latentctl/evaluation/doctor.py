@@ -1,7 +1,7 @@
 """Measures what a decoder can be used for: `examine`, shown as text and as JSON.
 
-Four measurements decide it: the laws of `latentctl.evaluation.laws`, the reconstruction error, the
-fit of the prior to the latents of data, and the speed.
+Five measurements decide it: the laws of `latentctl.evaluation.laws`, the reconstruction error, the
+fit of the prior to the latents of data, the realism test of samples of the prior, and the speed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from ..critics import AttributeCritic
 from ..decoder import Decoder
 from ..errors import InputError, LawError
 from ..random import seeded
+from .figures import figure
 from .latent_statistics import latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
+from .realism import LEAST, sample_realism
 from .speed import measure_speed
 
 SAMPLES = 256  # prior samples, where there are no data
+REALISTIC = 0.6  # share of the precision and recall of data that realistic samples reach
 POOR = 0.5  # explained variance below which edits of real samples are not advised
 INVERSION = 1200  # decodings with gradient per sample in `with_inversion` by default
 ADVICE = {
@@ -52,7 +55,9 @@ class Ability:
     """A use of decoders in latentctl, and whether it works with this one."""
 
     what: str
-    works: bool
+    works: bool | None
+    """None if it was not tested."""
+
     sentence: str
 
 
@@ -69,6 +74,9 @@ class Diagnosis:
     laws: list[Law]
     reconstruction: dict[str, float]
     latents: dict[str, float]
+
+    samples: dict[str, float]
+    """The realism test of samples of the prior; empty without data."""
 
     advice: str
     """Which prior to use."""
@@ -95,12 +103,14 @@ class Diagnosis:
         for title, numbers in (
             (f"Reconstruction of {self.data}", self.reconstruction),
             (f"Latents of {self.data}", self.latents),
+            ("Samples of the prior beside reconstructions of data", self.samples),
             ("Speed and memory", self.speed),
         ):
             lines += [title] * bool(numbers)
-            lines += [f"  {key}: {value:.4g}" for key, value in numbers.items()]
+            lines += [f"  {figure(key, value)}" for key, value in numbers.items()]
         lines += ["Prior", f"  {self.advice}", "What works"]
-        lines += [f"  {'yes' if a.works else 'NO'}: {a.what}. {a.sentence}" for a in self.abilities]
+        words = {True: "yes", False: "NO", None: "not tested"}
+        lines += [f"  {words[a.works]}: {a.what}. {a.sentence}" for a in self.abilities]
         return "\n".join(lines)
 
 
@@ -138,6 +148,7 @@ def examine(
     data = f"{SAMPLES} decoded samples of the prior" if x is None else f"{len(x)} samples of data"
     quality: dict[str, float] = {}
     latents: dict[str, float] = {}
+    realism: dict[str, float] = {}
     advice = "Not measured without encodings. N(0, I) is the usual prior of generators."
     if encodes:
         samples = x
@@ -148,6 +159,8 @@ def examine(
         quality = reconstruction(decoder, samples, batch_size)
         latents = latent_statistics(decoder, samples, batch_size, seed)
         advice = ADVICE[prior_advice(latents)]
+        if x is not None and len(x) >= LEAST:
+            realism = sample_realism(decoder, x, batch_size, seed)
         if x is None:
             advice += " Measured on the decoder's own samples; give data to measure theirs."
     measurable = decodes and (encodes or not decoder.can_encode)
@@ -168,9 +181,13 @@ def examine(
         laws=laws,
         reconstruction=quality,
         latents=latents,
+        samples=realism,
         advice=advice,
         speed=rates,
-        abilities=_abilities(decoder, broken, decodes, encodes, quality, rates),
+        abilities=[
+            Ability("Sample", *_sampling(decodes, realism)),
+            *_abilities(decoder, broken, decodes, encodes, quality, rates),
+        ],
     )
 
 
@@ -203,9 +220,7 @@ def _abilities(
         pack = "No weights were found, so a pack cannot distinguish this decoder from another."
     elif not frozen:
         pack = "The fingerprint changes with use, so a saved pack would be refused."
-    quality_note = "Their quality is that of the prior."
     return [
-        Ability("Sample", decodes, quality_note if decodes else "A law of decoding is broken."),
         Ability("Edit real samples", *_editing(decoder, decodes, encodes, quality, gradient)),
         Ability("Critics, controllers and flows over latents", *_learns(decoder)),
         Ability(
@@ -213,6 +228,24 @@ def _abilities(
         ),
         Ability("Packs", bool(weights) and frozen, pack),
     ]
+
+
+def _sampling(decodes: bool, realism: dict[str, float]) -> tuple[bool | None, str]:
+    if not decodes:
+        return False, "A law of decoding is broken."
+    if not realism:
+        return None, (
+            f"Whether samples of the prior look like data was not tested: that takes an encoder "
+            f"and {LEAST} samples of data (--data)."
+        )
+    share = min(
+        realism[f"sample_{kind}"] / max(realism[f"data_{kind}"], 1e-9)
+        for kind in ("precision", "recall")
+    )
+    words = f"Samples of the prior reach {share:.0%} of the precision and recall of other data."
+    if share >= REALISTIC:
+        return True, words
+    return False, f"{words} See the advice on the prior."
 
 
 def _editing(

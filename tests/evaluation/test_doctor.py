@@ -179,6 +179,29 @@ def test_a_good_decoder(decoder):
     assert "BROKEN" not in text and "NO:" not in text
 
 
+@pytest.mark.parametrize("scale, real", [(1.0, True), (0.2, False), (6.0, False)])
+def test_sampling_works_where_samples_look_like_data(scale, real):
+    decoder = identity(prior=Gaussian((8,), 0.0, scale))
+    report = examine(decoder, normal(300))
+    assert ability(report, "Sample").works is real
+    assert set(report.samples) == {
+        f"{what}_{kind}" for what in ("sample", "data") for kind in ("precision", "recall")
+    }
+    few = examine(decoder, normal(90))
+    assert ability(few, "Sample").works is None and not few.samples
+
+
+def test_every_figure_has_a_unit_or_a_sentence(decoder):
+    report = examine(decoder, decoder.decode(noise(0, 120, (8,), seed=1)))
+    lines = str(report).splitlines()
+    for numbers in (report.reconstruction, report.latents, report.samples, report.speed):
+        for key, value in numbers.items():
+            (line,) = [line for line in lines if line.startswith(f"  {key}: {value:.4g}")]
+            assert line.endswith(".") and len(line.split()) > 5, line
+    assert any("MiB" in line for line in lines) and any("samples/s" in line for line in lines)
+    assert json.loads(report.to_json())["samples"] == report.samples
+
+
 def test_without_data_it_says_what_it_was_measured_on(decoder):
     report = examine(decoder)
     assert "decoded samples of the prior" in report.data and "give data" in report.advice
@@ -189,7 +212,8 @@ def test_without_an_encoder_inversion_is_advised():
     edit = ability(report, "Edit")
     assert not edit.works and "latentctl.with_inversion(decoder)" in edit.sentence
     assert not report.reconstruction and not report.latents
-    assert ability(report, "Sample").works and ability(report, "ascent").works
+    assert ability(report, "Sample").works is None and ability(report, "ascent").works
+    assert "not tested: Sample." in str(report) and "--data" in str(report)
 
 
 def test_a_decoder_that_forgets_is_no_editor():
