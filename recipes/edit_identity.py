@@ -33,9 +33,9 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
-from support.edit_identity.receipts import Edited, direction, receipts, write_receipts
+from support.edit_identity.receipts import Edited, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
-from support.faces import Faces, reconstruct
+from support.faces import Faces, direction, reconstruct
 from support.models import DecoderFlags, load_decoder, load_network
 from support.run import OutputFlags, run, write_json
 from torch import Tensor

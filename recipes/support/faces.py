@@ -14,6 +14,7 @@ __all__ = [
     "as_bytes",
     "as_face",
     "as_samples",
+    "direction",
     "load_faces",
     "read_images",
     "reconstruct",
@@ -177,3 +178,13 @@ def _decoded(split: Any, flags: DataFlags) -> Faces:
     if not rows:
         raise InputError(f"The column {column!r} has no picture that can be read.")
     return Faces(images[: len(rows)], labels[rows], tuple(flags.attributes))
+
+
+def direction(attribute: str, value: bool) -> str:
+    """A change of an attribute in words.
+
+    Example:
+        >>> direction("Smiling", False)
+        'Smiling → no'
+    """
+    return f"{attribute} → {'yes' if value else 'no'}"

@@ -99,7 +99,7 @@ def is_whole(output_dir, images):
     assert page.count("data:image/png") == len(PICTURES)
     for name in ("reconstructions", "samples_of_the_flow", "samples_of_a_gaussian"):
         assert results[f"frechet_distance_of_{name}"] > 0
-        assert f"<td>{name.replace('_', ' ')}</td>" in page
+        assert f"<td>{name.replace('_', ' ').replace('gaussian', 'Gaussian')}</td>" in page
     saved = json.loads((output_dir / "config.json").read_text())
     assert saved["base"]["latent_size"] == 6
     lines = (output_dir / "training" / "autoencoder" / "metrics.jsonl").read_text().splitlines()

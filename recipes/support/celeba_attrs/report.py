@@ -20,7 +20,7 @@ from latentctl.decoder import Prior
 from latentctl.evaluation import multilabel_scores
 
 from ..face_evaluation import Judged, Judges, cost, decode, edit_row, encode, sample_row
-from ..faces import Faces
+from ..faces import Faces, direction
 from ..report import Report, face_sheet
 from ..run import timed, write_json
 from .pictures import Pictures, Trained
@@ -238,12 +238,14 @@ def edit_rows(
         outcomes.append(out)
     shown, first = min(8, len(x)), outcomes[0]
     edited = first.x.view(len(names), len(x), *x.shape[1:])[:, :shown].transpose(0, 1).cpu()
+    asked = (before.probability[:shown] <= 0.5).tolist()
     satisfied = first.satisfied.view(len(names), len(x))[:, :shown].T.cpu()
     sheet = face_sheet(
         torch.cat([decode(decoder, z[:shown])[:, None], edited], dim=1).clamp(0, 1),
         scale=1.5,
-        column_labels=["reconstruction", *names],
+        column_labels=["reconstruction", *(f"{name} flipped" for name in names)],
         marked=torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1),
+        notes=[["", *map(direction, names, row)] for row in asked],
     )
     return rows, sheet
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Edited", "direction", "per_cent", "receipts", "summary", "words", "write_receipts"]
+__all__ = ["Edited", "per_cent", "receipts", "summary", "words", "write_receipts"]
 
 import csv
 import json
@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from latentctl.conditional import Outcome
+
+from ..faces import direction
 
 Row = Mapping[str, Any]
 
@@ -42,16 +44,6 @@ class Edited:
         if self.attribute is None:
             return self.label
         return direction(self.attribute, bool(self.requested[face]))
-
-
-def direction(attribute: str, value: bool) -> str:
-    """A change of an attribute in words.
-
-    Example:
-        >>> direction("Smiling", False)
-        'Smiling → no'
-    """
-    return f"{attribute} → {'yes' if value else 'no'}"
 
 
 def receipts(

@@ -142,7 +142,7 @@ def write_report(
         f"Of decoded images to the test images, in {features_of(judge)[1]}. Lower is better; "
         f"reconstructions are the best that the decoder can do. The Gaussian has the mean and the "
         f"variances of the latents. Values of other features or of other counts of images are not "
-        f"comparable.",
+        f"comparable; there are at most {MOST} of these.",
     )
     names = [name for name in results if name.startswith("frechet_distance_of_")]
     report.table(
@@ -163,4 +163,4 @@ def write_report(
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("gaussian", "Gaussian")
