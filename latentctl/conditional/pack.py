@@ -14,27 +14,31 @@ __all__ = ["load_pack", "push_pack", "save_pack"]
 import contextlib
 import logging
 import math
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..controllers import Refined
-from ..critics import PixelCritic
+from ..controllers import Controller, Refined
+from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, wrap
 from ..errors import AdapterError, CheckpointError, FingerprintError
 from ..storage import Saved, load_folder, pack_modules, save_folder, unpack_modules
-from .card import card_of
+from ..storage.files import well_formed
 from .facts import for_card
-from .hub import push
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    pass
 
 logger = logging.getLogger(__name__)
 
+KINDS: dict[str, type] = {
+    "critic": Critic,
+    "realism": RealismCritic,
+    "controller": Controller,
+    "editor": Controller,
+    "prior": nn.Module,
+}
 DECODER_PRIOR = "the decoder's prior"
 KEYS = {"base", "card", "decoder", "flows", "modules", "threshold"}  # of the state of a pack
 
@@ -72,7 +76,19 @@ def load_pack(
 ) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `latentctl.condition`."""
     tensors, state = load_folder(path)
-    _pack_state(path, state)
+    with well_formed(path, CheckpointError):
+        _pack_state(path, state)
+        return _load(path, tensors, state, decoder, refine_with, evaluator)
+
+
+def _load(
+    path: str | Path,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    decoder: Decoder | nn.Module,
+    refine_with: PixelCritic | None,
+    evaluator: PixelCritic | None,
+) -> dict[str, Any]:
     if not isinstance(decoder, Decoder):
         decoder = _wrapped(decoder, state["base"])
     made_for, found = state["decoder"], decoder.fingerprint()
@@ -88,6 +104,7 @@ def load_pack(
             f"{found[:12]}. Load the weights it was made for, or fit new critics on this one."
         )
     parts = unpack_modules(tensors, state, _given(decoder))
+    _check_kinds(path, parts)
     for given, key, argument in (
         (refine_with, "refinement", "refine_with"),
         (evaluator, "evaluated", "evaluator"),
@@ -101,7 +118,7 @@ def load_pack(
             )
     if refine_with is not None:
         parts["editor"] = Refined(parts["editor"], refine_with, **(state["refinement"] or {}))
-    more = {"decoder": decoder, "evaluator": evaluator, "threshold": state["threshold"]}
+    more = {"decoder": decoder, "evaluator": evaluator, "threshold": float(state["threshold"])}
     return {**parts, **more}
 
 
@@ -127,7 +144,7 @@ def push_pack(
         InputError: If the repository holds something else than a pack.
     """
     state = _pack_state(path, load_folder(path)[1])
-    with tempfile.TemporaryDirectory() as temporary:
+    with well_formed(path, CheckpointError), tempfile.TemporaryDirectory() as temporary:
         return push(
             Path(shutil.copytree(path, Path(temporary) / "pack")),
             repo_id,
@@ -144,6 +161,16 @@ def _pack_state(path: str | Path, state: dict[str, Any]) -> dict[str, Any]:
             f"save_pretrained; a checkpoint of a run is for resume_from_checkpoint."
         )
     return state
+
+
+def _check_kinds(path: str | Path, parts: dict[str, Any]) -> None:
+    missing = {"critic", "controller"} - parts.keys()
+    wrong = {name for name, part in parts.items() if not isinstance(part, KINDS.get(name, ()))}
+    if missing | wrong:
+        raise CheckpointError(
+            f"{path} is malformed: its {', '.join(sorted(missing | wrong))[:200]} is missing or of "
+            f"another kind. Save it again by save_pretrained."
+        )
 
 
 def _given(decoder: Decoder) -> dict[str, nn.Module]:

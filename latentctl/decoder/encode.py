@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["encode_dataset"]
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..errors import AdapterError, CacheError, InputError, check_kind
 from ..latents.latents import Latents, open_cache
 from ..latents.names import attribute_names
 from ..latents.shards import read_manifest
+from ..storage.lock import held
 from .dataset import SampleReader, Source
 from .decoder import Decoder
 from .encode_job import EncodeJob, identify
@@ -106,11 +108,13 @@ def encode_dataset(
     done = set() if manifest else job.done()
     wait()  # every process has read before one writes
     if manifest is None:
-        job.run(done, progress)
-        wait()
-        if rank == 0:
-            job.commit()
-        wait()
+        # several processes share the folder; a recipe holds the one around it
+        with held(folder, CacheError) if world == 1 else contextlib.nullcontext():
+            job.run(done, progress)
+            wait()
+            if rank == 0:
+                job.commit()
+            wait()
         manifest = read_manifest(folder)
     return open_cache(folder, manifest)
 

@@ -22,7 +22,7 @@ import torch
 from ..errors import CacheError, InputError, NonFiniteError
 from ..latents import shards
 from ..progress import progress_bar
-from ..storage.files import MANIFEST
+from ..storage.files import MANIFEST, well_formed
 from .dataset import BadSample, Sample, SampleReader
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ class EncodeJob:
         except CacheError as error:
             logger.warning("%s Completing it now.", error)
             return None
-        if manifest["skipped"] and not self.skip:
-            raise BadSample(**manifest["skipped"][0])
+        with well_formed(self.folder / MANIFEST, CacheError):
+            if manifest["skipped"] and not self.skip:
+                raise BadSample(**manifest["skipped"][0])
         return manifest
 
     def done(self) -> set[int]:
@@ -118,7 +119,9 @@ class EncodeJob:
         return done
 
     def _check(self, found: dict[str, Any]) -> None:
-        if other := _differences(found, self.identity):
+        with well_formed(self.folder, CacheError):
+            other = _differences(found, self.identity)
+        if other:
             raise _OtherJobError(
                 f"The cache in {self.folder} is another: {other}. Choose another folder, or "
                 f"delete this one."

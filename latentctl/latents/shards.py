@@ -36,7 +36,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..storage.files import MANIFEST, fsync_folder, sealed, unsealed, write_atomic
+from ..storage import files
+from ..storage.files import MANIFEST, fsync_folder, sealed, well_formed, write_atomic
+from ..storage.lock import held
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
@@ -96,13 +98,14 @@ def write_cache(folder: Path, shards: Sequence[Shard], **content: Any) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is a file. Choose a folder.")
-    files, start = [], 0
-    for number, shard in enumerate(shards):
-        notes = {"start": start, "stop": start + len(shard["mean"])}
-        start = notes["stop"]
-        owned = {key: value.cpu() for key, value in shard.items()}
-        files.append(write_shard(folder, number, owned, notes))
-    write_manifest(folder, files, content)
+    entries, start = [], 0
+    with held(folder, CacheError):
+        for number, shard in enumerate(shards):
+            notes = {"start": start, "stop": start + len(shard["mean"])}
+            start = notes["stop"]
+            owned = {key: value.cpu() for key, value in shard.items()}
+            entries.append(write_shard(folder, number, owned, notes))
+        write_manifest(folder, entries, content)
 
 
 def gather(shards: Sequence[Shard], starts: Sequence[int], rows: Tensor) -> Shard:
@@ -120,11 +123,27 @@ def gather(shards: Sequence[Shard], starts: Sequence[int], rows: Tensor) -> Shar
 
 
 def open_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Shard]:
-    """The memory-mapped tensors of all shards that have rows, or of one empty shard."""
+    """The memory-mapped tensors of all shards that have rows, or of one empty shard.
+
+    Raises:
+        CacheError: If their shapes do not agree with each other and with the manifest.
+    """
     from safetensors.torch import load_file
 
-    files = manifest["shards"]
-    return [load_file(folder / f["name"]) for f in [f for f in files if f["rows"]] or files[:1]]
+    with well_formed(folder, CacheError):
+        entries = manifest["shards"]
+        used = [entry for entry in entries if entry["rows"]] or entries[:1]
+        shards = [load_file(folder / entry["name"]) for entry in used]
+        keys, width = set(shards[0]), len(manifest["names"])
+        for shard, entry in zip(shards, used, strict=True):
+            mean, rows = shard["mean"], entry["rows"]
+            shapes = {"mean": mean.shape, "std": mean.shape, "index": (rows,)}
+            shapes["labels"] = (rows, width)
+            wrong = len(mean) != rows or mean.shape[1:] != shards[0]["mean"].shape[1:]
+            wrong |= set(shard) != keys or any(shard[k].shape != shapes[k] for k in keys)
+            if wrong or ("labels" in keys) != bool(width):
+                raise ValueError(f"{entry['name']} has other rows, shapes or labels")
+    return shards
 
 
 def read_entry(path: Path) -> Entry | None:
@@ -136,10 +155,11 @@ def read_entry(path: Path) -> Entry | None:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})[NOTES])
             rows = file.get_slice("index").get_shape()[0]
-    except (OSError, SafetensorError, ValueError, KeyError):
+        here = {**notes, "name": path.name, "sha256": digest, "rows": rows}
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
-    here = {**notes, "name": path.name, "sha256": digest, "rows": rows}
-    return None if digest is None else here
+    whole = isinstance(notes.get("stop"), int) and isinstance(notes.get("skipped", []), list)
+    return here if digest is not None and whole else None
 
 
 def find_shards(folder: Path) -> dict[int, list[Path]]:
@@ -154,7 +174,7 @@ def find_shards(folder: Path) -> dict[int, list[Path]]:
 def verify_shard(path: Path, sha256: str | None = None) -> str | None:
     """The sha256 of a shard if it agrees with the file's name and `sha256`, else None."""
     match = NAME.fullmatch(path.name)
-    if match is None or not path.is_file():
+    if match is None or path.is_symlink() or not path.is_file():
         return None
     found = _sha256(path)
     return found if found.startswith(match[2]) and sha256 in (None, found) else None
@@ -197,15 +217,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CacheError: It is missing, truncated, corrupted, or of a later format.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CacheError(
             f"{folder} is not a finished cache: it has no {MANIFEST}. If encode_dataset was "
             f"interrupted, run the same call again: it resumes after the finished shards."
         )
     advice = "Run the same encode_dataset again: the intact shards are kept."
-    manifest = unsealed(path.read_bytes(), path, FORMAT, CacheError, advice)
-    if "shards" not in manifest or "names" not in manifest:
-        raise CacheError(f"{path} is not the manifest of a cache of latents.")
+    try:
+        manifest: dict[str, Any] = files.read_manifest(path, FORMAT, CacheError, advice)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error}.") from error
+    with well_formed(path, CacheError):
+        names, entries = manifest["names"], manifest["shards"]
+        plain = isinstance(manifest["fingerprint"], str) and isinstance(names, list)
+        plain &= all(isinstance(name, str) for name in names) and len(entries) > 0
+        plain &= isinstance(manifest.get("skipped", []), list)
+        for entry in entries:
+            numbers = (entry[key] for key in ("rows", "start", "stop"))
+            plain &= bool(NAME.fullmatch(entry["name"])) and isinstance(entry["sha256"], str)
+            plain &= all(type(number) is int and number >= 0 for number in numbers)
+    if not plain:
+        raise CacheError(f"{path} is not the manifest of a cache of latents. {advice}")
     return manifest
 
 

@@ -20,11 +20,11 @@ from torch.nn.modules import module as registry
 
 from ..errors import CheckpointError
 
-LARGEST = 1 << 24  # of whole numbers
+LARGEST = 1 << 20  # of whole numbers
 LONGEST = 1 << 16  # items of a list, characters of a text
 DEEPEST = 8  # lists in lists
-MODULES = 1 << 15
-SPARE = 1 << 16  # numbers that are not saved, such as means of pixels
+MODULES = 1 << 13
+SPARE = 1 << 12  # numbers that are not saved, such as means of pixels
 
 
 def check_config(config: Any, what: str) -> None:
@@ -37,8 +37,8 @@ def check_config(config: Any, what: str) -> None:
     for name, value in config.items():
         if problem := _problem(value, DEEPEST):
             raise CheckpointError(
-                f"The saved {what} cannot be built: its {name} {problem}. Do not load it, or save "
-                f"it again."
+                f"The saved {what} cannot be built: its {name[:80]} {problem}. Do not load it, or "
+                f"save it again."
             )
 
 

@@ -70,7 +70,7 @@ def unsealed(
         intact = False
     if not intact:
         raise error(f"{path} is truncated or corrupted. {advice}")
-    if type(manifest.get("format")) is not int:
+    if type(manifest.get("format")) is not int or manifest["format"] < 1:
         raise error(f"{path} is malformed: it has no format number. {advice}")
     if manifest["format"] > newest:
         raise error(
@@ -92,7 +92,7 @@ def well_formed(path: Path | str, error: type[LatentctlError]) -> Iterator[None]
     except LatentctlError:
         raise
     except (*MALFORMED, MemoryError) as found:
-        what = f"{type(found).__name__}: {found}".splitlines()[0]
+        what = f"{type(found).__name__}: {found}".splitlines()[0][:200]
         raise error(
             f"{path} is malformed ({what}): it was edited, or written by something else than "
             f"latentctl. Save it again."

@@ -94,7 +94,7 @@ class Saved(nn.Module):
             names = [str(name) for name in state.get("modules", ())]
         if len(names) != 1 or not issubclass(KINDS.get(names[0], Saved), cls):
             kinds = (KINDS[name].__name__ if name in KINDS else name for name in names)
-            held = ", ".join(kinds) or "no modules"
+            held = ", ".join(kinds)[:200] or "no modules"
             raise CheckpointError(f"{path} holds {held}, not a {cls.__name__}.")
         loaded = unpack_modules(tensors, state, given)[names[0]]
         if not isinstance(loaded, cls):
@@ -198,7 +198,7 @@ def unpack_modules(
             return module
         if entry["kind"] not in KINDS:
             raise CheckpointError(
-                f"{name!r} is of kind {entry['kind']!r}, and there are "
+                f"{name[:80]!r} is of kind {str(entry['kind'])[:80]!r}, and there are "
                 f"{', '.join(sorted(KINDS))}. Upgrade latentctl."
             )
         parts = {key: build(part, f"{name}.{key}") for key, part in entry["parts"].items()}

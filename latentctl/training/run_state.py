@@ -14,6 +14,7 @@ __all__ = ["RunState", "culprit", "data_identity", "logged_means", "plain"]
 import contextlib
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,8 +141,10 @@ class RunState:
                 load_strict(self.averages[name], tensors[f"{name}.ema"], f"average of {name!r}")
             moments = tensors[f"{name}.optimizer"]
             restore_optimizer(player.optimizer, moments, saved["optimizers"][name])
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.bad_steps, self.bad_in_a_row = saved["bad_steps"], saved["bad_in_a_row"]
+        self.step, self.seconds = operator.index(saved["step"]), float(saved["seconds"])
+        self.bad_steps = [operator.index(step) for step in saved["bad_steps"]]
+        in_a_row = saved["bad_in_a_row"]
+        self.bad_in_a_row = {p.name: operator.index(in_a_row[p.name]) for p in self.players}
 
     def save(self, total_limit: int | None) -> None:
         """Write the checkpoint of the present step atomically; all processes wait for it."""
