@@ -14,6 +14,8 @@ __all__ = ["load_pack", "push_pack", "save_pack"]
 import contextlib
 import logging
 import math
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +27,12 @@ from ..decoder import Decoder, wrap
 from ..errors import AdapterError, CheckpointError, FingerprintError
 from ..storage import Saved, load_folder, pack_modules, save_folder, unpack_modules
 from ..storage.files import well_formed
+from .card import card_of
 from .facts import for_card
+from .hub import push
 
 if TYPE_CHECKING:
-    pass
+    from huggingface_hub import CommitInfo
 
 logger = logging.getLogger(__name__)
 
