@@ -22,9 +22,10 @@ from latentctl.decoder import Decoder, Gaussian, Posterior, Prior
 from latentctl.decoder.frozen import frozen_view
 from latentctl.errors import AdapterError
 
+from .wrapping.attempts import PARTS
 from .wrapping.callables import CallablePair
 from .wrapping.outputs import posterior_of
-from .wrapping.trial import PARTS, Trial, decoded
+from .wrapping.trial import Trial, decoded
 
 ENCODERS = ("encode", "encoder", "enc")
 DECODERS = ("decode", "decoder", "dec", "generator")
@@ -82,7 +83,7 @@ def wrap(
     decoder = Decoder(
         root,
         partial(_decode, name=decode_name),
-        None if encode_name is None else partial(_encode, name=encode_name),
+        None if encode_name is None else partial(_encode, name=encode_name, second=trial.second),
         latent_shape=latent,
         sample_shape=sample,
         value_range=values,
@@ -99,8 +100,8 @@ def _decode(view: nn.Module, z: Tensor, name: str) -> Tensor:
     return decoded(view, name, z)
 
 
-def _encode(view: nn.Module, x: Tensor, name: str) -> Posterior:
-    return posterior_of(getattr(view, name)(x.clone()), proven=True)
+def _encode(view: nn.Module, x: Tensor, name: str, second: str | None) -> Posterior:
+    return posterior_of(getattr(view, name)(x.clone()), second=second)
 
 
 def _by_name(model: Any, encode: Any, decode: Any) -> tuple[nn.Module, str | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["decode_view", "encode_view", "posterior_of", "sample_of"]
+__all__ = ["SECONDS", "decode_view", "encode_view", "posterior_of", "sample_of"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,27 +20,28 @@ LOG_VARIANCES = (
     *("logvar", "log_var", "log_variance", "log_covariance"),
     *("z_logvar", "z_log_var", "log_sigma2"),
 )
+LOG_STDS = ("log_std", "logstd", "log_sigma", "logsigma", "log_scale", "z_log_std")
+SECONDS = {"log-variance": 0.5, "log-std": 1.0}  # factor in the exponent of the std
 SAMPLES = (
     *("sample", "reconstruction", "recon_x", "x_recon", "recon", "x_rec", "x_hat"),
     *("reconstructed", "samples", "images", "image", "logits", "output", "x"),
 )
 
 
-def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
+def posterior_of(out: Any, *, second: str | None = None) -> Posterior:
     """The posterior in an encoder's output.
 
     Arguments:
         out: A tensor (a point), a `Posterior`, a `torch.distributions` object, something with
             `latent_dist`, a mapping or object with the usual names (mean, mu, std, logvar, ...),
-            or two tensors, of which the second is the log-variance.
-        proven: Whether the second of two tensors is known to be a log-variance. Otherwise it must
-            have a negative entry, which no standard deviation and no variance has.
+            or two tensors.
+        second: What the second of two tensors is, one of `SECONDS`; None if it is not known.
 
     Raises:
         AdapterError: If the output is none of these, or two tensors are ambiguous.
 
     Example:
-        >>> posterior_of((torch.zeros(1, 2), torch.tensor([[0.0, -2.0]]))).std
+        >>> posterior_of({"mu": torch.zeros(1, 2), "logvar": torch.tensor([[0.0, -2.0]])}).std
         tensor([[1.0000, 0.3679]])
     """
     if isinstance(out, Posterior):
@@ -53,17 +54,18 @@ def posterior_of(out: Any, *, proven: bool = False) -> Posterior:
         return posterior_of(inner)
     mean = _field(out, MEANS)
     if isinstance(mean, Tensor):
-        std, log_variance = _field(out, STDS), _field(out, LOG_VARIANCES)
+        std = _field(out, STDS)
         if isinstance(std, Tensor):
             return Posterior(mean, std)
-        if isinstance(log_variance, Tensor):
-            return Posterior(mean, torch.exp(0.5 * log_variance))
+        for kind, names in (("log-variance", LOG_VARIANCES), ("log-std", LOG_STDS)):
+            if isinstance(logarithm := _field(out, names), Tensor):
+                return _pair(mean, logarithm, kind)
         return Posterior(mean)
     if isinstance(out, (tuple, list)):
         if len(out) == 1:
-            return posterior_of(out[0], proven=proven)
+            return posterior_of(out[0], second=second)
         if len(out) == 2 and all(isinstance(part, Tensor) for part in out):
-            return _pair(out[0], out[1], proven)
+            return _pair(out[0], out[1], second)
     raise AdapterError(
         f"The encoder returned {_words(out)}, which is neither a latent nor a posterior. Pass "
         "encode=, a callable that returns a tensor or a torch.distributions.Normal, or give its "
@@ -82,14 +84,16 @@ def encode_view(view: Any, x: Tensor) -> Posterior:
     return posterior_of(view.encode(x))
 
 
-def _pair(mean: Tensor, second: Tensor, proven: bool) -> Posterior:
-    if second.shape == mean.shape and (proven or bool((second < 0).any())):
-        return Posterior(mean, torch.exp(0.5 * second))
+def _pair(mean: Tensor, second: Tensor, kind: str | None) -> Posterior:
+    if second.shape == mean.shape and kind is not None:
+        return Posterior(mean, torch.exp(SECONDS[kind] * second))
     raise AdapterError(
         f"The encoder returned two tensors, of shapes {tuple(mean.shape)} and "
-        f"{tuple(second.shape)}, and the second is not known to be a log-variance (it has no "
-        "negative entry, or another shape). State what it is, for instance "
-        "encode=lambda x: torch.distributions.Normal(*model.encode(x)) for a standard deviation."
+        f"{tuple(second.shape)}, and the second is not known to be a log-variance: neither the "
+        "model's forward nor the names in its code say what they are. State it: "
+        "encode=lambda x: dict(zip(('mean', 'logvar'), model.encode(x))), or 'log_std' or 'std' "
+        "instead of 'logvar'. Of a draw and its mean, or of two levels of latents, return the one "
+        "that is decoded: encode=lambda x: model.encode(x)[1]."
     )
 
 

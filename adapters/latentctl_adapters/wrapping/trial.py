@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PARTS", "Trial", "decoded"]
+__all__ = ["Trial", "decoded"]
 
 import inspect
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from latentctl.decoder import Posterior, Prior
 from latentctl.errors import AdapterError
 from latentctl.random import noise
 
+from .attempts import CODES, CONSTANT, PARTS, SKIPS, TOKENS, WHOLE, Attempts
 from .outputs import posterior_of, sample_of
+from .pairs import pair_of, second_of
 
 SIDES = (64, 32, 28, 128, 256, 96, 48, 16, 224, 512)
 LENGTHS = (1024, 256, 128, 64, 4096, 16384, 512, 2048, 8192, 100, 1000, 16000)
@@ -26,26 +29,6 @@ BATCH = 4
 FAR = 30.0  # scale of latents at which unbounded outputs leave [-1, 1]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-
-PARTS = (
-    'Say which parts encode and decode: latentctl.wrap(model, encode="name", decode="name"), or '
-    "latentctl.wrap((encoder, decoder))."
-)
-SKIPS = (
-    "A network with skip connections past its latent (a U-Net) cannot be steered by it: the latent "
-    "alone does not determine the sample."
-)
-CONSTANT = (
-    "It takes more than the latent. Hold the rest fixed: decode=lambda z: model.decode(z, "
-    f"label.expand(len(z))). {SKIPS}"
-)
-HINTS = {
-    r"missing \d+ required positional": CONSTANT,
-    r"scalar types: Long": (
-        "It encodes whole numbers (tokens), and decodes to floats. Give both one representation: "
-        "encode=lambda x: model.encode(x.argmax(-1)) for logits (B, T, V)."
-    ),
-}
 
 Shape = tuple[int, ...]
 
@@ -66,11 +49,18 @@ class Trial:
         self.device = next((t.device for t in tensors), torch.device("cpu"))
         self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
         self.encoder_kind = ""
-        self.tried: dict[str, list[str]] = {}
+        self.second: str | None = None
+        self.attempts = Attempts(name, f"{encode or 'no encoder'} and {decode}")
 
     def decode(self, z: Tensor) -> Tensor:
         """The samples of `z`."""
-        x = decoded(self.view, self.decode_name, z.to(self.device, self.dtype))
+        try:
+            x = decoded(self.view, self.decode_name, z.to(self.device, self.dtype))
+        except Exception as error:
+            if re.search(WHOLE, str(error)):
+                raise AdapterError(f"{CODES} ({error})") from error
+            raise
+        self.attempts.passed += 1
         if x.ndim == 0 or len(x) != len(z):
             raise AdapterError(f"{len(z)} latents were decoded into {tuple(x.shape)}")
         return x
@@ -93,16 +83,21 @@ class Trial:
 
     def encode(self, x: Tensor) -> Posterior:
         """The posterior of `x`."""
-        encode = getattr(self.view, self.encode_name or "")
         x = x.to(self.device, self.dtype)
-        posterior, again = (posterior_of(encode(x.clone())) for _ in range(2))
-        if not torch.equal(posterior.mean, again.mean):
+        out, again = self._encoded(x), self._encoded(x)
+        self.attempts.passed += 1
+        if (pair := pair_of(out)) is not None and self.second is None:
+            self.second = second_of(self.view, x, pair, self.decode)
+        posterior = posterior_of(out, second=self.second)
+        if not posterior.mean.is_floating_point():
+            raise AdapterError(CODES)
+        if not torch.equal(posterior.mean, posterior_of(again, second=self.second).mean):
             raise AdapterError(
                 f"{self.name} encodes the same sample twice to different latents: it draws from "
                 f"its posterior, or drops out. Pass encode= that returns the mean or the "
                 f"distribution, such as encode=lambda x: model.posterior(x).mean"
             )
-        alone = tuple(posterior_of(encode(x[:1].clone())).mean.shape)
+        alone = tuple(posterior_of(self._encoded(x[:1]), second=self.second).mean.shape)
         if alone != (1, *posterior.mean.shape[1:]):
             raise AdapterError(
                 f"{self.name} encodes one sample into {alone} and {len(x)} into "
@@ -111,31 +106,40 @@ class Trial:
         self.encoder_kind = "without std" if posterior.std is None else "with std"
         return posterior
 
+    def _encoded(self, x: Tensor) -> Any:
+        try:
+            return getattr(self.view, self.encode_name or "")(x.clone())
+        except Exception as error:
+            if re.search(WHOLE, str(error)):
+                raise AdapterError(f"{TOKENS} ({error})") from error
+            raise
+
     @torch.no_grad()
     def shapes(self, latent_shape: Sequence[int] | None) -> tuple[Shape, Shape]:
         """Shapes of one latent and one sample.
 
         Raises:
-            AdapterError: If every candidate fails; lists what was tried and the last error.
+            AdapterError: If every candidate fails; leads with the one that came furthest.
         """
         self._check_arguments()
         latents = [tuple(latent_shape)] if latent_shape is not None else list(self._latents())
-        last: Exception | None = None
         for shape in latents:
+            self.attempts.begin()
             try:
                 x = self._tried(shape)
                 if self.encode_name is not None:
                     self._check_encoder(tuple(x.shape[1:]), shape)
                 return shape, tuple(x.shape[1:])
             except Exception as error:
-                last = self._remember(f"latent {shape}", error)
+                self.attempts.failed(f"latent {shape}", error)
         if latent_shape is None and self.encode_name is not None:
             for shape in self._samples():
+                self.attempts.begin()
                 try:
                     return self._round(shape), shape
                 except Exception as error:
-                    last = self._remember(f"sample {shape}", error)
-        raise AdapterError(self._failure(latent_shape, last)) from last
+                    self.attempts.failed(f"sample {shape}", error)
+        raise self.attempts.error(latent_shape, self._guessed()) from self.attempts.furthest[3]
 
     def samples(self, prior: Prior) -> tuple[tuple[float, float] | None, bool]:
         """Range of decoded prior samples, None if unbounded, and whether gradients reach `z`.
@@ -247,31 +251,10 @@ class Trial:
             elif isinstance(layer, nn.Conv3d):
                 yield from ((layer.in_channels, edge, edge, edge) for edge in EDGES)
 
-    def _remember(self, what: str, error: Exception) -> Exception:
-        words = str(error).strip().splitlines() or [""]
-        limit = None if isinstance(error, AdapterError) else 160
-        self.tried.setdefault(f"{type(error).__name__}: {words[0][:limit]}", []).append(what)
-        return error
-
-    def _failure(self, latent_shape: Sequence[int] | None, last: Exception | None) -> str:
-        names = f"{self.encode_name or 'no encoder'} and {self.decode_name}"
-        guessed = ""
+    def _guessed(self) -> str:
         if self.decode_name == "forward" and self.encode_name is None:
-            guessed = f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}\n"
-        if not self.tried:
-            return (
-                f"The shape of the latents of {self.name} ({names}) cannot be found: its layers do "
-                f"not show it. {guessed}Pass latent_shape=."
-            )
-        tried = "".join(f"\n- {', '.join(what)}: {why}" for why, what in self.tried.items())
-        given = "" if latent_shape is None else " with the latent_shape that was given"
-        hints = [hint for text, hint in HINTS.items() if re.search(text, tried)]
-        return (
-            f"The trial run of {self.name} ({names}) failed{given}. Tried:{tried}\n"
-            + "".join(f"{hint}\n" for hint in hints)
-            + f"{guessed}Pass latent_shape=, encode= or decode= (a name or a callable), or only "
-            f"the part that decodes. The last error was: {last}"
-        )
+            return f"Its forward was taken for a decoder, z -> x. {PARTS} {SKIPS}\n"
+        return ""
 
 
 def decoded(view: nn.Module, name: str, z: Tensor) -> Tensor:
