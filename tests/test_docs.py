@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
+from latentctl_adapters.pixels.classifier import PixelClassifier
 
 import latentctl
-from latentctl import Latents
 from latentctl.cli import main
+from latentctl.cli.main import parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ["bring-your-own-decoder.md"]
 TEXTS = ["README.md", "docs/*.md", "benchmarks/*.md", "benchmarks/results/*.md"]
 
 
@@ -32,10 +33,8 @@ def make_photos(folder):
         Image.fromarray((255 * torch.rand(12, 10, 3)).byte().numpy()).save(folder / f"{i}.png")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    make_photos(tmp_path / "photos")
+def run_page(page):
+    """Runs the blocks of a page; the number of each language."""
     text = (DOCS / page).read_text()
     names = {"__name__": "page"}
     counts = dict.fromkeys(("python", "bash"), 0)
@@ -53,9 +52,26 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
                 for command in code.splitlines():
                     program, *words = shlex.split(command)
                     assert program == "latentctl" and main([*words, "--device", "cpu"]) == 0
+    return counts
+
+
+def test_the_code_of_the_decoder_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos")
+    counts = run_page("bring-your-own-decoder.md")
     assert counts["python"] >= 10 and counts["bash"] >= 1
     assert "What works" in capsys.readouterr().out
     assert Path("report.json").exists()
+
+
+def test_the_code_of_the_command_line_page_runs(tmp_path, monkeypatch, capsys, at_a_budget):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert run_page("cli.md") == {"python": 2, "bash": 3}
+    text = capsys.readouterr().out
+    assert "What works" in text and "Smiling: " in text
+    for file in ("report.json", "pack", "samples.png", "either.png", "edited/receipts.json"):
+        assert Path(file).exists(), file
 
 
 def anchors(page):
@@ -102,30 +118,6 @@ def test_pages_keep_their_length():
         assert len((root / page).read_text().splitlines()) <= limit, page
 
 
-class TinyVAE(torch.nn.Module):
-    """A VAE of pictures of 16 pixels with a latent of 8 numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16))
-        self.decoder = torch.nn.Sequential(torch.nn.Linear(8, 48), torch.nn.Unflatten(1, (3, 4, 4)))
-
-    def encode(self, x):
-        return self.encoder(x).chunk(2, dim=1)
-
-    def decode(self, z):
-        return self.decoder(z).sigmoid()
-
-
-class Pixels(torch.nn.Module):
-    """A classifier of attributes by brightness."""
-
-    names = ("Smiling", "Eyeglasses", "Male")
-
-    def forward(self, x):
-        return 8 * (x.flatten(1)[:, :3] - 0.5)
-
-
 @pytest.fixture
 def at_a_budget(monkeypatch):
     """The same calls with small networks and few steps."""
@@ -137,12 +129,16 @@ def at_a_budget(monkeypatch):
         return whole(player, data, **{**options, **limits})
 
     monkeypatch.setattr(module, "fit", fit)
-    small, few = {"width": 16, "depth": 2}, {"samples": 100, "samples_per_round": 50}
+    small, few = {"width": 16, "depth": 2}, {"samples": 40, "samples_per_round": 20}
     for name in ("AttributeCritic", "FlowMatching"):
         shrink(monkeypatch, getattr(latentctl, name), "fit", small)
     shrink(monkeypatch, latentctl.Actor, "fit", {"demonstration_steps": 3, **small})
     shrink(monkeypatch, latentctl.Updater, "fit", {"requests": 40, **small})
     shrink(monkeypatch, latentctl.LatentFlow, "fit", {"width": 16})
+    shrink(monkeypatch, PixelClassifier, "fit", {"max_train_seconds": 0.2})
+    init = ProceduralFaces.__init__
+    few_faces = lambda self, n, **options: init(self, min(n, 80), **options)  # noqa: E731
+    monkeypatch.setattr(ProceduralFaces, "__init__", few_faces)
     shrink(monkeypatch, latentctl, "teach", {**small, **few})
     shrink(monkeypatch, latentctl.controllers, "amortise", small)
     shrink(monkeypatch, latentctl.controllers.cgml, "completer", {"features": 16, **small})
@@ -153,32 +149,9 @@ def shrink(monkeypatch, owner, name, options):
 
 
 def test_the_python_of_the_readme_and_of_the_guide_runs(tmp_path, monkeypatch, at_a_budget):
+    """As pasted, in order, in one namespace that holds nothing before."""
     monkeypatch.chdir(tmp_path)
-    draw = torch.Generator().manual_seed(0)
-    images = torch.rand(80, 3, 4, 4, generator=draw)
-    labels = (images.flatten(1)[:, :3] > 0.5).float()
-    rows = [
-        {"image": x, **dict(zip(Pixels.names, row, strict=True))}
-        for x, row in zip(images, labels.tolist(), strict=True)
-    ]
-    names = {
-        "torch": torch,
-        "my_vae": TinyVAE(),
-        "my_faces": rows,
-        "images": images,
-        "photos": images[:4],
-        "latents_with_bangs": Latents(images.flatten(1)[:, :8], None, labels[:, :1], ["Bangs"]),
-        "classifier": Pixels(),
-        "another": Pixels(),
-        "reconstructions": images,
-        "labels": labels,
-        "with_hat": images[:5],
-        "without": images[5:10],
-        "mask": (torch.arange(4) < 2).view(4, 1).expand(4, 4),
-        "height": 4,
-        "width": 4,
-        "z": torch.randn(6, 8, generator=draw),
-    }
+    names = {"__name__": "page"}
     with torch.random.fork_rng():
         for page in (DOCS.parent / "README.md", DOCS / "guide.md"):
             text = page.read_text()
@@ -189,4 +162,35 @@ def test_the_python_of_the_readme_and_of_the_guide_runs(tmp_path, monkeypatch, a
                 line = text[: found.start(3)].count("\n")
                 exec(compile("\n" * line + found.group(3), page.name, "exec"), names)
     assert Path("samples.png").exists() and Path("smiling-faces").is_dir()
-    assert names["out"].x.shape == (4, 4, 3, 4, 4)
+    assert names["out"].x.shape == (8, 4, 3, 32, 32)
+
+
+def commands():
+    """The commands of all pages: `(page, words)`, with continued lines joined."""
+    root = DOCS.parent
+    for page in sorted(page for pattern in TEXTS for page in root.glob(pattern)):
+        for block in re.findall(r"^```bash[^\n]*\n(.*?)^```$", page.read_text(), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in line.split("#")[0].split("&&"):
+                    if words := shlex.split(command):
+                        yield page, words
+
+
+def test_the_commands_of_the_pages_have_flags_that_exist():
+    root, counts = DOCS.parent, {"latentctl": 0, "recipes": 0}
+    sources = [file.read_text() for file in (root / "recipes").rglob("*.py")]
+    fields = {name for text in sources for name in re.findall(r"^    (\w+): ", text, re.M)}
+    for page, words in commands():
+        place = f"{page.name}: {' '.join(words)}"
+        if words[0] == "latentctl":
+            counts["latentctl"] += 1
+            parser().parse_args(words[1:])
+            continue
+        script = next((w for w in words if w.endswith(".py") and "/" in w and ":" not in w), None)
+        if script is None or not script.startswith("recipes/"):
+            continue
+        counts["recipes"] += 1
+        flags = [word[2:] for word in words[words.index(script) :] if word.startswith("--")]
+        assert (root / script).exists() and set(flags) <= fields, place
+    print(counts)
+    assert min(counts.values()) > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 import argparse
 import logging
@@ -25,18 +25,23 @@ class Parser(argparse.ArgumentParser):
         self.exit(WRONG, f"{self.prog}: {message}. See {self.prog} --help.\n")
 
 
+def parser() -> Parser:
+    """The parser of all commands."""
+    whole = Parser(prog="latentctl", description="Controls a frozen generator from its latents.")
+    whole.add_argument("--version", action="version", version=f"latentctl {VERSION}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return whole
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carries out a command line; 0 if all is well, 1 if a law is broken, 2 if it was no use.
 
     Arguments:
         argv: The words after `latentctl`; those of the process if not given.
     """
-    parser = Parser(prog="latentctl", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"latentctl {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         code: int = flags.run(flags)
