@@ -70,14 +70,15 @@ def test_samples_and_edits(decoder, critic, photos, tmp_path):
     out = faces.sample(4, Smiling=True)
     assert out.x.is_cuda and out.probability.is_cuda
     out.save(tmp_path / "samples.png")
-    repr(out)
+    repr(out), out._repr_html_(), out.receipts()
+    assert out[0].x.is_cuda and len(out[out.satisfied]) == int(out.satisfied.sum())
     for x in (photos, out.x):
         faces.edit(x, Male=True)
         faces.edit(x, where=critic["Hat"] | ~critic["Male"])
         faces.score(x)
     mask = torch.zeros(3, 4, 4)
     mask[:, :2] = 1
-    faces.complete(photos, mask, count=2, steps=3)
+    faces.complete(photos, mask, count=2, steps=3).save(tmp_path / "completed.png")
     faces.add("Tall", latents_of("Tall"), **FEW, **SMALL)
     faces.edit(photos, Tall=True)
     again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)

@@ -70,9 +70,8 @@ class Outcome:
         return len(self.x)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Outcome:
-        rows = torch.arange(len(self))[
-            index if isinstance(index, slice) else torch.as_tensor(index)
-        ]
+        rows = torch.arange(len(self))
+        rows = rows[index if isinstance(index, slice) else torch.as_tensor(index).cpu()]
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         parts = {
             name: value[rows.reshape(-1).to(value.device)]

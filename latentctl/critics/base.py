@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..display import Described
 from ..errors import InputError, ShapeError, UnknownNameError, check_kind
 from ..latents import Covariance
 from ..progress import track
@@ -35,7 +34,7 @@ from ..storage import Saved, register_to_config
 MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
 
 
-class Critic(Described, Saved, abc.ABC):
+class Critic(Saved, abc.ABC):
     """Log-odds `(B, K)` that latents `(B, *latent_shape)` satisfy K conditions.
 
     The outputs of a critic of attributes have names. A critic without names has one output.

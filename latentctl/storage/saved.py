@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
+from ..display import Described
 from ..errors import CheckpointError, FingerprintError, InputError
 from .bounds import at_most, check_config
 from .files import well_formed
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 S = TypeVar("S", bound="Saved")
 
 
-class Saved(nn.Module):
+class Saved(Described, nn.Module):
     """A module that `save` writes and `load` reads, without pickle.
 
     Example:
@@ -58,6 +59,10 @@ class Saved(nn.Module):
         if kind:
             cls.saved_as = kind
             KINDS[kind] = cls
+
+    def facts(self) -> dict[str, Any]:
+        """Its configuration."""
+        return dict(getattr(self, "config", {}))
 
     def parts(self) -> dict[str, nn.Module | None]:
         """Attributes that are saved under their own kind; None where there is none."""

@@ -15,7 +15,8 @@ import torch
 from conftest import ToyVAE, toy_decoder
 from huggingface_hub import ModelCard, constants
 
-from latentctl import Ascent, Conditional, Gaussian, condition
+from latentctl import Ascent, AttributeCritic, Conditional, Gaussian, condition
+from latentctl.cli import main
 from latentctl.errors import CheckpointError, FingerprintError, InputError
 
 PACK = {"critic.safetensors", "manifest.json", "state.json"}
@@ -188,6 +189,20 @@ def reader(tmp_path):
 @pytest.fixture
 def faces(decoder, critic):
     return condition(decoder, critic, Ascent(critic, steps=20))
+
+
+def test_the_command_pushes_the_pack_with_the_same_card(
+    server, decoder, tmp_path, monkeypatch, capsys
+):
+    faces = condition(decoder, AttributeCritic((8,), ["Smiling"], width=8))
+    path = faces.save_pretrained(tmp_path / "pack")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["push", str(path), "me/smiling", "--license", "mit"]) == 0
+    files = server.hub.files("me/smiling")[1]
+    assert set(files) == {".gitattributes", "README.md", *PACK}
+    assert files["README.md"].decode() == str(faces.model_card("me/smiling", license="mit"))
+    assert all(files[name] == (path / name).read_bytes() for name in PACK)
+    assert server.url in capsys.readouterr().out and not (path / "README.md").exists()
 
 
 def test_a_round_trip_gives_bit_equal_outcomes(faces, server, owner, reader):

@@ -182,6 +182,8 @@ def test_reprs_are_short_and_say_what_it_is(faces, out):
         (KnowledgeBase(faces.prior, (8,)), ["KnowledgeBase"]),
         (faces, ["toy", "Smiling, Male, Hat", "Ascent", "N(0, I), the decoder's own", "0.95"]),
         (evaluated, ["evaluator: PixelCritic", "prior: Gaussian", "0.8"]),
+        (faces.controller, ["Ascent", "steps: 3"]),
+        (LatentFlow((8,), width=8), ["LatentFlow", "coupling", "width: 8"]),
         (out, ["6 samples", "satisfied", "leakage", "shift"]),
     ):
         text = repr(thing)
