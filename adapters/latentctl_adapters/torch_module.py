@@ -145,13 +145,20 @@ def _name(part: Any, model: Any) -> str:
     return str(getattr(part, "__name__", type(part).__name__))
 
 
+def _range(decoder: Decoder) -> str:
+    low, high = decoder.picture_range
+    if decoder.value_range is not None:
+        return f"values in [{low:g}, {high:g}]"
+    pictures = len(decoder.sample_shape) == 3 and decoder.can_encode
+    return "values unbounded" + f" (pictures are read in [{low:g}, {high:g}])" * pictures
+
+
 def _log(decoder: Decoder, trial: Trial, missing: list[str]) -> None:
     prior = "N(0, I)" if "prior" in missing else type(decoder.prior).__name__
-    values = decoder.value_range
     facts = [
         f"latent {decoder.latent_shape}",
         f"sample {decoder.sample_shape}",
-        "values unbounded" if values is None else f"values in [{values[0]:g}, {values[1]:g}]",
+        _range(decoder),
         f"encoder {trial.encoder_kind}" if decoder.can_encode else "no encoder",
         f"prior {prior}",
         f"{str(decoder.dtype).removeprefix('torch.')} on {decoder.device}",

@@ -138,7 +138,7 @@ def _loss(student: AttributeCritic, data: Sequence[Tensor], gradient_weight: flo
     spread = data[1].var(0).clamp_min(1e-6)
     metric = student.covariance
     gradients = data[2] if metric is None else metric.color(data[2].to(student.posterior_std))
-    scale = gradients.square().mean().clamp_min(1e-12).cpu()
+    scale = gradients.square().mean().clamp_min(1e-30).cpu()
 
     def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         z, logits, gradient, column = batch

@@ -11,7 +11,7 @@ import torch
 from conftest import ToyVAE
 from PIL import Image, ImageOps
 
-from latentctl.decoder import Decoder, read_samples
+from latentctl.decoder import Decoder, Posterior, encode_dataset, read_samples
 from latentctl.decoder.pictures import read_picture
 from latentctl.decoder.samples import sample_of
 from latentctl.errors import InputError
@@ -215,6 +215,40 @@ def test_whatever_a_user_has_is_read(tmp_path):
     grey = np.zeros((5, SIZE, SIZE), dtype=np.uint8)
     assert read_samples(grey, decoder_of(1)).shape == (5, 1, SIZE, SIZE)
     assert read_samples(grey[0], decoder_of(1)).shape == (1, 1, SIZE, SIZE)
+
+
+def encoder_of(value_range):
+    return Decoder(
+        ToyVAE(),
+        lambda m, z: z,
+        lambda m, x: Posterior(x.flatten(1)[:, :8]),
+        latent_shape=(8,),
+        sample_shape=(3, SIZE, SIZE),
+        value_range=value_range,
+    )
+
+
+@pytest.mark.parametrize("value_range", [None, (0.0, 1.0)])
+def test_a_data_set_of_files_and_opened_pictures_is_encoded_alike(tmp_path, value_range):
+    decoder, rng = encoder_of(value_range), np.random.default_rng(SEED)
+    paths = []
+    for mode in ("RGB", "L", "I;16", "P"):
+        paths.append(tmp_path / f"{mode.replace(';', '')}.png")
+        picture(mode, rng).save(paths[-1])
+    opened = [Image.open(path) for path in paths]
+    one = encode_dataset(decoder, paths, tmp_path / "paths", progress=False)
+    other = encode_dataset(decoder, opened, tmp_path / "pictures", progress=False)
+    assert torch.equal(one.mean, other.mean)
+    assert bool(((one.mean >= 0) & (one.mean <= 1)).all()) and one.mean.std() > 0.01
+
+
+def test_a_truncated_opened_picture_is_refused_by_each_encoding(tmp_path):
+    raw = saved(picture("RGB", np.random.default_rng(SEED)), "PNG")
+    (tmp_path / "a.png").write_bytes(raw[: len(raw) // 2])
+    with Image.open(tmp_path / "a.png") as opened:
+        for number in range(3):
+            with pytest.raises(InputError, match=r"Sample 0 \(.*a\.png\).*Truncated"):
+                encode_dataset(encoder_of(None), [opened], tmp_path / str(number), progress=False)
 
 
 def test_a_decoder_without_bounds_reads_pictures_in_unit_range():
