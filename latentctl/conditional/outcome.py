@@ -117,8 +117,14 @@ class Outcome:
         }
 
     def __repr__(self) -> str:
-        facts = "".join(f", {key} {value}" for key, value in self.facts().items() if value)
-        return f"Outcome({len(self)} samples{facts})"
+        satisfied, unreachable = int(self.satisfied.sum()), int(self.unreachable.sum())
+        parts = [f"{len(self)} samples", f"{satisfied} satisfied"]
+        parts += [f"{unreachable} unreachable"] * bool(unreachable)
+        means = self.facts()
+        parts += [f"{key} {means[key]}" for key in ("leakage", "shift") if means.get(key)]
+        if len(self):
+            parts.append(f"{means['evaluations a sample']} evaluations a sample")
+        return f"Outcome({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         some = self[:SHOWN]
@@ -143,6 +149,6 @@ def _marks(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
         if wanted is not None:
             text += f", requested {wanted:g}"
         elif leaked is not None:
-            text += f", held (changed by {leaked:.2f})"
+            text += f", held, Δ {leaked:.2f}"
         cells[name] = text
     return {**cells, "shift": f"{row['shift']:.2f}", "evaluations": str(row["evaluations"])}

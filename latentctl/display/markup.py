@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NAMES = 12  # of a long list, before it is cut
-CELL = "text-align:left;vertical-align:middle;padding:2px 8px"
+CELL = "text-align:left;vertical-align:middle;padding:2px 8px;white-space:nowrap"
 
 
 class Markup(str):
@@ -87,7 +87,7 @@ def html_picture(png: bytes, text: str, *, width: int) -> Markup:
     data = base64.b64encode(png).decode()
     return Markup(
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(text)}" '
-        f'style="width:{width}px;max-width:none;image-rendering:pixelated">'
+        f'style="width:{width}px;max-width:none;border:1px solid #ccc;image-rendering:pixelated">'
     )
 
 
