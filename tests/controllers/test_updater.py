@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import truth
+from conftest import toy_latents, truth
 
 from latentctl import Updater, condition
 from latentctl.controllers import Ascent
@@ -130,6 +130,16 @@ def test_demonstrations_are_learned():
     wrong, _ = updater.walk(1 - asked, z)
     assert to_goal(wrong[-1], asked).mean() > 5
     assert updater.dropped == 0
+
+
+def test_without_a_teacher_an_updater_learns_the_moves_of_a_flow():
+    latents = toy_latents(2000, 0)
+    options = {"requests": 2000, "teacher_train_steps": 200, "max_train_steps": 300, "width": 64}
+    updater = Updater.fit(latents, depth=2, **options)
+    z, asked = starts(300, 8, seed=3), toy_latents(300, 1).labels
+    moved = updater(z, asked)
+    assert (truth(moved) == asked).float().mean() > 0.75  # after a short training; 0.5 by chance
+    assert moved[:, 3].mean() == pytest.approx(1.5, abs=0.1)  # the prior has 0 there
 
 
 def test_dagger_leaves_out_starts_without_a_finite_step():

@@ -14,6 +14,7 @@ from ...decoder import Prior
 from ...latents import Latents
 from ...random import seeded
 from ..base import Controller
+from ..flow_matching import FlowMatching
 from ..imitation import collect_demonstrations
 from ..request import THRESHOLD
 from .network import UpdaterNetwork
@@ -48,7 +49,7 @@ class Updater(UpdaterNetwork, kind="updater"):
     def fit(
         cls,
         latents: Latents,
-        teacher: Controller,
+        teacher: Controller | None = None,
         *,
         attributes: Critic | None = None,
         prior: Prior | None = None,
@@ -58,6 +59,7 @@ class Updater(UpdaterNetwork, kind="updater"):
         depth: int = 4,
         threshold: float = THRESHOLD,
         max_train_steps: int = 2000,
+        teacher_train_steps: int = 1500,
         seed: int = 0,
         **options: Any,
     ) -> Updater:
@@ -68,7 +70,8 @@ class Updater(UpdaterNetwork, kind="updater"):
 
         Arguments:
             latents: Encodings of data, with labels for a conditional updater.
-            teacher: A `FlowMatching`, an `Ascent` with its critics, or any other controller.
+            teacher: Any controller; by default a `FlowMatching` that is fitted here, from whose
+                moves better samples are learned than from those of an `Ascent`.
             attributes: A critic; if given, half of the requests are edits of encodings, in which
                 one attribute is flipped and the others are held.
             prior: Where the other walks start, N(0, I) by default.
@@ -79,12 +82,22 @@ class Updater(UpdaterNetwork, kind="updater"):
             threshold: Probability at which a teacher that climbs may stop. The updater's error is
                 smaller than the margin of a high threshold.
             max_train_steps: Steps of training.
+            teacher_train_steps: Steps of training of the default teacher.
             seed: Decides every random number.
             options: Further arguments of `train_dagger`.
         """
         names = latents.names if latents.labels is not None else ()
         with seeded(seed, "updater"):
             updater = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
+        if teacher is None:
+            teacher = FlowMatching.fit(
+                latents,
+                prior=prior,
+                width=width,
+                max_train_steps=teacher_train_steps,
+                seed=seed,
+                progress=options.get("progress", True),
+            )
         starts, asked, goals = collect_demonstrations(
             teacher,
             latents,
