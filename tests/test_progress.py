@@ -80,7 +80,7 @@ def jobs(decoder, few, tmp_path):
             critic, few, samples=300, samples_per_round=200, width=8, **SHORT, **o
         )),
         "encode_dataset": ({"Encode"}, lambda **o: encode_dataset(decoder, x, tmp_path / "a", **o)),
-        "prior_rewards": ({"Score"}, lambda **o: prior_rewards(decoder, rule, 300, **o)),
+        "prior_rewards": ({"Sample", "Score"}, lambda **o: prior_rewards(decoder, rule, 300, **o)),
         "encoding_rewards": ({"Score"}, lambda **o: encoding_rewards(decoder, rule, few, 20, **o)),
         "explore": ({"Score", "Train", "Explore"}, lambda **o: explore(decoder, rule, **game, **o)),
         "edit_by_rule": ({"Edit"}, lambda **o: edit_by_rule(
@@ -93,6 +93,9 @@ def jobs(decoder, few, tmp_path):
         "invert": ({"Invert"}, lambda: invert(decoder, x, steps=3)),
         "complete": ({"Descend"}, lambda: latentctl.condition(decoder, critic).complete(
             x, torch.ones(4, 4).tril(), count=2, steps=3
+        )),
+        "Updater": ({"Walk"}, lambda: Updater((8,), few.names, width=8, steps=3)(
+            few.mean, torch.ones(1, 3)
         )),
         "Ascent": ({"Ascend"}, lambda: Ascent(critic, steps=3)(few.mean, torch.ones(1, 3))),
         "Transport": ({"Transport"}, lambda: Transport(critic, steps=3)(

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..decoder import Decoder, Prior
 from ..errors import BudgetError, InputError
 from ..latents import Latents
-from ..progress import progress_bar
+from ..progress import progress_bar, track
 from ..random import noise, permutation
 from .reward_calls import CountedRewards, Rules
 
@@ -75,7 +75,7 @@ def prior_rewards(
     prior = decoder.prior if prior is None else prior
     parts = [
         prior.sample(min(batch_size, n - start), seed=seed, start=start)
-        for start in range(0, n, batch_size)
+        for start in track(range(0, n, batch_size), "Sample", "batch", progress=progress)
     ]
     return _labelled(decoder, rewards, torch.cat(parts), "latents", batch_size, progress)
 

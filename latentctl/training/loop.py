@@ -209,8 +209,9 @@ def fit(
         stack.enter_context(torch.random.fork_rng(forked, device_type=device.type))
         stack.enter_context(train_mode(modules))
         received = stack.enter_context(stop_on_signals())
+        work = f"Train (at most {max_train_seconds:g} s)" if max_train_seconds else "Train"
         bar = stack.enter_context(
-            progress_bar(max_train_steps, "Train", "step", progress=progress, initial=state.step)
+            progress_bar(max_train_steps, work, "step", progress=progress, initial=state.step)
         )
         batches = micro_batches(
             data, order, seed=seed, steps=steps, parts=parts, num_workers=dataloader_num_workers

@@ -39,6 +39,7 @@ from ...errors import InputError, ShapeError
 from ...latents.names import attribute_names
 from ...nn import Trunk, encode_targets
 from ...nn.grids import layer
+from ...progress import track
 from ...training import Step
 from ..base import Controller, Move, refuse_where
 from ..request import Request
@@ -171,7 +172,7 @@ class UpdaterNetwork(Controller):
         active = torch.ones(len(z), dtype=torch.bool, device=z.device)
         path = [z]
         steps = self.steps if steps is None else steps
-        for step in range(steps):
+        for step in track(range(steps), "Walk", "step"):
             hat, length = self.predict(h, z, gradient_of(cost, z)[1] if cost is not None else None)
             evaluations += active
             active = active & (length >= self.tolerance)
