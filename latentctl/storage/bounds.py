@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as registry
+from torch.nn.parameter import is_lazy
 
 from ..errors import CheckpointError
 
@@ -78,7 +79,7 @@ def at_most(numbers: int, what: str) -> Iterator[None]:
             )
 
     def tensor(module: nn.Module, name: str, value: Any) -> None:
-        count("numbers", 0 if value is None else value.numel())
+        count("numbers", 0 if value is None or is_lazy(value) else value.numel())
 
     def child(module: nn.Module, name: str, value: Any) -> None:
         count("modules", 1)

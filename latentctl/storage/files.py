@@ -33,12 +33,12 @@ import os
 import re
 import shutil
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import LatentctlError
+from .lock import PATIENCE, lock
 
 VERSION = importlib.metadata.version("latentctl")
 MANIFEST = "manifest.json"
@@ -139,15 +139,19 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write one file by renaming a flushed temporary one, which is removed after an `OSError`."""
-    stage = hidden(path, f"{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        write_synced(stage, data)
-        os.replace(stage, path)
-        fsync_folder(path.parent)
-    except OSError:
-        stage.unlink(missing_ok=True)
-        raise
+    """Write one file by renaming a flushed temporary one, which is removed after an `OSError`.
+
+    Processes that write the same file take turns.
+    """
+    stage = hidden(path, "partial")
+    with lock(hidden(path, "lock"), PATIENCE):
+        try:
+            write_synced(stage, data)
+            os.replace(stage, path)
+            fsync_folder(path.parent)
+        except OSError:
+            stage.unlink(missing_ok=True)
+            raise
 
 
 def write_synced(path: Path, data: bytes) -> None:

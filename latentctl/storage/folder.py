@@ -45,10 +45,8 @@ from .files import (
     well_formed,
     write_synced,
 )
-from .lock import LockedError, lock
+from .lock import PATIENCE, LockedError, lock
 from .verified import ADVICE, FORMAT, STATE, SUFFIX, read_verified
-
-PATIENCE = 600.0  # seconds for which a save waits for another one
 
 logger = logging.getLogger(__name__)
 

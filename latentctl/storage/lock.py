@@ -8,7 +8,7 @@ is locked.
 
 from __future__ import annotations
 
-__all__ = ["LockedError", "held", "lock"]
+__all__ = ["PATIENCE", "LockedError", "held", "lock"]
 
 import contextlib
 import errno
@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
+PATIENCE = 600.0  # seconds for which a save waits for another one
 PAUSE = 0.005  # seconds between two attempts
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 _open: set[int] = set()
