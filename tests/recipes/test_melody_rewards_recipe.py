@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ datasets = pytest.importorskip("datasets")
 import melody_rewards as recipe
 from latentctl_adapters.melody_vae import MelodyVAE
 from support.melody.rules import RuleFlags, rules_of
+from support.run import run as run_recipe
 
 TINY = "--num_threads 1 --rounds 2 --prior_samples 120 --max_reward_calls 900 --num_melodies 40"
 TINY += " --num_edits 8 --max_encodings 60 --moves 100 --first_steps 30 --train_steps 20"
@@ -80,10 +82,22 @@ def test_what_it_leaves_behind(outputs, folder):
     page = (out / "report.html").read_text()
     assert page.count("<audio") == len(list((out / "wav").iterdir())) > 0
     assert len(list((out / "midi").iterdir())) == len(list((out / "wav").iterdir()))
+    shown = {path.stem for path in (out / "midi").iterdir()}
+    assert {f"1-{name}" for name in ("prior", "c_major", "dense", "c_major-and-dense")} <= shown
     decoder = latentctl.load("melody-vae", pretrained_model_name_or_path=folder / "vae")
     again = latentctl.Conditional.from_pretrained(out / "pack", decoder)
     assert again.names == ("c_major", "dense")
     assert again.sample(3, c_major=True).x.shape == (3, 32)
+
+
+def test_two_rules_are_given_by_two_flags(folder, monkeypatch):
+    (folder / "more.py").write_text("def some(x):\n    return (x < 128).float().mean(1)\n")
+    words = f"--reward {folder}/rules.py:low --reward {folder}/more.py:some".split()
+    parsed: list[recipe.Flags] = []
+    monkeypatch.setattr(sys, "argv", ["melody_rewards.py", *words])
+    monkeypatch.chdir(folder)
+    run_recipe(parsed.append, recipe.Flags)
+    assert list(rules_of(parsed[0].rules, tunes(4, 0))) == ["low", "some"]
 
 
 def test_a_rule_of_one_s_own_and_no_tunes(folder, tmp_path):
