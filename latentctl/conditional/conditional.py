@@ -23,9 +23,8 @@ from ..controllers.cgml.completion import Completion, complete
 from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior, read_samples
 from ..display import Described
-from ..errors import check_kind
 from ..knowledge import KnowledgeBase
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from .apply import apply_request
 from .card import card_of
 from .facts import facts, for_card
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
 
 BATCH = 64  # samples encoded at once
-ENCODE = "Make them with latentctl.encode_dataset."
 
 
 @dataclass(eq=False, repr=False)
@@ -210,7 +208,7 @@ class Conditional(Described):
             InputError: If there is an attribute of that name, or if the controller, the editor or
                 the evaluator is limited to the older attributes.
         """
-        check_kind(latents, Latents, "latents=", ENCODE)
+        require_latents(latents)
         check_extensible(name, self.names, self.evaluator, self.controller, self.editor)
         if isinstance(self.critic, KnowledgeBase):
             self.critic.add(name, latents, **options)

@@ -36,7 +36,7 @@ from ..critics import AttributeCritic, RealismCritic
 from ..critics.base import cross_entropy
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..latents.names import attribute_names
 from ..nn.trunk import GatedResidual
 from ..random import generator, seeded
@@ -135,6 +135,7 @@ class Actor(Controller, kind="actor"):
                 `game`, a folder each.
             options: Further arguments of `players` and of `latentctl.training.fit`.
         """
+        require_latents(latents)
         names = latents.names if latents.labels is not None else ()
         with seeded(seed, "actor"):
             actor = cls(latents.latent_shape, names, width=width, depth=depth)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..random import seeded
 from ..training import Step, train
 from .actor import Actor
@@ -69,6 +69,7 @@ def amortise(
         >>> editor(torch.zeros(3, 8), torch.tensor([[1.0, torch.nan]])).shape
         torch.Size([3, 8])
     """
+    require_latents(latents)
     critic = ascent.attributes
     if critic is None or not critic.names:
         raise InputError("The ascent has no critic of attributes. Pass Ascent.for_edits(critic).")

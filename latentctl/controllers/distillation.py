@@ -37,7 +37,7 @@ from torch.utils.data import TensorDataset
 from ..critics import AttributeCritic, Critic
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..latents.covariance import default_rank
 from ..progress import track
 from ..random import seeded
@@ -109,6 +109,7 @@ def teach(
         >>> student.names, student(torch.zeros(2, 4)).shape
         (('Smiling',), torch.Size([2, 1]))
     """
+    require_latents(latents)
     teacher.eval()
     shape, names = latents.latent_shape, teacher.names
     rank = default_rank(shape) if rank is None else rank

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..decoder import Gaussian, Prior
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..latents.names import attribute_names
 from ..priors.matching import Matching
 from ..priors.whitening import Whitening
@@ -126,6 +126,7 @@ class FlowMatching(Controller, kind="flow-matching"):
             options: Further arguments of `latentctl.training.train`; by default 256 latents in a
                 step and a learning rate of 1e-3 that falls linearly after at most 50 steps.
         """
+        require_latents(latents)
         names = latents.names if latents.labels is not None else ()
         start = prior if prior is not None else Gaussian(latents.latent_shape)
         with seeded(seed, "flow matching"):

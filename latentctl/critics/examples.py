@@ -41,7 +41,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, ShapeError, check_rows
+from ..errors import InputError, ShapeError, check_kind, check_rows
 from ..latents import Latents
 from ..nn.precision import full_precision
 from ..random import permutation
@@ -210,6 +210,8 @@ def _check(
     latents: Latents | None,
     known: NetworkCritic | None,
 ) -> None:
+    for part in (with_it, without):
+        check_kind(part, Tensor, "Examples", "Encode them: decoder.encode(x).mean.")
     shape = tuple(with_it.shape[1:])
     for what, part in (("with it", with_it), ("without it", without)):
         if part.ndim < 2 or tuple(part.shape[1:]) != shape:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_kind
-from ..latents import Covariance, Latents
+from ..errors import InputError
+from ..latents import Covariance, Latents, require_latents
 from ..latents.names import attribute_names
 from ..nn.trunk import ScoreNet
 from ..storage import register_to_config
@@ -93,7 +93,7 @@ class NetworkCritic(Critic):
 
 def require_labels(latents: Latents, critic: str) -> Tensor:
     """The labels; an `InputError` where there are none."""
-    check_kind(latents, Latents, "latents=", "Make them with latentctl.encode_dataset.")
+    require_latents(latents)
     if latents.labels is None:
         raise InputError(
             f"{critic} learns from labels; these latents have none. Bring data with labels, or "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, check_rows
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..random import noise
 from ..storage import Saved
 
@@ -86,6 +86,7 @@ class Gaussian(Saved, kind="gaussian"):
 
         with :math:`m` and :math:`s` the posterior means and standard deviations.
         """
+        require_latents(latents)
         mean, std = latents.moments()
         return cls(latents.latent_shape, mean, std)
 

@@ -44,7 +44,7 @@ from ..critics.attributes import check_classes
 from ..critics.calibration import platt_scaling
 from ..decoder.prior import Flow
 from ..errors import InputError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..random import generator, noise, permutation, seeded
 from ..storage import pack_modules, save_folder
 from .density import ConditionalDensity, bound, normal
@@ -201,6 +201,7 @@ class Knowledge(Critic, kind="knowledge"):
             InputError: If the label has one class only, or `latents` are too few.
             UnknownNameError: If there is no such label.
         """
+        require_latents(latents)
         check_classes(latents.select([name]))
         if len(latents) < 50:
             raise InputError(

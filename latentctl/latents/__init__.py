@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Covariance", "Latents"]
+__all__ = ["Covariance", "Latents", "require_latents"]
 
+from .checks import require_latents
 from .covariance import Covariance
 from .latents import Latents

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NonFiniteError, ShapeError, UnknownNameError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..progress import track
 from ..random import noise, seeded
 from ..storage import Saved
@@ -210,6 +210,7 @@ class LatentFlow(Saved, kind="latent-flow"):
             NonFiniteError: If the trained couplings are not invertible numerically. A `matching`
                 flow is returned with a warning.
         """
+        require_latents(latents)
         if max_train_steps < 1:
             raise InputError(f"A flow needs at least one step of training, not {max_train_steps}.")
         sizes: dict[str, Any] = {"depth": 4 if kind == "matching" else 2, "dropout": 0.1}

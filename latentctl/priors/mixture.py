@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
-from ..latents import Latents
+from ..latents import Latents, require_latents
 from ..nn.precision import full_precision
 from ..random import generator, noise
 from ..storage import Saved
@@ -79,6 +79,7 @@ class GaussianMixture(Saved, kind="gaussian-mixture"):
         Raises:
             InputError: If there are too few latents for so many components, or no scikit-learn.
         """
+        require_latents(latents)
         size, count = math.prod(latents.latent_shape), len(latents)
         if components < 1 or count <= components * size:
             raise InputError(

@@ -9,9 +9,25 @@ from conftest import NAMES, ToyVAE, toy_decoder
 from PIL import Image
 
 import latentctl
-from latentctl import Ascent, AttributeCritic, Conditional, KnowledgeBase, Latents, condition
+from latentctl import (
+    Actor,
+    Ascent,
+    AttributeCritic,
+    Conditional,
+    ExampleCritic,
+    FlowMatching,
+    Gaussian,
+    KnowledgeBase,
+    LatentFlow,
+    Latents,
+    Updater,
+    condition,
+    teach,
+)
+from latentctl.controllers import amortise
 from latentctl.critics.expression import parse
 from latentctl.errors import FingerprintError, LatentctlError, ShapeError, UnknownNameError
+from latentctl.priors import GaussianMixture
 
 GREY = Image.new("RGB", (4, 4), (40, 90, 200))
 BYTES = np.asarray(GREY).copy()
@@ -135,6 +151,16 @@ FAULTS = {
     "critic": (WRONG, lambda f, v: f.critic.score(v)),
     "latents": (WRONG, lambda f, v: f.add("Hat", v)),
     "fit": (WRONG, lambda f, v: AttributeCritic.fit(v)),
+    "prior": (WRONG, lambda f, v: Gaussian.fit(v)),
+    "mixture": (WRONG, lambda f, v: GaussianMixture.fit(v)),
+    "flow": (WRONG, lambda f, v: LatentFlow.fit(v)),
+    "matching": (WRONG, lambda f, v: FlowMatching.fit(v)),
+    "actor": (WRONG, lambda f, v: Actor.fit(v)),
+    "updater": (WRONG, lambda f, v: Updater.fit(v, f.controller)),
+    "knowledge": (WRONG, lambda f, v: KnowledgeBase(f.prior, (8,)).add("Male", v)),
+    "teach": (WRONG, lambda f, v: teach(f.critic, v)),
+    "amortise": (WRONG, lambda f, v: amortise(f.controller, v)),
+    "examples": (WRONG, lambda f, v: ExampleCritic.fit("Hat", v, v)),
     "condition": (WRONG, lambda f, v: condition(v, f.critic)),
     "critic=": (WRONG, lambda f, v: condition(f.decoder, v)),
     "controller=": (WRONG[:-1], lambda f, v: condition(f.decoder, f.critic, v)),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...critics import Critic
 from ...decoder import Prior
-from ...latents import Latents
+from ...latents import Latents, require_latents
 from ...random import seeded
 from ..base import Controller
 from ..flow_matching import FlowMatching
@@ -86,6 +86,7 @@ class Updater(UpdaterNetwork, kind="updater"):
             seed: Decides every random number.
             options: Further arguments of `train_dagger`.
         """
+        require_latents(latents)
         names = latents.names if latents.labels is not None else ()
         with seeded(seed, "updater"):
             updater = cls(latents.latent_shape, names, width=width, depth=depth, steps=steps)
