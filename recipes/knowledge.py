@@ -105,7 +105,7 @@ def grids(model: PixelFlow, x: Tensor, seed: int, device: torch.device) -> Tenso
     """Bytes as grids, with one draw of dequantisation noise."""
     u = noise(0, len(x), model.sample_shape, seed=seed, purpose="training grids", uniform=True)
     parts = zip(x.split(CHUNK), u.split(CHUNK), strict=True)
-    return torch.cat([model.dequantise(a.float() / 255, b) for a, b in parts]).to(device)
+    return torch.cat([model.dequantise(a.to(device).float() / 255, b.to(device)) for a, b in parts])
 
 
 def add_all(

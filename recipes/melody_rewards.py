@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from support.melody.data import Melodies, MelodyDataFlags, load_melodies
 from support.melody.evaluation import (
     CHUNK,
@@ -93,7 +94,7 @@ def main(flags: Flags) -> dict[str, Any]:
         "melody-vae",
         pretrained_model_name_or_path=flags.pretrained_model_name_or_path,
         revision=flags.revision,
-    )
+    ).to(Accelerator().device)  # where the exploration trains
     data = dataclasses.replace(flags.data, bars=decoder.sample_shape[0] // 16)
     melodies: dict[str, Melodies] = {}
     encodings = None
@@ -103,7 +104,7 @@ def main(flags: Flags) -> dict[str, Any]:
         encodings = encoded(decoder, melodies["train"], flags.max_encodings, seed)
     else:
         logger.warning("No --train_data_dir: the prior is the reference of realism; no edits.")
-        known = decoder.decode(decoder.prior.sample(CHUNK, seed=~seed))
+        known = decoder.decode(decoder.prior.sample(CHUNK, seed=~seed)).cpu()
     rules = rules_of(rule_flags, known)
     rewards = CountedRewards(rules, max_calls=rule_flags.max_reward_calls)
     critic = None
@@ -124,7 +125,7 @@ def main(flags: Flags) -> dict[str, Any]:
 
     # evaluated on held-out data: new starts, and encodings of test tunes
     made = answers(decoder, found, flags.num_melodies, seed=seed + 1)
-    real, model = decoder.prior.sample(COMPARED, seed=~seed), None
+    real, model = decoder.prior.sample(COMPARED, seed=~seed).cpu(), None
     edits: dict[str, tuple[RuleEdit, dict[str, float]]] = {}
     tunes: Tensor | None = None
     if melodies:
@@ -153,7 +154,7 @@ def main(flags: Flags) -> dict[str, Any]:
     write_json(folder / "results.json", results)
     conditional = latentctl.condition(decoder, found.critic, found.actor)
     conditional.save_pretrained(folder / "pack")
-    shown = {name: (tunes, out.x) for name, (out, _) in edits.items()}
+    shown = {name: (tunes, out.x.cpu()) for name, (out, _) in edits.items()}
     requests = {name: x for name, (_, x, _) in made.items()}
     write_report(folder, dataclasses.asdict(flags), results, requests, shown)
     flags.hub.push(conditional, flags.output_dir)

@@ -15,6 +15,7 @@ from __future__ import annotations
 __all__ = ["PixelClassifier", "augment_images"]
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from latentctl.errors import AdapterError, InputError, ShapeError
-from latentctl.random import generator, seeded
+from latentctl.random import seeded
 from latentctl.storage import register_to_config
 from latentctl.training import Step, train
 
@@ -33,7 +34,7 @@ from .augment import augment_images
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Augmentation = Callable[[Tensor, Step], Tensor]
 SMALL_RESNET = {"channels": (48, 96, 192, 320)}  # half the cost of a full ResNet-18
 # a saved network may come from a stranger: of timm's options, those that state sizes
 OPTIONS = (
@@ -170,8 +171,8 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
             batch_size: Images in a step, over all processes.
             learning_rate: Peak learning rate.
             weight_decay: Decoupled weight decay of the weight matrices.
-            augment: Called as `augment(x, generator)` on each batch; `augment_images` by default,
-                `lambda x, generator: x` for none.
+            augment: Called as `augment(x, step)` on each batch with its `latentctl.training.Step`,
+                from which it draws; `augment_images` by default, `lambda x, step: x` for none.
             seed: Seed of the initial weights, the order and the augmentation.
             accelerator: Where to train; `Accelerator()` by default.
             progress: Show a bar on the main process.
@@ -199,8 +200,9 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
 
         def loss(batch: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
             x, y = batch[0].float() / 255, batch[1].float()
-            x = view(x, generator(step.seed, step.index, step.start, device=x.device))
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=_fast_bfloat16(x.device)):
+            x = view(x, step)
+            fast = _fast_bfloat16(x.device)
+            with torch.autocast(x.device.type, torch.bfloat16) if fast else nullcontext():
                 logits = network(x)
             known = ~y.isnan()
             return F.binary_cross_entropy_with_logits(logits.float()[known], y[known]), {}

@@ -51,7 +51,7 @@ class Pictures:
         labels = ["prior", "realism alone"]
         for name in conditional.names:
             value = name not in ("Young", "No_Beard")
-            rows.append(conditional.sample(10, seed=1, **{name: value}).x.clamp(0, 1))
+            rows.append(conditional.sample(10, seed=1, **{name: value}).x.cpu().clamp(0, 1))
             labels.append(name if value else f"not {name}")
         sheet = face_sheet(torch.stack(rows), row_labels=labels)
         caption = "The prior, the prior moved by realism alone, and samples with one attribute."
@@ -93,7 +93,9 @@ class Pictures:
         scores: dict[str, Critic] = {} if realism is None else {"P(real)": realism}
         scores |= {f"P({name})": critic[name] for name in critic.names[:3]}
         for number, (title, score) in enumerate(scores.items()):
-            image = critic_contours(score, center, (used[0], used[1]), points=points, title=title)
+            image = critic_contours(
+                score.score, center, (used[0], used[1]), points=points, title=title
+            )
             self.add(f"contour_{number}.png", image, title)
 
     def curves(self) -> None:

@@ -29,27 +29,29 @@ def encoded(decoder: Decoder, melodies: Melodies, count: int, seed: int) -> Late
     """Encodings of `count` melodies, drawn at random."""
     rows = permutation(len(melodies), seed=seed, epoch=0, purpose="encodings")[:count]
     q = decoder.encode(melodies[rows], batch_size=CHUNK)
-    return Latents(q.mean, q.std)
+    return Latents(q.mean.cpu(), q.std.cpu())
 
 
 @torch.no_grad()
 def answers(
     decoder: Decoder, found: Exploration, count: int, seed: int
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Latents `(N, D)`, melodies `(N, T)` and starts of each request, from the same starts.
+    """Latents `(N, D)`, melodies `(N, T)` and starts of each request on the CPU, one start a row.
 
     The requests are none (the prior), each rule, and all of them.
     """
     names = found.critic.names
-    start = decoder.prior.sample(count, seed=seed)
+    start = decoder.prior.sample(count, seed=seed).to(decoder.device)
     requests: dict[str, list[str]] = {"prior": [], **{name: [name] for name in names}}
     if len(names) > 1:
         requests[" and ".join(names)] = list(names)
     result = {}
     for title, rules in requests.items():
         y = torch.tensor([[1.0 if name in rules else math.nan for name in names]])
+        y = y.to(start)
         z = found.actor(start, y) if rules else start
-        result[title] = (z, decoder.decode(z, batch_size=CHUNK), start)
+        x = decoder.decode(z, batch_size=CHUNK)
+        result[title] = (z.cpu(), x.cpu(), start.cpu())
     return result
 
 
@@ -103,12 +105,12 @@ def edits_of(
     result = {}
     for requested in [[name] for name in names] + ([names] if len(names) > 1 else []):
         out = latentctl.edit_by_rule(decoder, critic, rules, tunes, rules=requested)
-        changed, notes = notes_changed(out.x, tunes).float(), onsets(tunes).sum(1)
-        moved = out.steps > 0
+        changed, notes = notes_changed(out.x.cpu(), tunes).float(), onsets(tunes).sum(1)
+        moved, kept = out.steps.cpu() > 0, out.satisfied.cpu()
         satisfied = (before[:, [names.index(name) for name in requested]] == 1).all(1)
         receipt = {
             "satisfied before": satisfied.float().mean().item(),
-            "satisfied": out.satisfied.float().mean().item(),
+            "satisfied": kept.float().mean().item(),
             "changed": changed.mean().item(),
             "share changed": (changed / notes)[moved].median().item() if moved.any() else 0.0,
             "steps": out.steps.float().mean().item(),
@@ -116,7 +118,7 @@ def edits_of(
         }
         if requested == ["c_major"]:
             outside = (onsets(tunes) & ~torch.isin(tunes % 12, torch.tensor(C_MAJOR))).sum(1)
-            some = out.satisfied & (outside > 0)
+            some = kept & (outside > 0)
             if some.any():
                 receipt["changed / required"] = (changed / outside)[some].median().item()
         result[" and ".join(requested)] = (out, receipt)
