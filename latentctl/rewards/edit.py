@@ -115,7 +115,8 @@ def edit_by_rule(
     columns = [rewards.names.index(name) for name in requested]
     heads = [critic.names.index(name) for name in requested]
     calls = rewards.calls
-    x = read_samples(x, decoder)
+    x = read_samples(x, decoder).to(decoder.device)
+    critic.to(decoder.device)
     start = decoder.encode(x).mean
     best, best_z = x.clone(), start.clone()
     found = torch.full((len(x), len(rewards.names)), torch.nan)

@@ -63,8 +63,8 @@ def pictures(folder, sizes, side=12):
     columns = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     folder.mkdir()
     for split, count in sizes.items():
-        drawn = torch.rand(count, side, side, generator=generator(count))
-        images = [Image.fromarray(image.numpy()) for image in (255 * drawn).to(torch.uint8)]
+        drawn = torch.rand(count, side, side, generator=generator(count)) > 0.8
+        images = [Image.fromarray(image.numpy()) for image in 230 * drawn.to(torch.uint8)]
         rows = {"image": images, "label": [k % 10 for k in range(count)]}
         split_set = datasets.Dataset.from_dict(rows, features=columns)
         split_set.to_parquet(folder / f"{split}-00000-of-00001.parquet")
