@@ -8,12 +8,13 @@ import time
 
 import pytest
 import torch
+from conftest import ToyVAE, toy_decoder
 
-from latentctl import Latents
+from latentctl import Latents, encode_dataset
 from latentctl.errors import CacheError, CheckpointError
 from latentctl.storage import load_folder, save_folder
 from latentctl.storage.files import write_atomic
-from latentctl.storage.lock import LockedError, lock
+from latentctl.storage.lock import LockedError, held, lock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -148,7 +149,7 @@ def test_single_files_and_caches_of_two_writers_are_whole(tmp_path):
                 latents[number].save(cache)
                 saved += 1
             except CacheError as error:
-                assert "in use: process" in str(error)
+                assert "is in use: " in str(error)
         assert saved
 
     assert children(2, work) == [0, 0]
@@ -156,3 +157,17 @@ def test_single_files_and_caches_of_two_writers_are_whole(tmp_path):
     assert Latents.load(cache).mean.unique().tolist() in ([0.0], [1.0])
     assert sorted(os.listdir(tmp_path)) == ["cache", "file"]
     assert len(os.listdir(cache)) == 2
+
+
+def test_a_data_set_is_encoded_by_one_job_at_a_time(tmp_path):
+    decoder = toy_decoder(ToyVAE())
+    x = decoder.decode(torch.zeros(6, 8)).detach()
+    with (
+        held(tmp_path / "cache"),
+        pytest.raises(CacheError, match=f"in use: process {os.getpid()} on "),
+    ):
+        encode_dataset(decoder, x, tmp_path / "cache", progress=False)
+    first = encode_dataset(decoder, x, tmp_path / "cache", progress=False)
+    with held(tmp_path / "cache"):  # a finished cache is only read
+        again = encode_dataset(decoder, x, tmp_path / "cache", progress=False)
+    assert torch.equal(first.mean, again.mean)
