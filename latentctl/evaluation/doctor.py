@@ -134,7 +134,7 @@ def examine(
         >>> import latentctl
         >>> decoder = latentctl.wrap(torch.nn.Linear(2, 12), decode="forward")
         >>> report = examine(decoder)
-        >>> report.lawful, [ability.what for ability in report.abilities if not ability.works]
+        >>> report.lawful, [ability.what for ability in report.abilities if ability.works is False]
         (True, ['Edit real samples'])
     """
     if x is not None:
