@@ -125,7 +125,7 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
 
 
 def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
-    model = train_toy(flags.model, flags.seed)
+    model = train_toy(flags.model, flags.seed).cpu()  # its pictures and measures are small
     if model.updater.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
     results = {}

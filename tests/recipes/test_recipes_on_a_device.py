@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from emulated_device import emulated_device
+from test_knowledge_recipe import digits, letters, write
 
 from latentctl.random import generator, seeded
 
@@ -93,8 +94,8 @@ def test_cgml(task, recipe):
 
 
 def test_knowledge(recipe, tmp_path):
-    sizes = {"train": 320, "test": 40}
-    sources = [f"--{name} {pictures(tmp_path / name, sizes)}" for name in ("mnist", "omniglot")]
+    drawn = (("mnist", digits), ("omniglot", letters))
+    sources = [f"--{name} {write(tmp_path / name, draw, (320, 40))}" for name, draw in drawn]
     recipe("knowledge", KNOWLEDGE, *sources, ONE, "out")
 
 

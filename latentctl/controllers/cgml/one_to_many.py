@@ -96,10 +96,10 @@ class OneToMany(nn.Module):
     ) -> Tensor:
         """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start by `seed`.
 
-        The updater's own number of `steps` is the default.
+        The updater's own number of `steps` is the default. Answers are on the device of `x`.
         """
         z, h = self.find(x, count, steps=steps, seed=seed)
-        answers: Tensor = self.generator(h, z).unflatten(0, (len(x), count))
+        answers: Tensor = self.generator(h, z).unflatten(0, (len(x), count)).to(x.device)
         return answers
 
     @torch.no_grad()
@@ -107,6 +107,7 @@ class OneToMany(nn.Module):
         self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
     ) -> tuple[Tensor, Any]:
         """The latents of the answers, `(B * count, *latent_shape)`, and `h` of each."""
+        x = x.to(next(self.parameters()).device)
         h = _rows(self.encoder(x), torch.arange(len(x), device=x.device).repeat_interleave(count))
         shape, domain = self.updater.latent_shape, self.updater.domain
         z = start_points(len(x) * count, shape, domain, seed=~seed).to(x.device)

@@ -173,14 +173,15 @@ class Baseline(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor, count: int, seed: int, modes: Tensor | None = None) -> Tensor:
-        """Outputs `(B, count, ...)`; the oracle is given `modes`, or both in turn."""
-        shape = (self.latent_size,)
+        """Outputs `(B, count, ...)`, on the device of `x`; the oracle is given `modes`, or both."""
+        there, shape = x.device, (self.latent_size,)
+        x = x.to(next(self.parameters()).device)
         z = noise(0, len(x) * count, shape, seed=seed, purpose="latents of a baseline").to(x.device)
         if self.kind in ("regressor", "oracle"):
             z = torch.zeros_like(z)
         if self.kind == "oracle":
             z[:, 0] = torch.arange(len(z)) % 2 if modes is None else modes.float()
-        return self.draw(x.repeat_interleave(count, 0), z).unflatten(0, (len(x), count))
+        return self.draw(x.repeat_interleave(count, 0), z).unflatten(0, (len(x), count)).to(there)
 
     def loss(self, batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         x, y, mode = batch
