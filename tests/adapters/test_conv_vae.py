@@ -174,7 +174,7 @@ def flip(folder):
         (rewrite, {}, "corrupted"),
         (later, {}, "upgrade latentctl"),
         (edit, {"kind": "conv-ae"}, "holds ConvAE, not a ConvVAE|does not fit"),
-        (configure, {"width": 8}, "does not fit"),
+        (configure, {"width": 8}, "asks for more than the"),
         (configure, {"resolution": 32}, "does not fit"),
         (configure, {"heads": 3}, "malformed"),
         (configure, {"width": -1}, "cannot be built: Need resolution"),
