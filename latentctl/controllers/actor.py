@@ -23,6 +23,7 @@ from __future__ import annotations
 
 __all__ = ["Actor", "players"]
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ class Actor(Controller, kind="actor"):
         attribute_weight: float = 0.0,
         distance_weight: float = 0.0,
         teacher: Controller | None = None,
-        demonstration_steps: int = 2000,
+        demonstration_steps: int | None = None,
         critic_warmup_steps: int = 150,
         max_train_steps: int = 3000,
         batch_size: int = 256,
@@ -124,7 +125,9 @@ class Actor(Controller, kind="actor"):
             distance_weight: Weight of the distance penalty; 0 or 0.1 in the paper.
             teacher: A controller whose moves are cloned before the adversarial training, such as
                 a `FlowMatching`. The paper has none, and trains for 200,000 steps.
-            demonstration_steps: Steps of that cloning.
+            demonstration_steps: Steps of that cloning. By default two thirds of `max_train_steps`,
+                at most 2000, and 2000 for cloning alone. The teacher makes one move for each latent
+                of these steps, at most 20,000.
             critic_warmup_steps: Steps of the realism critic alone after the cloning.
             max_train_steps: Steps of the adversarial training, over both players; 0 for cloning
                 alone.
@@ -137,6 +140,8 @@ class Actor(Controller, kind="actor"):
         """
         require_latents(latents)
         names = latents.names if latents.labels is not None else ()
+        if demonstration_steps is None:
+            demonstration_steps = min(2000, math.ceil(max_train_steps * 2 / 3)) or 2000
         with seeded(seed, "actor"):
             actor = cls(latents.latent_shape, names, width=width, depth=depth)
             realism = RealismCritic(latents.latent_shape, names, width=width, depth=depth)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import FAST, QUICK, Linear, truth
+from conftest import FAST, NAMES, QUICK, Linear, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +24,7 @@ from latentctl.controllers import (
 )
 from latentctl.controllers.ascent import distance
 from latentctl.controllers.cgml.network import UpdaterNetwork
+from latentctl.controllers.imitation import collect_demonstrations
 from latentctl.controllers.request import flips
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.decoder import Gaussian
@@ -428,3 +429,18 @@ def test_an_actor_clones_a_controller(learned, latents):
         == 1
         < int(teacher.move(z, Request()).evaluations[0])
     )
+
+
+@pytest.mark.parametrize(("options", "moves"), [({}, 40), ({"demonstration_steps": 3}, 60)])
+def test_demonstrations_follow_the_budget(options, moves, latents, monkeypatch):
+    asked = []
+
+    def collect(teacher, latents, count, **rest):
+        asked.append(count)
+        return collect_demonstrations(teacher, latents, count, **rest)
+
+    monkeypatch.setattr("latentctl.controllers.imitation.collect_demonstrations", collect)
+    teacher = FlowMatching((8,), NAMES, width=8, depth=1, steps=1)
+    few = {"max_train_steps": 3, "batch_size": 20, "critic_warmup_steps": 1}
+    Actor.fit(latents, teacher=teacher, width=8, depth=1, **few, **options)
+    assert asked == [moves]
