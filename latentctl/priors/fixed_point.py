@@ -46,18 +46,24 @@ def fixed_point(
         >>> torch.allclose(u, goal / 4), bool(error < 1e-6)
         (True, True)
     """
-    size = goal.flatten(1).abs().amax(1).clamp_min(1)
+    size = _double(goal).abs().amax(1).clamp_min(1)
     points: list[Tensor] = []
     errors: list[Tensor] = []
     u = goal
     for _ in range(rounds):
-        points = [*points, u.flatten(1).double()][-MEMORY:]
-        errors = [*errors, (u + change(u) - goal).flatten(1).double()][-MEMORY:]
+        points = [*points, _double(u)][-MEMORY:]
+        errors = [*errors, _double(u + change(u) - goal)][-MEMORY:]
         missed = errors[-1].abs().amax(1) / size
         if bool((missed <= close).all()):
             break
-        u = _mixture(points, errors).to(goal.dtype).view_as(goal)
-    return points[-1].to(goal.dtype).view_as(goal), missed.to(goal.dtype)
+        u = _mixture(points, errors).to(goal).view_as(goal)
+    return points[-1].to(goal).view_as(goal), missed.to(goal)
+
+
+def _double(values: Tensor) -> Tensor:
+    """Rows `(B, D)` in float64, on the CPU where the device has none."""
+    values = values.cpu() if values.device.type == "mps" else values
+    return values.flatten(1).double()
 
 
 def _mixture(points: list[Tensor], errors: list[Tensor]) -> Tensor:

@@ -71,14 +71,14 @@ class Whitening(nn.Module):
             )
         total, rows = torch.zeros(axis, dtype=torch.float64), 0
         second = torch.zeros(axis, axis, dtype=torch.float64)
-        shift = _by_axis(latents[0].mean).cpu().mean(0)
+        shift = _by_axis(latents[0].mean).mean(0)
         for start in range(0, count, CHUNK):
             batch = latents[start : start + CHUNK]
-            values = _by_axis(batch.mean).cpu() - shift  # (n, axis)
+            values = _by_axis(batch.mean) - shift  # (n, axis)
             total, second = total + values.sum(0), second + values.T @ values
             rows += len(values)
             if batch.std is not None:
-                second += _by_axis(batch.std).cpu().square().sum(0).diag()
+                second += _by_axis(batch.std).square().sum(0).diag()
         offset = total / rows
         variance, basis = torch.linalg.eigh(second / rows - torch.outer(offset, offset))
         std = variance.clamp_min(0).sqrt()
@@ -128,5 +128,5 @@ class Whitening(nn.Module):
 
 
 def _by_axis(values: Tensor) -> Tensor:
-    """`(B, A, ...)` as `(B * cells, A)` in float64."""
-    return values.double().transpose(0, 1).flatten(1).T
+    """`(B, A, ...)` as `(B * cells, A)` in float64, on the CPU."""
+    return values.cpu().double().transpose(0, 1).flatten(1).T
