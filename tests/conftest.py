@@ -141,7 +141,7 @@ def actor(latents, critic):
         attributes=critic,
         attribute_weight=3.0,
         distance_weight=0.03,
-        max_train_steps=800,
+        max_train_steps=1000,
         **FAST,
         **QUICK,
     )
