@@ -2,7 +2,8 @@
 
 `Emulated` tensors hold a CPU tensor and report another device. An operator that is given emulated
 and CPU tensors together raises, except where CUDA allows it: CPU tensors without dimensions, CPU
-index tensors, and copies. `.numpy()` of an emulated tensor raises. Forward-mode transforms of
+index tensors, and copies. `.numpy()` of an emulated tensor raises. A device without float64, as
+Apple's MPS, is emulated by `emulated_device(float64=False)`. Forward-mode transforms of
 `torch.func` are not supported.
 """
 
@@ -12,19 +13,28 @@ import contextlib
 from unittest import mock
 
 import accelerate
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from latentctl.nn import precision
+
 CUDA = torch.device("meta")  # its C++ guard does nothing; here its tensors have data
+LISTS = (list, range, np.ndarray)  # that torch turns into index tensors
+NO_FLOAT64 = "Cannot convert a tensor to float64: the emulated device has no float64."
 NO_NUMPY = "A tensor on cuda:0 cannot be converted to numpy. Copy it to the host first."
 
 
 class Emulated(Tensor):
+    has_float64 = True
+
     @staticmethod
     def __new__(cls, elem, requires_grad=False):
+        if elem.dtype == torch.float64 and not cls.has_float64:
+            raise TypeError(NO_FLOAT64)
         r = Tensor._make_wrapper_subclass(
             cls,
             elem.size(),
@@ -122,6 +132,8 @@ def run(func, args, kwargs):
         return CUDA
     name = func._schema.name.split("::")[1]
     flat, spec = tree_flatten((args, kwargs))
+    if any(isinstance(a, Tensor) and not isinstance(a, Emulated) and a.is_meta for a in flat):
+        raise RuntimeError(f"aten::{name} is given a tensor without data: mend the emulation.")
     if mixed(name, args, [a for a in flat if isinstance(a, Tensor)]):
         raise RuntimeError(f"Tensors on cuda:0 and cpu are mixed (aten::{name}).")
     emulated = {id(a.elem): a for a in flat if isinstance(a, Emulated)}
@@ -167,6 +179,7 @@ class _Dispatch(TorchDispatchMode):
 
 
 PYTHON_FACTORIES = {torch.tensor, torch.as_tensor}
+INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
 
 
 def renamed(value):
@@ -175,12 +188,25 @@ def renamed(value):
     return CUDA if named or (isinstance(value, torch.device) and value.type == "cuda") else value
 
 
+def indexed(tensor, index):
+    """The index with tensors for its lists, on the tensor's device."""
+    if isinstance(index, LISTS):
+        numbers = torch.as_tensor(np.asarray(index))
+        return (numbers if len(index) else numbers.long()).to(tensor.device)
+    return tuple(indexed(tensor, i) for i in index) if isinstance(index, tuple) else index
+
+
 class _Function(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {key: renamed(value) for key, value in (kwargs or {}).items()}
         args = tuple(renamed(value) for value in args)
         if func in (Tensor.numpy, Tensor.__array__) and isinstance(args[0], Emulated):
             raise TypeError(NO_NUMPY)
+        if func in INDEXED and isinstance(args[0], Emulated):
+            args = (args[0], indexed(*args[:2]), *args[2:])
+        if func is Tensor.new_tensor and isinstance(args[0], Emulated):
+            kwargs = {"device": CUDA, "dtype": args[0].dtype} | kwargs
+            func, args = torch.tensor, args[1:]
         if func in PYTHON_FACTORIES and kwargs.get("device") == CUDA:
             kwargs.pop("device")
             made = func(*args, **kwargs)
@@ -189,7 +215,7 @@ class _Function(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def emulated_device(accelerator=True):
+def emulated_device(accelerator=True, float64=True):
     torch.__future__.set_swap_module_params_on_conversion(True)
     plain_load = torch.nn.Module.load_state_dict
 
@@ -202,6 +228,8 @@ def emulated_device(accelerator=True):
 
     torch.nn.Module.load_state_dict = load
     patches = [
+        mock.patch.object(Emulated, "has_float64", float64),
+        mock.patch.object(precision, "WITHOUT_FLOAT64", () if float64 else (CUDA.type,)),
         mock.patch("torch.cuda.get_rng_state", lambda device=0: torch.get_rng_state()),
         mock.patch("torch.cuda.set_rng_state", lambda s, device=0: None),
         mock.patch("torch.cuda.manual_seed", lambda s: None),

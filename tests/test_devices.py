@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import NAMES, ToyVAE, toy_decoder, toy_latents
 from emulated_device import emulated_device
+from latentctl_adapters.flow_decoder import PixelFlow
+from latentctl_adapters.melody_vae import MelodyVAE
 
 import latentctl
 from latentctl import (
@@ -27,7 +29,16 @@ from latentctl import (
     teach,
 )
 from latentctl.controllers import Transport, amortise
+from latentctl.evaluation import (
+    density_coverage,
+    frechet_distance,
+    multilabel_scores,
+    precision_recall,
+)
+from latentctl.evaluation.laws import check_decoder
+from latentctl.latents.moments import aggregate
 from latentctl.priors import GaussianMixture
+from latentctl.random import generator, seeded
 from latentctl.rewards import edit_by_rule
 
 FEW = {"max_train_steps": 3, "batch_size": 32}
@@ -36,7 +47,7 @@ SMALL = {"width": 16}
 
 @pytest.fixture
 def device():
-    with emulated_device():
+    with emulated_device(float64=False):  # as the strictest device, MPS
         yield "cuda"
 
 
@@ -202,3 +213,36 @@ def test_grids(device):
     mask[:8] = 1
     x = decoder.decode(torch.zeros(2, 4, 8, 8))
     assert condition(decoder, critic).edit(x, Up=True, mask=mask).x.is_cuda
+
+
+def partly_in_double_precision(place):
+    """Numbers of moments, metrics, flows over pixels and melodies, computed on one device."""
+    means, stds = toy_latents(60, 0).mean.to(place), torch.full((60, 8), 0.1).to(place)
+    yield from aggregate([(means, stds), (means, stds)])
+    real, fake = means[:30], means[30:]
+    yield frechet_distance(real, fake)
+    yield from vars(precision_recall(real, fake, k=3)).values()
+    yield from vars(density_coverage(real, fake, k=3)).values()
+    labels = torch.rand(60, 3, generator=generator(0)).round()
+    yield multilabel_scores(means[:, :3].sigmoid(), labels.to(place), names=NAMES).accuracy
+    flow = PixelFlow.fit(torch.rand(40, 1, 8, 8, generator=generator(1)), width=8, blocks=1, **FEW)
+    flow = flow.to(place)
+    x = torch.randint(256, (4, 1, 8, 8), generator=generator(2)).to(place) / 255
+    yield flow.bits_per_dimension(x, torch.full_like(x, 0.5))
+    yield flow.decode(flow.encode(x))
+    with seeded(3):
+        model = MelodyVAE(latent_size=8, embedding=6, encoder_size=8, decoder_size=12).eval()
+    model = model.to(place)
+    z = torch.randn(3, 8, generator=generator(4)).to(place)
+    yield model.sample(z, seed=5)
+    check_decoder(toy_decoder(ToyVAE()).to(place))
+
+
+@pytest.mark.parametrize("float64", [True, False])
+def test_double_precision_is_computed_where_there_is_some(float64):
+    expected = list(partly_in_double_precision("cpu"))
+    with emulated_device(float64=float64):
+        found = list(partly_in_double_precision("cuda"))
+        assert all(v.is_cuda for v in found if isinstance(v, torch.Tensor))
+        found = [v.cpu() if isinstance(v, torch.Tensor) else v for v in found]
+    torch.testing.assert_close(found, expected)

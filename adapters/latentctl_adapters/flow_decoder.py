@@ -46,6 +46,7 @@ from torch import Tensor
 from latentctl.decoder import Decoder
 from latentctl.errors import InputError, ShapeError
 from latentctl.latents import Latents
+from latentctl.nn.precision import double_precision
 from latentctl.priors.flow import LatentFlow
 from latentctl.random import noise
 from latentctl.storage import register_to_config
@@ -145,10 +146,10 @@ class PixelFlow(Pretrained, kind="pixel-flow"):
         y = rearrange(z.view(len(z), -1, side, side), f"{CELLS} -> {PIXELS}", p=p, q=p)
         if self.config["gaussianise"]:
             share, below = self._shares()
-            mass = (torch.special.ndtr(y.double()) - EDGE) / (1 - 2 * EDGE)
+            mass = (torch.special.ndtr(double_precision(y)) - EDGE) / (1 - 2 * EDGE)
             mass = mass.clamp(0, 1 - 1e-9)
             level = (torch.bucketize(mass.detach(), below, right=True) - 1).clamp(0, 255)
-            places = (level + (mass - below[level]) / share[level]).to(y.dtype)
+            places = (level + (mass - below[level]) / share[level]).to(y)
         else:
             places = 256 * (y + 0.5)
         x: Tensor = ((places - 0.5) / 255).clamp(0, 1)
@@ -188,7 +189,7 @@ class PixelFlow(Pretrained, kind="pixel-flow"):
 
     def _shares(self) -> tuple[Tensor, Tensor]:
         """The share of each level, and of all levels below it, in double precision."""
-        share = self.levels.double()
+        share = double_precision(self.levels)
         share = share / share.sum()
         return share, torch.cat([share.new_zeros(1), share.cumsum(0)[:-1]])
 
@@ -209,8 +210,9 @@ class PixelFlow(Pretrained, kind="pixel-flow"):
         y, log_det = places / 256 - 0.5, places.new_zeros(len(places))
         if self.config["gaussianise"]:
             share, below = self._shares()
-            level = places.detach().long().clamp(0, 255)
-            mass = below[level] + share[level] * (places.double() - level)
+            exact = double_precision(places)
+            level = exact.detach().long().clamp(0, 255)
+            mass = below[level] + share[level] * (exact - level)
             y = torch.special.ndtri(EDGE + (1 - 2 * EDGE) * mass)
             slope = (256 * (1 - 2 * EDGE) * share[level]).log() + 0.5 * (y.square() + LOG_2PI)
             y, log_det = y.to(places), slope.flatten(1).sum(1).to(places)
@@ -255,7 +257,8 @@ class PixelFlow(Pretrained, kind="pixel-flow"):
         options = {**SIZES, **options}
         sizes = {name: options[name] for name in SIZES}
         model = cls(x.shape[2], x.shape[1], patch, kind, gaussianise=gaussianise, **sizes)
-        counts = torch.bincount((255 * x).round().long().flatten(), minlength=256).double()
+        levels = (255 * x).round().long().flatten()
+        counts = double_precision(torch.bincount(levels, minlength=256))
         model.levels.copy_((1 - UNSEEN) * counts / counts.sum() + UNSEEN / 256)
         u = noise(0, len(x), model.sample_shape, seed=seed, purpose="dequantise", uniform=True)
         parts = zip(x.split(CHUNK), u.split(CHUNK), strict=True)

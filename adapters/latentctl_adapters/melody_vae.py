@@ -42,6 +42,7 @@ from torch.distributions import Normal
 
 from latentctl.decoder import Decoder
 from latentctl.errors import AdapterError, InputError, ShapeError
+from latentctl.nn.precision import double_precision
 from latentctl.random import noise
 from latentctl.storage import register_to_config
 
@@ -183,13 +184,13 @@ class MelodyVAE(Pretrained, kind="melody-vae"):
         if not 0 < temperature < math.inf:
             raise InputError(f"The temperature must be positive and finite, not {temperature}.")
         u = noise(start, len(z), (self.steps,), seed=seed, purpose="melody", uniform=True)
-        u = u.view(-1, self.decoder.length).to(z.device)
+        u = double_precision(u.view(-1, self.decoder.length).to(z.device))
 
         def choose(logits: Tensor, *, first: int, step: int) -> Tensor:
-            below = torch.softmax(logits.double() / temperature, 1).cumsum(1)
+            below = torch.softmax(double_precision(logits) / temperature, 1).cumsum(1)
             place = u[first : first + len(logits), step, None] * below[:, -1:]
-            # a draw may round up to the whole mass
-            return torch.searchsorted(below, place, right=True).squeeze(1).clamp_(max=SYMBOLS - 1)
+            drawn = torch.searchsorted(below, place, right=True).squeeze(1)
+            return drawn.clamp_(max=SYMBOLS - 1).to(z.device)  # a draw may round to the whole mass
 
         return self.decoder.write(z, choose)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from ..nn.precision import double_precision
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def multilabel_scores(
     }
     scores = list(per_attribute.values())
     return MultilabelScores(
-        accuracy=(predicted == truth)[known].double().mean().item(),
+        accuracy=double_precision((predicted == truth)[known]).mean().item(),
         precision=sum(s.precision for s in scores) / len(scores),
         recall=sum(s.recall for s in scores) / len(scores),
         f1=sum(s.f1 for s in scores) / len(scores),

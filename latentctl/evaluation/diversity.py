@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from ..nn.precision import double_precision
 
 CHUNK = 1024  # rows of the distance matrix that are held at once
 
@@ -74,8 +75,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> PrecisionRecall:
     realistic = [(d <= real_radius).any(1) for d in _distances(fake, real)]
     reached = [(d <= fake_radius).any(1) for d in _distances(real, fake)]
     return PrecisionRecall(
-        precision=torch.cat(realistic).double().mean().item(),
-        recall=torch.cat(reached).double().mean().item(),
+        precision=double_precision(torch.cat(realistic)).mean().item(),
+        recall=double_precision(torch.cat(reached)).mean().item(),
     )
 
 
@@ -104,8 +105,8 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
     radius = _radii(real, k)
     counts = torch.stack([(d <= radius).sum(0) for d in _distances(fake, real)]).sum(0)
     return DensityCoverage(
-        density=(counts.double().sum() / (k * len(fake))).item(),
-        coverage=(counts > 0).double().mean().item(),
+        density=(double_precision(counts).sum() / (k * len(fake))).item(),
+        coverage=double_precision(counts > 0).mean().item(),
     )
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from ..nn.precision import double_precision
 from .accuracy import attribute_names
 
 
@@ -99,4 +100,4 @@ def identity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> float:
-    return values[where].double().mean().item()  # NaN where there is none
+    return double_precision(values[where]).mean().item()  # NaN where there is none

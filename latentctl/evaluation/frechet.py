@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ShapeError
+from ..nn.precision import double_precision
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -59,7 +60,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean `(F,)` and a triangular `R` of at most F rows with `R^T R` the covariance."""
-    features = features.double()
+    features = double_precision(features)
     mean = features.mean(0)
     root = torch.linalg.qr(features - mean, mode="r").R / (len(features) - 1) ** 0.5
     return mean, root

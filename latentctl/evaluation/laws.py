@@ -27,6 +27,7 @@ from ..controllers.request import Request
 from ..critics import Critic
 from ..decoder import Decoder
 from ..errors import InputError, LawError, NonFiniteError, ShapeError
+from ..nn.precision import double_precision
 from ..random import noise
 
 COUNT = 4
@@ -259,14 +260,15 @@ def _check_gradient(decoder: Decoder, seed: int) -> None:
     loss.backward()
     _require(z.grad is not None, "no gradient reaches z; state differentiable=False")
     _require(all(p.grad is None for p in decoder.parameters()), "a weight got a gradient")
-    exact = copy.deepcopy(decoder).double()
+    z = double_precision(z.detach())
+    exact = copy.deepcopy(decoder).to(z.device).double()
 
     def read(latents: Tensor) -> Tensor:
         x = exact.decode_fn(exact.model, latents)  # decode() itself rounds to float32
         w = noise(0, len(x), decoder.sample_shape, seed=seed, purpose="read-out")
         return (x * w.to(x)).sum()
 
-    z = z.detach().double().requires_grad_()
+    z = z.requires_grad_()
     (gradient,) = torch.autograd.grad(read(z), z)
     direction = noise(0, len(z), decoder.latent_shape, seed=seed, purpose="direction").to(z)
     direction = direction / direction.norm()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..nn.precision import double_precision
 
 CHUNK = 1024  # rows at a time
 
@@ -45,13 +46,13 @@ def aggregate(
     first = second = width = energy = torch.zeros((), dtype=torch.float64)
     for means, stds in posteriors:
         for start in range(0, len(means), CHUNK):
-            mean = means[start : start + CHUNK].double()
+            mean = double_precision(means[start : start + CHUNK])
             shift = mean[0] if shift is None else shift
             count += len(mean)
             first = (mean - shift).sum(0) + first
             second = (mean - shift).square().sum(0) + second
             if stds is not None:
-                std = stds[start : start + CHUNK].double()
+                std = double_precision(stds[start : start + CHUNK])
                 width = std.sum(0) + width
                 energy = std.square().sum(0) + energy
                 point = False
@@ -61,7 +62,8 @@ def aggregate(
     mean = shift + first / count
     std = (variance + (energy / count).to(mean.device)).sqrt()
     width = variance.mean().sqrt().expand_as(mean).clone() if point else width / count
-    return mean.float(), std.float(), width.float()
+    mean, std, width = (value.float().to(means.device) for value in (mean, std, width))
+    return mean, std, width
 
 
 def finite_floats(value: Tensor, what: str) -> Tensor:

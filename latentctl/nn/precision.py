@@ -1,8 +1,8 @@
-"""Linear algebra that stays in float32 under mixed precision."""
+"""Precision of sums and of linear algebra, whatever the device and the autocast."""
 
 from __future__ import annotations
 
-__all__ = ["full_precision"]
+__all__ = ["double_precision", "full_precision"]
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+WITHOUT_FLOAT64 = ("mps",)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
@@ -26,3 +28,13 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
+
+
+def double_precision(x: Tensor) -> Tensor:
+    """`x` in float64: on its device, or on the CPU if its device, an MPS, has no float64.
+
+    Example:
+        >>> double_precision(torch.ones(2))
+        tensor([1., 1.], dtype=torch.float64)
+    """
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()

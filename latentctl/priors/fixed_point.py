@@ -22,6 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..nn.precision import double_precision
+
 MEMORY = 7  # iterates that are combined
 RIDGE = 1e-8
 
@@ -61,9 +63,8 @@ def fixed_point(
 
 
 def _double(values: Tensor) -> Tensor:
-    """Rows `(B, D)` in float64, on the CPU where the device has none."""
-    values = values.cpu() if values.device.type == "mps" else values
-    return values.flatten(1).double()
+    """Rows `(B, D)` in float64."""
+    return double_precision(values.flatten(1))
 
 
 def _mixture(points: list[Tensor], errors: list[Tensor]) -> Tensor:

@@ -74,7 +74,8 @@ def measure(
     guess, truth = (y[rows["mnist"], first : first + 10].argmax(1) for y in (odds, labels))
     right = ((odds > 0) == (labels > 0.5)).float().mean(0)
     # the entropy of the histogram of the training pixels, each pixel coded by itself
-    share = (model.levels.double() / model.levels.double().sum()).log2()
+    levels = model.levels.cpu().double()
+    share = (levels / levels.sum()).log2()
     sets = ("mnist", "omniglot")
     histogram = {n: -share[(255 * x[rows[n]]).round().long()].mean() for n in sets}
     mean = {name: value.mean().item() for name, value in bits.items()}

@@ -24,6 +24,7 @@ from torch.distributions import Normal, kl_divergence
 
 from latentctl import Latents
 from latentctl.errors import InputError
+from latentctl.nn.precision import double_precision
 from latentctl.priors import LatentFlow
 from latentctl.random import seeded
 from latentctl.training import Step, train
@@ -62,7 +63,7 @@ class Pair(nn.Module):
     def standardise(self) -> None:
         """Set the whitening of the flow to the running moments."""
         white = self.flow.map.white
-        variance, basis = torch.linalg.eigh(self.covariance.double())
+        variance, basis = torch.linalg.eigh(double_precision(self.covariance))
         white.mean.copy_(self.mean)
         white.basis.copy_(basis)
         white.std.copy_(variance.clamp_min(1e-6 * variance.max()).sqrt())
