@@ -1,20 +1,18 @@
-"""Recipes on an emulated device, in this process, at a budget of a few steps.
-
-The emulation indexes wrongly by Python lists (`x[:, [0, 1]]`), so that knowledge, melody_rewards
-and the tasks of cgml_modes with pictures are left out.
-"""
+"""Recipes on an emulated device without float64, in this process, at a budget of a few steps."""
 
 from __future__ import annotations
 
 import importlib
 import shlex
 import sys
+from functools import partial
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from emulated_device import emulated_device
 
+import latentctl
 from latentctl.random import generator
 
 pytest.importorskip("tyro")
@@ -23,6 +21,7 @@ datasets = pytest.importorskip("datasets")
 Image = pytest.importorskip("PIL.Image")
 
 import support.run
+from support.melody import evaluation
 
 ONE = "--num_threads 1 --output_dir"
 FACES = "--max_train_samples 64 --max_test_samples 20 --latent_size 8 --width 4 "
@@ -37,6 +36,13 @@ FLOW = "--latent_size 6 --width 4 --max_train_steps 3 --train_batch_size 32 --fl
 FLOW += "--blocks 1 --flow_train_steps 3 --flow_batch_size 32"
 MELODY = "--latent_size 8 --embedding 8 --encoder_size 8 --decoder_size 8 --vae_batch_size 4 "
 MELODY += "--vae_train_steps 2 --validation_steps 2 --transpose 2"
+RULES = "--rounds 1 --prior_samples 40 --max_reward_calls 120 --num_melodies 8 --num_edits 2 "
+RULES += "--max_encodings 20 --moves 20 --first_steps 2 --train_steps 2 --edit_samples 20 "
+RULES += "--edit_train_steps 2"
+KNOWLEDGE = "--resolution 12 --padded 16 --patch 4 --prior_width 8 --prior_blocks 1 --hidden 8 "
+KNOWLEDGE += "--prior_train_steps 2 --prior_batch_size 32 --knowledge_train_steps 2 "
+KNOWLEDGE += "--knowledge_width 8 --knowledge_blocks 1 --critic_width 8 --critic_train_steps 2 "
+KNOWLEDGE += "--train_batch_size 32"
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def recipe(monkeypatch, tmp_path):
         arguments = [word for part in words for word in shlex.split(str(part))]
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         module = importlib.import_module(name)
-        with emulated_device():
+        with emulated_device(float64=False):
             support.run.run(module.main, module.Flags)
         return tmp_path
 
@@ -94,5 +100,19 @@ def test_latent_flow(training, recipe, tmp_path):
     recipe("latent_flow", FLOW, "--train_data_dir", data, "--training", training, ONE, "out")
 
 
-def test_melodies(recipe, tmp_path):
-    recipe("pretrain_melody_vae", MELODY, "--train_data_dir", tunes(tmp_path / "tunes"), ONE, "vae")
+def test_melodies(recipe, monkeypatch, tmp_path):
+    pytest.importorskip("symusic")
+    for owner, name in ((evaluation, "classifier_auc"), (latentctl, "edit_by_rule")):
+        monkeypatch.setattr(owner, name, partial(getattr(owner, name), steps=2))
+    data = f"--train_data_dir {tunes(tmp_path / 'tunes')}"
+    recipe("pretrain_melody_vae", MELODY, data, ONE, "vae")
+    source = f"--pretrained_model_name_or_path vae/model {data}"
+    recipe("melody_rewards", RULES, source, ONE, "out")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_knowledge(recipe, tmp_path):
+    sets = {n: pictures(tmp_path / n, {"train": 300, "test": 20}) for n in ("mnist", "omniglot")}
+    sources = [f"--{name} {folder}" for name, folder in sets.items()]
+    recipe("knowledge", KNOWLEDGE, *sources, ONE, "out")
+    assert (tmp_path / "out" / "report.html").exists()

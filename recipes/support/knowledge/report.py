@@ -77,7 +77,7 @@ def measure(
     levels = model.levels.cpu().double()
     share = (levels / levels.sum()).log2()
     sets = ("mnist", "omniglot")
-    histogram = {n: -share[(255 * x[rows[n]]).round().long()].mean() for n in sets}
+    histogram = {n: -share[(255 * x[rows[n]]).round().long().cpu()].mean() for n in sets}
     mean = {name: value.mean().item() for name, value in bits.items()}
     return {
         "test_images": {name: len(rows[name]) for name in sets},
