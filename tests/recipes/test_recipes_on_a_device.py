@@ -111,7 +111,9 @@ def test_melodies(recipe, monkeypatch, tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_knowledge(recipe, tmp_path):
+def test_knowledge(recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr("latentctl.knowledge.knowledge.SAMPLES", 2)
+    monkeypatch.setattr("latentctl.knowledge.base.BOUND_SAMPLES", 2)
     sets = {n: pictures(tmp_path / n, {"train": 300, "test": 20}) for n in ("mnist", "omniglot")}
     sources = [f"--{name} {folder}" for name, folder in sets.items()]
     recipe("knowledge", KNOWLEDGE, *sources, ONE, "out")
