@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from latentctl.nn import precision
 
@@ -127,16 +126,32 @@ def mixed(name, args, tensors):
     return bool(cpu) and (plain or not isinstance(args[0], Emulated))
 
 
+def leaves(value):
+    """The arguments within lists and tuples."""
+    if isinstance(value, list | tuple):
+        return [leaf for part in value for leaf in leaves(part)]
+    return [value]
+
+
+def mapped(function, value):
+    """As `tree_map` of lists and tuples, which is several times as slow."""
+    if isinstance(value, list):
+        return [mapped(function, part) for part in value]
+    if isinstance(value, tuple):
+        return tuple([mapped(function, part) for part in value])
+    return function(value)
+
+
 def run(func, args, kwargs):
     if func is torch.ops.prim.device.default:
         return CUDA
     name = func._schema.name.split("::")[1]
-    flat, spec = tree_flatten((args, kwargs))
-    if any(isinstance(a, Tensor) and not isinstance(a, Emulated) and a.is_meta for a in flat):
+    tensors = [a for a in leaves((args, *kwargs.values())) if isinstance(a, Tensor)]
+    if any(not isinstance(a, Emulated) and a.is_meta for a in tensors):
         raise RuntimeError(f"aten::{name} is given a tensor without data: mend the emulation.")
-    if mixed(name, args, [a for a in flat if isinstance(a, Tensor)]):
+    if mixed(name, args, tensors):
         raise RuntimeError(f"Tensors on cuda:0 and cpu are mixed (aten::{name}).")
-    emulated = {id(a.elem): a for a in flat if isinstance(a, Emulated)}
+    emulated = {id(a.elem): a for a in tensors if isinstance(a, Emulated)}
     device = kwargs.get("device")
     to_cpu = device is not None and torch.device(device).type == "cpu"
     to_emulated = device is not None and not to_cpu
@@ -146,7 +161,8 @@ def run(func, args, kwargs):
             return a.elem
         return torch.device("cpu") if isinstance(a, torch.device) else a
 
-    plain_args, plain_kwargs = tree_unflatten([unwrapped(a) for a in flat], spec)
+    plain_args = mapped(unwrapped, tuple(args))
+    plain_kwargs = {key: mapped(unwrapped, value) for key, value in kwargs.items()}
     if device is not None:
         plain_kwargs["device"] = torch.device("cpu")
     if plain_kwargs.get("pin_memory"):
@@ -164,7 +180,7 @@ def run(func, args, kwargs):
             return t.clone() if name == "_to_copy" and id(t) in emulated else t
         return emulated[id(t)] if id(t) in emulated else Emulated(t)
 
-    return tree_map(wrapped, out) if to_cpu or to_emulated or emulated else out
+    return mapped(wrapped, out) if to_cpu or to_emulated or emulated else out
 
 
 class _Dispatch(TorchDispatchMode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 import sys
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from emulated_device import emulated_device
 
 import latentctl
+from latentctl.knowledge import Knowledge
 from latentctl.random import generator
 
 pytest.importorskip("tyro")
@@ -112,8 +113,7 @@ def test_melodies(recipe, monkeypatch, tmp_path):
 
 
 def test_knowledge(recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr("latentctl.knowledge.knowledge.SAMPLES", 2)
-    monkeypatch.setattr("latentctl.knowledge.base.BOUND_SAMPLES", 2)
+    monkeypatch.setattr(Knowledge, "log_prob", partialmethod(Knowledge.log_prob, samples=2))
     sets = {n: pictures(tmp_path / n, {"train": 300, "test": 20}) for n in ("mnist", "omniglot")}
     sources = [f"--{name} {folder}" for name, folder in sets.items()]
     recipe("knowledge", KNOWLEDGE, *sources, ONE, "out")
