@@ -25,10 +25,10 @@ import support.run
 from support.melody import evaluation
 
 ONE = "--num_threads 1 --output_dir"
-FACES = "--max_train_samples 64 --max_test_samples 20 --latent_size 8 --width 4 "
+FACES = "--max_train_samples 40 --max_test_samples 12 --latent_size 8 --width 4 "
 FACES += "--vae_train_steps 2 --vae_batch_size 16"
 MAIN = "--attributes Male Smiling --preset small --train_batch_size 16 --critic_train_steps 3 "
-MAIN += "--max_train_steps 6 --realism_train_steps 3 --judge_train_seconds 1 --num_edits 2 "
+MAIN += "--max_train_steps 6 --realism_train_steps 3 --judge_train_seconds 0.2 --num_edits 1 "
 MAIN += "--teacher_train_steps 2 --realism_teacher_train_steps 2 --demonstration_steps 2 "
 MAIN += "--critic_warmup_steps 2"
 CGML = "--max_train_steps 2 --baseline_train_steps 3 --max_train_samples 60 --test_inputs 12 "
@@ -37,7 +37,7 @@ FLOW = "--latent_size 6 --width 4 --max_train_steps 3 --train_batch_size 32 --fl
 FLOW += "--blocks 1 --flow_train_steps 3 --flow_batch_size 32"
 MELODY = "--latent_size 8 --embedding 8 --encoder_size 8 --decoder_size 8 --vae_batch_size 4 "
 MELODY += "--vae_train_steps 2 --validation_steps 2 --transpose 2"
-RULES = "--rounds 1 --prior_samples 40 --max_reward_calls 120 --num_melodies 8 --num_edits 2 "
+RULES = "--rounds 1 --prior_samples 40 --max_reward_calls 120 --num_melodies 8 --num_edits 1 "
 RULES += "--max_encodings 20 --moves 20 --first_steps 2 --train_steps 2 --edit_samples 20 "
 RULES += "--edit_train_steps 2"
 KNOWLEDGE = "--resolution 12 --padded 16 --patch 4 --prior_width 8 --prior_blocks 1 --hidden 8 "
@@ -88,7 +88,7 @@ def test_faces(recipe):
     out = recipe("celeba_attrs", FACES, MAIN, ONE, "out") / "out"
     assert (out / "report.html").exists()
     base = f"--pack {out}/pack --pretrained_model_name_or_path {out}/base"
-    recipe("edit_identity", base, "--num_faces 2 --refine_with out/judge", ONE, "edits")
+    recipe("edit_identity", base, "--num_faces 1 --refine_with out/judge", ONE, "edits")
 
 
 def test_cgml(recipe):
@@ -113,8 +113,8 @@ def test_melodies(recipe, monkeypatch, tmp_path):
 
 
 def test_knowledge(recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr(Knowledge, "log_prob", partialmethod(Knowledge.log_prob, samples=2))
-    sets = {n: pictures(tmp_path / n, {"train": 300, "test": 20}) for n in ("mnist", "omniglot")}
+    monkeypatch.setattr(Knowledge, "log_prob", partialmethod(Knowledge.log_prob, samples=1))
+    sets = {n: pictures(tmp_path / n, {"train": 300, "test": 10}) for n in ("mnist", "omniglot")}
     sources = [f"--{name} {folder}" for name, folder in sets.items()]
     recipe("knowledge", KNOWLEDGE, *sources, ONE, "out")
     assert (tmp_path / "out" / "report.html").exists()
