@@ -175,7 +175,7 @@ def _decoded(split: Any, flags: DataFlags) -> Faces:
     for row, image in found:
         images[len(rows)] = image
         rows.append(row)
-    if not rows:
+    if not rows and len(split):
         raise InputError(f"The column {column!r} has no picture that can be read.")
     return Faces(images[: len(rows)], labels[rows], tuple(flags.attributes))
 

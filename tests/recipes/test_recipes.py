@@ -335,8 +335,8 @@ from torch import nn
 class Autoencoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Conv2d(3, 8, 16, stride=16)
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(8, 3, 16, stride=16), nn.Sigmoid())
+        self.encoder = nn.Conv2d(3, 8, 32, stride=32)
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(8, 3, 32, stride=32), nn.Sigmoid())
 
     def encode(self, x):
         return self.encoder(x)
@@ -356,7 +356,7 @@ def test_a_plain_autoencoder_whose_latents_are_grids(tmp_path):
     model = "--decoder grid.py:load"
     some = GAME.replace("--num_edits 4", "--num_edits 2")
     log = done(run("celeba_attrs.py", model, LITTLE, some, CLONED, cwd=tmp_path))
-    assert "latent (8, 4, 4)" in log
+    assert "latent (8, 2, 2)" in log
     folder = tmp_path / "outputs" / "celeba_attrs"
     assert is_page(folder / "report.html") and (folder / "walk.png").read_bytes()[:8] == PNG
     settings = json.loads((folder / "pack" / "manifest.json").read_text())
