@@ -1,8 +1,9 @@
 """The progress bar of everything that may take long.
 
 A bar with the time left appears on stderr, in notebooks as a widget, once the work has taken
-`DELAY` seconds. Only the main process shows one, and only one is shown at a time: that of the
-outermost call, so that an exploration shows its rounds and not each training in them.
+`DELAY` seconds. Where stderr is no terminal, it is written every `LOGGED` seconds. Only the main
+process shows one, and only one is shown at a time: that of the outermost call, so that an
+exploration shows its rounds and not each training in them.
 
 No bar is shown with `progress=False`, or with the environment variable `LATENTCTL_PROGRESS=0`.
 """
@@ -13,6 +14,7 @@ __all__ = ["progress_bar", "track"]
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 DELAY = 2.0  # seconds of work without a bar
+LOGGED = 30.0  # seconds between two states of a bar in a log file
 T = TypeVar("T")
 _inside = ContextVar("latentctl_progress", default=False)
 
@@ -45,11 +48,19 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     hidden = not progress or _inside.get() or not _wanted()
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    pace = {} if live else {"mininterval": LOGGED, "maxinterval": LOGGED}
     outside = _inside.get()
     _inside.set(True)
     try:
         with tqdm(
-            total=total, desc=desc, unit=unit, initial=initial, disable=hidden, delay=DELAY
+            total=total,
+            desc=desc,
+            unit=unit,
+            initial=initial,
+            disable=hidden,
+            delay=DELAY,
+            **pace,
         ) as bar:
             yield bar
     finally:
