@@ -11,7 +11,7 @@ from typing import Any
 
 from ..display import save_pictures
 from ..errors import InputError
-from .sources import add_model, add_request, image_files, load_pack, requested, sample_rows
+from .sources import add_pack, add_request, image_files, load_pack, requested, sample_rows
 
 
 def add_parser(commands: Any) -> None:
@@ -23,10 +23,7 @@ def add_parser(commands: Any) -> None:
         "are held. Writes a PNG for each, and receipts.json. Images are cropped and resized to fit "
         "the decoder.",
     )
-    parser.add_argument(
-        "pack", help="a folder written by save_pretrained, or owner/name on the hub"
-    )
-    add_model(parser)
+    add_pack(parser)
     parser.add_argument("--images", required=True, help="a folder of images, or one image")
     add_request(parser)
     parser.add_argument(

@@ -7,7 +7,7 @@ __all__ = ["add_parser", "run"]
 import argparse
 from typing import Any
 
-from .sources import add_model, add_request, load_pack, requested
+from .sources import add_pack, add_request, load_pack, requested
 
 
 def add_parser(commands: Any) -> None:
@@ -17,10 +17,7 @@ def add_parser(commands: Any) -> None:
         help="sample with attributes from a pack",
         description="Draws samples with the requested attributes, and writes them as one PNG.",
     )
-    parser.add_argument(
-        "pack", help="a folder written by save_pretrained, or owner/name on the hub"
-    )
-    add_model(parser)
+    add_pack(parser)
     add_request(parser)
     parser.add_argument("-n", "--count", type=int, default=16, help="number of samples")
     parser.add_argument("--output", default="samples.png", help="the PNG file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "add_loading",
     "add_model",
+    "add_pack",
     "add_request",
     "fit_images",
     "image_files",
@@ -49,6 +50,14 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     """The flags of a decoder that is named otherwise."""
     parser.add_argument("--adapter", help=f"who loads the model: {', '.join(available())}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """The pack and the decoder that it is for."""
+    parser.add_argument(
+        "pack", help="a folder written by save_pretrained, or owner/name on the hub"
+    )
+    add_model(parser)
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:

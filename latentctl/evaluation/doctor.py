@@ -244,7 +244,7 @@ def _sampling(decodes: bool, realism: dict[str, float]) -> tuple[bool | None, st
     )
     words = f"Samples of the prior reach {share:.0%} of the precision and recall of other data."
     if share >= REALISTIC:
-        return True, words
+        return True, f"{words} The test finds only large differences."
     return False, f"{words} See the advice on the prior."
 
 

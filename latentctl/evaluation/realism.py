@@ -33,7 +33,8 @@ def sample_realism(
 
     Arguments:
         decoder: A decoder with an encoder.
-        x: Samples of data, `(N, *sample_shape)`, at least `LEAST`.
+        x: Samples of data, `(N, *sample_shape)`. Of fewer than `LEAST` the figures vary too much
+            to tell a right prior from a wrong one.
         batch_size: Samples that are encoded and decoded together.
         seed: Of the samples of the prior.
 

@@ -1,6 +1,6 @@
 """Bounds on what the configuration of a saved module may build.
 
-A configuration may come from a stranger. It holds plain values, and the module that it builds may
+A configuration is untrusted input. It holds plain values, and the module that it builds may
 have no more weights than the file beside it, which ends the construction before memory or time is
 spent: a layer is registered before its weights are drawn.
 """

@@ -1,6 +1,6 @@
 """Files that are replaced atomically or read with care, and manifests that carry their own hash.
 
-What is read may come from a stranger. A file is read only if it is a regular one, and not larger
+Files are untrusted input. A file is read only if it is a regular one, and not larger
 than expected. A manifest may carry a valid hash and still lack fields: `well_formed` turns the
 errors that follow from that into one of latentctl's own.
 """

@@ -116,7 +116,7 @@ def configured(folder, **changes) -> None:
     save_folder(folder, tensors, state)
 
 
-def test_a_stranger_gives_timm_only_sizes(judge: PixelClassifier, tmp_path) -> None:
+def test_an_untrusted_network_gives_timm_only_sizes(judge: PixelClassifier, tmp_path) -> None:
     judge.save_pretrained(tmp_path)
     whole = load_folder(tmp_path)
     options = judge.config["model_options"]
@@ -156,7 +156,7 @@ def test_a_stranger_gives_timm_only_sizes(judge: PixelClassifier, tmp_path) -> N
         with pytest.raises(CheckpointError, match=r"asks for more than|names|is beyond"):
             PixelClassifier.from_pretrained(tmp_path)
         tried += 1
-    print(f"{tried} networks of strangers were refused")
+    print(f"{tried} untrusted networks were refused")
     assert tried == 21
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Augmentation = Callable[[Tensor, Step], Tensor]
 SMALL_RESNET = {"channels": (48, 96, 192, 320)}  # half the cost of a full ResNet-18
-# a saved network may come from a stranger: of timm's options, those that state sizes
+# a saved network is untrusted input: of timm's options, those that state sizes
 OPTIONS = (
     *("channels", "layers", "base_width", "cardinality", "stem_width", "stem_type", "avg_down"),
     *("act_layer", "global_pool", "img_size", "patch_size", "embed_dim", "depth", "num_heads"),

@@ -1,4 +1,4 @@
-"""What strangers give: flipped bits, malformed manifests and configurations, no real files."""
+"""Untrusted folders: flipped bits, malformed manifests and configurations, no real files."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_malformed_checkpoints_of_runs_are_refused(tmp_path):
     assert found.total() == 40 and found["refused"] > 20
 
 
-NAMES_OF_STRANGERS = (
+UNTRUSTED_NAMES = (
     *("../critic.safetensors", "/etc/passwd", "*", "*.safetensors", "a/b.safetensors", ".hidden"),
     *(
         "",
@@ -277,13 +277,13 @@ def test_names_that_lead_elsewhere_are_refused(kind, saved, tmp_path):
     _, folder = saved["critic"]
     folder = Path(shutil.copytree(folder, tmp_path / "copy"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    for name in NAMES_OF_STRANGERS:
+    for name in UNTRUSTED_NAMES:
         entry = manifest["files"]["state.json"]
         files = {name: entry} if kind == "list" else {**manifest["files"], name: entry}
         (folder / "manifest.json").write_bytes(sealed({**manifest, "files": files}))
         with pytest.raises(CheckpointError, match="which is not the name"):
             verify_folder(folder)
-    print(f"{len(NAMES_OF_STRANGERS)} names were refused")
+    print(f"{len(UNTRUSTED_NAMES)} names were refused")
 
 
 def replace(path, kind, tmp_path):
@@ -339,9 +339,9 @@ def test_a_manifest_on_the_hub_cannot_ask_for_the_repository(saved, tmp_path, mo
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    for name in NAMES_OF_STRANGERS:
+    for name in UNTRUSTED_NAMES:
         files = {**manifest["files"], name: {"size": 1, "sha256": ""}}
         (snapshot / "manifest.json").write_bytes(sealed({**manifest, "files": files}))
         with pytest.raises(CheckpointError, match=r"which is not the name.*themselves|itself"):
             ConvVAE.from_pretrained("me/judge")
-    assert asked == [["manifest.json"]] * len(NAMES_OF_STRANGERS)
+    assert asked == [["manifest.json"]] * len(UNTRUSTED_NAMES)
