@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,12 @@ class SeededFlags(BaseFlags):
 
 
 def run(main: Callable[[Any], object], flags: type[BaseFlags]) -> None:
-    """Parses the flags, sets the threads, makes the output folder and runs the benchmark."""
+    """Parses the flags, sets the threads, makes the output folder and runs the benchmark.
+
+    Benchmarks run on the CPU, where their figures were measured, also where there is a GPU.
+    """
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # of every fit
+
     import torch  # not by processes that measure memory without it
 
     from recipes.support.run import run as command

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from benchmarks.shared.run import by_name, in_turns, read, table, write
+import sys
+
+import pytest
+import torch
+from accelerate.utils import parse_flag_from_env
+
+from benchmarks.shared.run import BaseFlags, by_name, in_turns, read, run, table, write
+
+
+def test_benchmarks_fit_on_the_cpu_beside_a_device_too(monkeypatch, tmp_path):
+    pytest.importorskip("tyro")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # restored afterwards
+    monkeypatch.setattr(sys, "argv", ["bench", "--output_dir", str(tmp_path)])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    found = []
+    run(lambda flags: found.append(parse_flag_from_env("ACCELERATE_USE_CPU")), BaseFlags)
+    assert found == [True]
 
 
 def test_a_table_of_several_seeds_has_means_and_ranges():
