@@ -36,7 +36,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carries out a command line; 0 if all is well, 1 if a law is broken, 2 if it was no use.
+    """Carries out a command line; 0 if all is well, 1 if a law is broken, 2 if it failed.
 
     Arguments:
         argv: The words after `latentctl`; those of the process if not given.

@@ -68,7 +68,7 @@ def held(folder: Path, error: type[LatentctlError] = CheckpointError) -> Iterato
     """Holds the folder of a run, which is made where it is missing.
 
     Raises:
-        LatentctlError: An `error`, if another living process holds it, or it cannot be written.
+        LatentctlError: An `error`, if another running process holds it, or it cannot be written.
     """
     made = not folder.exists()
     with contextlib.ExitStack() as stack:

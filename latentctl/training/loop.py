@@ -143,7 +143,7 @@ def fit(
     Raises:
         InputError: A setting is out of range, or a loss does not depend on its player's weights.
         CheckpointError: A checkpoint is missing, corrupted or of another run, decoder or data, or
-            cannot be written; or another living run writes into `output_dir`.
+            cannot be written; or another run writes into `output_dir`.
         NonFiniteError: More than `max_bad_steps` bad steps in a row.
         SystemExit: On SIGTERM (143) or SIGINT (130), after saving if there is an `output_dir`.
 

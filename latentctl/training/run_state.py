@@ -84,7 +84,7 @@ class RunState:
         """Holds the folder, so that no other run writes into it.
 
         Raises:
-            CheckpointError: On every process, if another living run holds it.
+            CheckpointError: On every process, if another run that has not ended holds it.
         """
         refused: CheckpointError | None = None
         with contextlib.ExitStack() as stack:
