@@ -21,6 +21,7 @@ from __future__ import annotations
 __all__ = ["ResidualVAE", "accepts", "load", "wrap"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class ResidualVAE(Pretrained, kind="residual-vae"):
             nn.PixelUnshuffle(2),
             nn.Conv2d(folded, encoder_widths[0], 3, padding=1),
         ]
-        for small, large in zip(encoder_widths[:-1], encoder_widths[1:], strict=True):
+        for small, large in pairwise(encoder_widths):
             encoder += [nn.PixelUnshuffle(2), nn.Conv2d(4 * small, large, 1), _Residual(large)]
         inner = side * side
         self.encoder = nn.Sequential(
