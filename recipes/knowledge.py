@@ -138,6 +138,8 @@ def add_all(
         if name in LATE:
             unchanged[name] = identical(before, outputs(base, few))
             logger.warning("Older outputs bit-identical after %s: %s.", name, unchanged[name])
+    base.declare_exclusive([name for name in NAMES if name.startswith("digit_")])
+    base.declare_exclusive(["mnist", "omniglot"], exhaustive=True)
     return base, {"seconds_to_add": seconds, "older_outputs_bit_identical": unchanged}
 
 
