@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from . import errors
-from .conditional import Conditional, condition
-from .controllers import Actor, Ascent, FlowMatching, Updater, teach
+from .conditional import Conditional, condition, teach
+from .controllers import Actor, Ascent, FlowMatching, Updater, distill
 from .controllers.cgml import OneToMany
 from .critics import AttributeCritic, ExampleCritic, PixelCritic, RealismCritic, RewardCritic
 from .decoder import Decoder, Gaussian, available, encode_dataset, load, with_inversion, wrap
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "available",
     "condition",
+    "distill",
     "edit_by_rule",
     "encode_dataset",
     "encoding_rewards",

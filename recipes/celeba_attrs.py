@@ -1,14 +1,15 @@
 """Attributes for a frozen face decoder: `accelerate launch recipes/celeba_attrs.py`.
 
 Conditional samples and identity-preserving edits of faces by a frozen autoencoder, with a report by
-independent networks on pixels. In order: load or train the autoencoder and freeze it; encode the
-faces once; fit the attribute critic and the actor on the cached latents; sample, edit, evaluate.
-Without any flag the faces are drawn and the autoencoder is trained here; nothing is downloaded.
+independent networks on pixels. In order: load the autoencoder and freeze it; encode the faces once;
+teach the attribute critic by networks on pixels that are trained here; fit the actor on the cached
+latents; sample, edit, evaluate. Without any flag the faces are drawn and the autoencoder is the one
+that ships with the package; nothing is downloaded.
 
     --train_data_dir DIR                        photographs instead of drawn faces
-    --pretrained_model_name_or_path DIR_OR_ID   a trained reference VAE
     --decoder FILE.py:FUNCTION                  your own model: a function that returns it
-    --pixel_teacher_train_seconds SECONDS       distil the critic from a network on pixels
+    --pretrained_model_name_or_path DIR_OR_ID   a trained reference VAE
+    --train_vae                                 train such a VAE here first
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -25,22 +26,31 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from support.celeba_attrs.pictures import Trained
-from support.celeba_attrs.pixel_teacher import DistillationFlags, distilled
+from latentctl_adapters import embedded
+from support.celeba_attrs.pictures import Trained, first_picture
 from support.celeba_attrs.report import write_report
+from support.celeba_attrs.teaching import TeachFlags, taught
 from support.face_evaluation import JudgeFlags, load_judges
-from support.faces import DataFlags, load_faces
+from support.faces import DataFlags, Faces, load_faces
 from support.models import DecoderFlags, load_decoder
+from support.parts import Parts
 from support.reference_vae import VAEFlags, overview, pretrain
-from support.run import HubFlags, RunFlags, run, timed, write_json
+from support.run import HubFlags, RunFlags, run, write_json
 
 import latentctl
-from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, Latents
+from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, Latents, PixelCritic
 from latentctl.controllers import Controller, Transport
 from latentctl.decoder import Prior
-from latentctl.display.picture import grid, png
-from latentctl.errors import FingerprintError, UnknownNameError
+from latentctl.errors import FingerprintError, InputError, UnknownNameError
 
+PARTS = {  # seconds on two cores
+    "load the faces": 25.0,
+    "encode the faces": 20.0,
+    "teach the critic": 90.0,
+    "teacher of the actor": 20.0,
+    "actor": 25.0,
+    "evaluate and draw": 40.0,
+}
 SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}
 
 
@@ -51,14 +61,14 @@ class ControlFlags:
     controller: str = "actor"
     """actor, flow-matching, ascent or transport: the controller of conditional samples."""
     preset: str = "default"
-    """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher, no attribute critic)."""
+    """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher of the actor)."""
     teacher_train_steps: int = 500  # Steps of the flow matching that the actor clones; 0: none.
-    realism_teacher_train_steps: int = 300  # The same for the actor of realism alone.
+    realism_teacher_train_steps: int = 0
+    """The same for an actor of realism alone, which is a row of the report; 0: none."""
     demonstration_steps: int = 500  # Steps in which an actor clones these moves.
     critic_warmup_steps: int = 100  # Steps of the realism critic alone after the cloning.
     max_train_steps: int = 150  # Steps of the adversarial training, critic and actor together.
     realism_train_steps: int = 0  # The same for the actor of realism alone.
-    critic_train_steps: int = 600  # Steps of the attribute critic.
     train_batch_size: int = 256  # Latents in a step of one process.
     learning_rate: float = 3e-4  # Learning rate of the realism critics.
     actor_learning_rate: float = 3e-5  # Learning rate of the actors in the adversarial training.
@@ -73,9 +83,10 @@ class Flags:
     run: RunFlags = field(default_factory=lambda: RunFlags(output_dir="outputs/celeba_attrs"))
     data: DataFlags = field(default_factory=DataFlags)
     frozen: DecoderFlags = field(default_factory=DecoderFlags)
+    train_vae: bool = False  # Train the reference VAE here, on the faces.
     vae: VAEFlags = field(default_factory=VAEFlags)
+    teach: TeachFlags = field(default_factory=TeachFlags)
     control: ControlFlags = field(default_factory=ControlFlags)
-    distill: DistillationFlags = field(default_factory=DistillationFlags)
     judges: JudgeFlags = field(default_factory=JudgeFlags)
     hub: HubFlags = field(default_factory=HubFlags)
     num_edits: int = 50  # Held-out faces of which every attribute is flipped once.
@@ -84,13 +95,14 @@ class Flags:
 def train(
     decoder: latentctl.Decoder,
     latents: Latents,
+    critic: AttributeCritic,
+    evaluator: PixelCritic | None,
     flags: ControlFlags,
     run: RunFlags,
     accelerator: Accelerator,
-    attributes: AttributeCritic | None = None,
+    parts: Parts,
 ) -> Trained:
-    """The critics and the controllers, on cached latents; the decoder is not called."""
-    seconds: dict[str, float] = {}
+    """The controllers, on cached latents; the decoder is not called."""
     prior: Prior = decoder.prior
     if latents.std is None:  # a plain autoencoder was trained without a prior
         prior = Gaussian.fit(latents)
@@ -98,25 +110,17 @@ def train(
         raise UnknownNameError("preset", flags.preset, SIZES)
     width, depth = SIZES[flags.preset]
     paper = flags.preset == "paper"
-    if attributes is None:
-        with timed(seconds, "attribute critic"):
-            attributes = AttributeCritic.fit(
-                latents,
-                max_train_steps=flags.critic_train_steps,
-                **({"width": 2048, "depth": 4, "learning_rate": 1e-4} if paper else {}),
-                **run.fit_options(accelerator, "attributes"),
-            )
 
     def matched(part: str, data: Latents, steps: int) -> FlowMatching | None:
         if steps == 0 or paper:
             return None
-        with timed(seconds, part.replace("_", " ")):
+        with parts(part):
             return FlowMatching.fit(
                 data,
                 prior=prior,
                 steps=4,  # of Heun's method: nearly as good as 8, in half of the time
                 max_train_steps=steps,
-                **run.fit_options(accelerator, part, flags.train_batch_size),
+                **run.fit_options(accelerator, part.replace(" ", "_"), flags.train_batch_size),
             )
 
     game: dict[str, Any] = {
@@ -129,23 +133,25 @@ def train(
         "critic_turns": 10 if paper else 2,
         **({"free_share": 0.0, "ema": None} if paper else {}),
     }
-    unlabelled = latents.select([])
-    teacher = matched("realism_teacher", unlabelled, flags.realism_teacher_train_steps)
-    with timed(seconds, "realism alone"):
-        realism_actor = Actor.fit(
-            unlabelled,
-            teacher=teacher,
-            critic_warmup_steps=flags.critic_warmup_steps if flags.realism_train_steps else 0,
-            max_train_steps=flags.realism_train_steps,
-            **game,
-            **run.fit_options(accelerator, "realism", flags.train_batch_size),
-        )
-    teacher = matched("teacher", latents, flags.teacher_train_steps)
-    with timed(seconds, "conditional actor"):
+    realism_actor = None
+    if flags.realism_teacher_train_steps or flags.realism_train_steps:
+        unlabelled = latents.select([])
+        teacher = matched("realism teacher", unlabelled, flags.realism_teacher_train_steps)
+        with parts("realism alone"):
+            realism_actor = Actor.fit(
+                unlabelled,
+                teacher=teacher,
+                critic_warmup_steps=flags.critic_warmup_steps if flags.realism_train_steps else 0,
+                max_train_steps=flags.realism_train_steps,
+                **game,
+                **run.fit_options(accelerator, "realism", flags.train_batch_size),
+            )
+    teacher = matched("teacher of the actor", latents, flags.teacher_train_steps)
+    with parts("actor"):
         actor = Actor.fit(
             latents,
             teacher=teacher,
-            attributes=attributes,
+            attributes=critic,
             attribute_weight=0.0 if paper else flags.attribute_weight,
             distance_weight=flags.distance_weight,
             critic_warmup_steps=flags.critic_warmup_steps,
@@ -155,8 +161,8 @@ def train(
         )
     controllers: dict[str, Controller] = {
         "actor": actor,
-        "ascent": Ascent(attributes, actor.realism),
-        "transport": Transport(attributes, actor.realism),
+        "ascent": Ascent(critic, actor.realism),
+        "transport": Transport(critic, actor.realism),
     }
     if teacher is not None:
         controllers["flow-matching"] = teacher
@@ -164,41 +170,57 @@ def train(
         raise UnknownNameError("controller", flags.controller, controllers)
     conditional = latentctl.condition(
         decoder,
-        attributes,
+        critic,
         controllers[flags.controller],
-        editor=Ascent.for_edits(attributes),
+        editor=Ascent.for_edits(critic),
+        evaluator=evaluator,
         realism=actor.realism,
         prior=prior,
     )
-    return Trained(attributes, realism_actor, conditional, seconds)
+    return Trained(critic, realism_actor, conditional)
 
 
-def main(flags: Flags) -> Path:
+def base(
+    flags: Flags, faces: dict[str, Faces], accelerator: Accelerator, parts: Parts
+) -> latentctl.Decoder:
+    """The frozen decoder: the one that is named, a VAE trained here, or the one that ships."""
+    decoder = load_decoder(flags.frozen)
+    if flags.train_vae and decoder is not None:
+        raise InputError("Give --train_vae, or the decoder to load, not both.")
+    if flags.train_vae:
+        with parts("train the autoencoder"):
+            model = pretrain(faces["train"], flags.vae, flags.run, accelerator)
+        if accelerator.is_main_process:
+            model.save_pretrained(Path(flags.run.output_dir) / "base")
+        decoder = latentctl.wrap(model)
+    if decoder is None:
+        if not flags.data.drawn or flags.data.resolution != 64:
+            raise InputError(
+                "The generator that ships with the package draws faces of 64 pixels, not these. "
+                "Name yours by --decoder or --pretrained_model_name_or_path, or add --train_vae."
+            )
+        decoder = embedded.decoder()
+    return decoder.to(accelerator.device)
+
+
+def main(flags: Flags) -> None:
     flags.hub.check()
     started, run = time.monotonic(), flags.run
     accelerator = run.accelerator("celeba_attrs")
     folder = Path(run.output_dir)
-    seconds: dict[str, float] = {}
-    with timed(seconds, "load the faces"):
-        faces = load_faces(flags.data, run.seed)
+    parts = Parts(expected(flags), announce=accelerator.is_main_process)
     if accelerator.is_main_process:
         write_json(folder / "config.json", flags)
-        pictures = grid(faces["train"].pixels(slice(40)), columns=10)
-        (folder / "faces.png").write_bytes(png(pictures))
-
-    decoder = load_decoder(flags.frozen)
-    if decoder is None:
-        with timed(seconds, "train the autoencoder"):
-            model = pretrain(faces["train"], flags.vae, run, accelerator)
-        if accelerator.is_main_process:
-            model.save_pretrained(folder / "base")
-        decoder = latentctl.wrap(model)
-    decoder.to(accelerator.device)
+        if flags.data.drawn and not flags.train_vae and not flags.frozen.named:
+            (folder / "first.png").write_bytes(first_picture(embedded.pack(), run.seed))
+            print(f"A first picture, by the pack that ships with it: {folder / 'first.png'}")
+    with parts("load the faces"):
+        faces = load_faces(flags.data, run.seed)
+    decoder = base(flags, faces, accelerator, parts)
     fingerprint = decoder.fingerprint()
     if accelerator.is_main_process:
         (folder / "overview.png").write_bytes(overview(decoder, faces["test"].pixels(slice(10))))
-
-    with timed(seconds, "encode the faces"):
+    with parts("encode the faces"):
         latents = latentctl.encode_dataset(
             decoder,
             faces["train"].mirrored(),
@@ -207,28 +229,34 @@ def main(flags: Flags) -> Path:
             batch_size=128,
             accelerator=accelerator,
         )
-    attributes = None
-    if flags.distill.pixel_teacher_train_seconds > 0:
-        with timed(seconds, "distil the attribute critic"):
-            attributes = distilled(
-                decoder, faces["train"], latents, flags.distill, run, accelerator
-            )
-    trained = train(decoder, latents, flags.control, run, accelerator, attributes)
+    with parts("teach the critic"):
+        critic, evaluator = taught(decoder, faces["train"], latents, flags.teach, run, accelerator)
+    trained = train(decoder, latents, critic, evaluator, flags.control, run, accelerator, parts)
     report = folder / "report.html"
-    seconds |= trained.seconds
-    with timed(seconds, "train or load the judges"):
-        judges = load_judges(flags.judges, faces["train"], run.seed, accelerator)
+    judges = load_judges(flags.judges, faces["train"], run.seed, accelerator, flags.data.drawn)
     if accelerator.is_main_process:
         trained.conditional.save_pretrained(folder / "pack")
-        if flags.judges.judge is None:
-            judges.attributes.save_pretrained(folder / "judge")  # an evaluator for edit_identity.py
-        write_report(folder, dataclasses.asdict(flags), trained, latents, faces, judges, seconds)
+        judges.attributes.save_pretrained(folder / "judge")  # an evaluator for edit_identity.py
+        write_report(folder, dataclasses.asdict(flags), trained, latents, faces, judges, parts)
         flags.hub.push(trained.conditional, run.output_dir)
         print(f"Done in {time.monotonic() - started:.0f} s. The report is {report}.")
     if decoder.fingerprint() != fingerprint:
         raise FingerprintError("The frozen decoder has changed during the run.")
     accelerator.end_training()
-    return report
+
+
+def expected(flags: Flags) -> dict[str, float]:
+    """The parts of a run with these flags, with their seconds on two cores."""
+    named = dict(PARTS)
+    if flags.train_vae:
+        named = {
+            "load the faces": named.pop("load the faces"),
+            "train the autoencoder": 180,
+            **named,
+        }
+    if flags.control.teacher_train_steps == 0 or flags.control.preset == "paper":
+        named.pop("teacher of the actor")
+    return named
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from latentctl_adapters import embedded
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
 from support.edit_identity.receipts import Edited, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
@@ -55,7 +56,9 @@ VALUES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false"
 class ModelFlags(DecoderFlags):
     """The models that edit and evaluate."""
 
-    pack: str  # A folder written by Conditional.save_pretrained.
+    pack: str | None = None
+    """A folder written by Conditional.save_pretrained; if not given, the pack of drawn faces that
+    ships with the package."""
     controller: Literal["ascent", "paper", "pack"] = "ascent"
     """Ascent with a shift penalty, the paper's ascent, or the pack's own editor."""
     refine_with: tuple[str, ...] = ()
@@ -250,13 +253,13 @@ def main(flags: Flags) -> Path | None:
     if not accelerator.is_main_process:  # it takes seconds: there is nothing to distribute
         return None
     folder, decoder = Path(flags.output_dir), load_decoder(flags.model)
-    if decoder is None:
-        raise InputError(
-            "A pack holds no decoder. Name the one that it was made for with "
-            "--pretrained_model_name_or_path or --decoder."
-        )
-    decoder.to(accelerator.device)
-    pack = Conditional.from_pretrained(flags.model.pack, decoder)
+    if flags.model.pack is None and decoder is not None:
+        raise InputError("Name the --pack that was made for this decoder.")
+    decoder = (decoder or embedded.decoder()).to(accelerator.device)
+    if flags.model.pack is None:
+        pack = embedded.pack()
+    else:
+        pack = Conditional.from_pretrained(flags.model.pack, decoder)
     requests = read_requests(flags.edit, flags.data, pack, flags.seed)
     labels = () if flags.model.evaluator is None else pack.names
     x, files, labelled = read_faces(flags.data, decoder, flags.edit.num_faces, labels, flags.seed)

@@ -24,9 +24,9 @@ from latentctl import (
     PixelCritic,
     Updater,
     condition,
+    distill,
     encoding_rewards,
     explore,
-    teach,
 )
 from latentctl.controllers import Transport, amortise
 from latentctl.evaluation import (
@@ -145,7 +145,7 @@ def test_networks_on_samples(decoder, latents, photos):
     pixels = PixelCritic(decoder, network, names=NAMES)
     for x in (decoder.decode(latents.mean[:40]), torch.rand(40, 3, 4, 4)):
         pixels.calibrate(x, latents.labels[:40])
-    student = teach(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
+    student = distill(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
     faces = condition(decoder, student, evaluator=pixels, refine_with=pixels)
     assert faces.edit(photos, Male=True).x.is_cuda and faces.sample(3, Hat=True).x.is_cuda
 

@@ -139,7 +139,7 @@ def at_a_budget(monkeypatch):
     init = ProceduralFaces.__init__
     few_faces = lambda self, n, **options: init(self, min(n, 80), **options)  # noqa: E731
     monkeypatch.setattr(ProceduralFaces, "__init__", few_faces)
-    shrink(monkeypatch, latentctl, "teach", {**small, **few})
+    shrink(monkeypatch, latentctl, "distill", {**small, **few})
     shrink(monkeypatch, latentctl.controllers, "amortise", small)
     shrink(monkeypatch, latentctl.controllers.cgml, "completer", {"features": 16, **small})
 

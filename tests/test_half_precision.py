@@ -22,7 +22,7 @@ from latentctl import (
     PixelCritic,
     Updater,
     condition,
-    teach,
+    distill,
 )
 from latentctl.controllers import amortise
 from latentctl.critics import RewardCritic
@@ -82,7 +82,7 @@ FITS = {
         Z, Ascent(critic(), steps=3), attributes=critic(), requests=30, depth=2, **FEW
     ),
     "amortise": lambda: amortise(Ascent.for_edits(critic()), Z, depth=1, **FEW),
-    "teach": lambda: teach(pixels(), Z, samples=30, samples_per_round=30, **FEW),
+    "distill": lambda: distill(pixels(), Z, samples=30, samples_per_round=30, **FEW),
 }
 
 

@@ -76,7 +76,7 @@ def jobs(decoder, few, tmp_path):
         "amortise": ({"Train"}, lambda **o: amortise(
             Ascent.for_edits(critic), few, width=8, **SHORT, **o
         )),
-        "teach": ({"Train", "Teacher", "Edits of the student"}, lambda **o: latentctl.teach(
+        "distill": ({"Train", "Teacher", "Edits of the student"}, lambda **o: latentctl.distill(
             critic, few, samples=300, samples_per_round=200, width=8, **SHORT, **o
         )),
         "encode_dataset": ({"Encode"}, lambda **o: encode_dataset(decoder, x, tmp_path / "a", **o)),

@@ -51,7 +51,7 @@ def training_latents(decoder: Decoder) -> Latents:
 def distill(decoder: Decoder, latents: Latents, folder: Path, seed: int, flags: TeachFlags) -> None:
     """Writes the student of the networks on pixels to a folder."""
     teachers = load_teachers(decoder)
-    student, seconds = timed(latentctl.teach, teachers, latents, seed=seed, **vars(flags))
+    student, seconds = timed(latentctl.distill, teachers, latents, seed=seed, **vars(flags))
     student.save(folder / f"student-{seed}")
     write(folder / f"student-{seed}.json", report({"seed": seed, "cpu_seconds": seconds}))
 

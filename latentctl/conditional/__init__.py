@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Conditional", "Outcome", "condition"]
+__all__ = ["Conditional", "Outcome", "Taught", "condition", "teach"]
 
 from .condition import condition
 from .conditional import Conditional
 from .outcome import Outcome
+from .teach import Taught, teach

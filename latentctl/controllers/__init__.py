@@ -13,7 +13,7 @@ __all__ = [
     "Transport",
     "Updater",
     "amortise",
-    "teach",
+    "distill",
 ]
 
 from .actor import Actor
@@ -21,7 +21,7 @@ from .amortise import amortise
 from .ascent import Ascent
 from .base import Controller, Move
 from .cgml.updater import Updater
-from .distillation import teach
+from .distillation import distill
 from .flow_matching import FlowMatching
 from .refined import Refined
 from .request import Request

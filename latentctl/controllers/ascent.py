@@ -140,7 +140,7 @@ class Ascent(GradientController, kind="ascent"):
         """The ascent for edits of real inputs, with `EDIT_DEFAULTS`.
 
         Arguments:
-            attributes: The critic of the attributes, preferably one from `latentctl.teach`.
+            attributes: The critic of the attributes, preferably one from `latentctl.distill`.
             realism: The critic of realism, used only if `realism_weight` is given.
             options: Arguments that differ from `EDIT_DEFAULTS`.
         """

@@ -24,7 +24,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["teach"]
+__all__ = ["distill"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +58,7 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def teach(
+def distill(
     teacher: Critic,
     latents: Latents,
     *,
@@ -104,8 +104,8 @@ def teach(
     Example:
         >>> from latentctl import AttributeCritic, Latents
         >>> teacher = AttributeCritic((4,), ["Smiling"], width=16)
-        >>> student = teach(teacher, Latents(torch.randn(64, 4)), samples=64, samples_per_round=32,
-        ...               width=16, max_train_steps=5)
+        >>> student = distill(teacher, Latents(torch.randn(64, 4)), samples=64,
+        ...                   samples_per_round=32, width=16, max_train_steps=5)
         >>> student.names, student(torch.zeros(2, 4)).shape
         (('Smiling',), torch.Size([2, 1]))
     """

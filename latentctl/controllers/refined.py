@@ -3,7 +3,7 @@ r"""A move in two stages: a fast one, then a short ascent on an expensive critic
 The first stage proposes :math:`z_1 = c(z, y)`. The second minimises, from :math:`z_1`, the
 objective of `Ascent.for_edits` about :math:`z` on a critic that is exact and slow, such as
 networks on samples through the decoder. A few steps suffice if the critic of the first stage was
-distilled from that one (`latentctl.teach`).
+distilled from that one (`latentctl.distill`).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         depth: Number of layers.
         dropout: Share of units dropped while training.
         smooth: Use SiLU, whose derivative is continuous, instead of ReLU; for a critic whose
-            gradients are fitted (`latentctl.teach`).
+            gradients are fitted (`latentctl.distill`).
         rank: Leading directions of the latents' covariance in which edits are measured, 0 for no
             covariance; see `latentctl.latents.Covariance`.
 

@@ -5,7 +5,7 @@ r"""Networks on samples as critics of latents: through the frozen decoder.
 with the decoder :math:`g` and networks :math:`h_m` on samples. The scale :math:`s_k` and the bias
 :math:`b_k` are 1 and 0 until `calibrate` fits them on labelled data (`critics.calibration`). Such
 critics are exact and slow: every evaluation decodes. They are distilled into a fast one
-(`latentctl.teach`), refine its edits (`controllers.Refined`), and score results independently
+(`latentctl.distill`), refine its edits (`controllers.Refined`), and score results independently
 (`condition(..., evaluator=...)`). An evaluator should share no network with the critics that edits
 ascend, since edits are adversarial to those.
 """

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from latentctl_adapters import embedded
 from latentctl_adapters.pixels.classifier import PixelClassifier
 from latentctl_adapters.pixels.face_networks import FaceDetector, FaceEmbedder
 from torch import Tensor
@@ -51,7 +52,9 @@ logger = logging.getLogger(__name__)
 class JudgeFlags:
     """The networks that evaluate samples and edits."""
 
-    judge: str | None = None  # A folder of a pixel classifier; trained here if not given.
+    judge: str | None = None
+    """A folder of a pixel classifier; if not given the one that ships with the package for drawn
+    faces, and one trained here for others."""
     judge_train_seconds: float = 45.0  # Seconds of that training.
     identity_model: str | None = None
     """An ONNX file of MobileFaceNet; identity is measured in the judge's features if not given."""
@@ -97,15 +100,27 @@ class Judges:
 
 
 def load_judges(
-    flags: JudgeFlags, train: Faces, seed: int = 0, accelerator: Accelerator | None = None
+    flags: JudgeFlags,
+    train: Faces,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    drawn: bool = False,
 ) -> Judges:
-    """The judges that the flags name; the attribute judge is trained if no folder is given."""
-    if flags.judge is not None:
-        attributes = PixelClassifier.from_pretrained(flags.judge)
+    """The judges that the flags name; without a folder the attribute judge is trained.
+
+    For `drawn` faces of 64 pixels it is the one that ships with the package.
+    """
+    if flags.judge is not None or (drawn and train.images.shape[-1] == 64):
+        if flags.judge is None:
+            attributes = embedded.judge()
+        else:
+            attributes = PixelClassifier.from_pretrained(flags.judge)
         if missing := [n for n in train.names if n not in attributes.names]:
             logger.warning(
                 "The judge at %s lacks the attributes %s.", flags.judge, ", ".join(missing)
             )
+        else:
+            attributes = attributes.select(train.names)
     else:
         attributes = PixelClassifier.fit(
             train.images,

@@ -42,7 +42,7 @@ PAPER_ATTRIBUTES = (
     *("Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses"),
     *("Male", "No_Beard", "Smiling", "Wearing_Hat", "Young"),
 )
-DRAWN = {"train": 8000, "validation": 500, "test": 1000}
+DRAWN = {"train": 6000, "validation": 200, "test": 500}
 
 
 @dataclass
@@ -52,6 +52,11 @@ class DataFlags(SampledFlags):
     center_crop: int = 148  # Side of the square cut from the middle of images that are not square.
     attributes: tuple[str, ...] = PAPER_ATTRIBUTES  # The label columns.
     resolution: int = 64  # Height and width of the images for the decoder.
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the faces are drawn, since the flags name no source."""
+        return self.train_data_dir is None and self.dataset_name is None
 
 
 class Faces(Images):
@@ -77,7 +82,7 @@ def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
         InputError: If a file or a split is missing.
         UnknownNameError: If an attribute is not a column; the message has the nearest names.
     """
-    if flags.train_data_dir is None and flags.dataset_name is None:
+    if flags.drawn:
         logger.warning(
             "Faces: the embedded procedural set, drawn here (pass --train_data_dir or "
             "--dataset_name for photographs)."

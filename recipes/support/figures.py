@@ -6,12 +6,12 @@ They are drawn with matplotlib, without its global state and independent of its 
 
 from __future__ import annotations
 
-__all__ = ["critic_contours", "drawing", "face_sheet", "loss_curves", "png_of"]
+__all__ = ["drawing", "face_sheet", "loss_curves", "png_of"]
 
 import contextlib
 import io
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -210,67 +210,6 @@ def loss_curves(log: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ("los
 
 
 @torch.no_grad()
-def critic_contours(
-    score: Callable[[Tensor], Tensor],
-    center: Tensor,
-    dims: tuple[int, int],
-    *,
-    span: float = 3.0,
-    points: Tensor | None = None,
-    title: str = "",
-    resolution: int = 81,
-) -> bytes:
-    r"""The PNG of a map of :math:`\sigma(\text{score}(z))` over two dimensions of the latent space.
-
-    Arguments:
-        score: A critic of one output: log-odds `(B, 1)` of latents `(B, D)`.
-        center: `(D,)`: the latent in the middle; the other dimensions keep its values.
-        dims: The dimensions to the right and upwards.
-        span: Distance from the middle to an edge, in latent units.
-        points: `(N, D)`: latents, such as encodings of data, whose projections are drawn as dots.
-        title: Title of the map.
-        resolution: Evaluations along an axis.
-
-    Raises:
-        ShapeError: If shapes do not fit, or `dims` are not two dimensions of the latent.
-        InputError: If the score is not finite somewhere on the map.
-    """
-    if center.ndim != 1 or len({*dims} & {*range(len(center))}) != 2:
-        raise ShapeError(f"Cannot map dimensions {dims} of a center {tuple(center.shape)}.")
-    if points is not None and (points.ndim != 2 or points.shape[1] != len(center)):
-        raise ShapeError(f"points must be (N, {len(center)}), not {tuple(points.shape)}.")
-    offset = torch.linspace(-span, span, resolution).to(center)
-    z = center.repeat(resolution**2, 1)
-    z[:, dims[0]] += offset.repeat(resolution)
-    z[:, dims[1]] += offset.repeat_interleave(resolution)
-    log_odds = torch.cat([score(part) for part in z.split(2048)]).float().cpu()
-    if log_odds.shape != (len(z), 1):
-        raise ShapeError(f"score must return ({len(z)}, 1), it returned {tuple(log_odds.shape)}.")
-    if not log_odds.isfinite().all():
-        raise InputError("The score is not finite everywhere on this map.")
-    probability = log_odds.sigmoid().view(resolution, resolution).numpy()
-    x, y = ((center[d] + offset).float().cpu().numpy() for d in dims)
-
-    from matplotlib.colors import LinearSegmentedColormap
-
-    with drawing(size=(4.6, 3.9)) as figure:
-        axes = figure.add_subplot(title=title, aspect="equal")
-        axes.set(xlabel=f"latent dimension {dims[0]}", ylabel=f"latent dimension {dims[1]}")
-        shades = LinearSegmentedColormap.from_list("probability", ["#f6f3ec", "#a5c8d3", "#33789a"])
-        levels = [step / 10 for step in range(11)]
-        filled = axes.contourf(x, y, probability, levels, cmap=shades)
-        if probability.min() < 0.5 < probability.max():
-            axes.contour(x, y, probability, [0.5], colors=INK, linewidths=0.9)
-        if points is not None:
-            dots = points.detach().float().cpu().numpy()
-            axes.scatter(dots[:, dims[0]], dots[:, dims[1]], s=5, color=ORANGE, alpha=0.75, lw=0)
-        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
-        bar = figure.colorbar(filled, ax=axes, ticks=[0, 0.25, 0.5, 0.75, 1], shrink=0.9)
-        bar.set_label("probability")
-        bar.outline.set_visible(False)
-        return png_of(figure)
-
-
 @contextlib.contextmanager
 def drawing(dpi: float = PLOT_DPI, size: tuple[float, float] | None = None) -> Iterator[Figure]:
     """A figure in the style of the reports, independent of matplotlib's settings."""

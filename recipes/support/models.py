@@ -26,6 +26,11 @@ class DecoderFlags:
     variant: str | None = None  # Which of several files of weights of diffusers, such as fp16.
     decoder: str | None = None  # FILE.py:FUNCTION that returns a model for `latentctl.wrap`.
 
+    @property
+    def named(self) -> bool:
+        """Whether the flags name a decoder."""
+        return bool(self.decoder or self.pretrained_model_name_or_path)
+
 
 def load_decoder(flags: DecoderFlags) -> latentctl.Decoder | None:
     """The decoder that the flags name, or None if they name none.

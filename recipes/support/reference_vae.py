@@ -67,10 +67,9 @@ def pretrain(
 
 
 @torch.no_grad()
-def overview(decoder: latentctl.Decoder, x: Tensor, *, seed: int = 0) -> bytes:
-    """A picture of ten inputs, their reconstructions, and ten samples of the prior."""
+def overview(decoder: latentctl.Decoder, x: Tensor) -> bytes:
+    """A picture of ten inputs and their reconstructions."""
     x = x[:10].to(decoder.device)
     rows = [x, decoder.decode(decoder.encode(x).mean)]
-    rows.append(decoder.decode(decoder.prior.sample(len(x), seed=seed)))
     value_range = decoder.picture_range
     return png(grid(torch.cat(rows), columns=len(x), value_range=value_range))

@@ -7,7 +7,7 @@ pixels to the inch, and is never wider than the page.
 
 from __future__ import annotations
 
-__all__ = ["Report", "critic_contours", "face_sheet", "loss_curves"]
+__all__ = ["Report", "face_sheet", "loss_curves"]
 
 import base64
 import html
@@ -22,7 +22,7 @@ from torch import Tensor
 from latentctl.errors import InputError, ShapeError
 from latentctl.storage.files import write_atomic
 
-from .figures import critic_contours, face_sheet, loss_curves
+from .figures import face_sheet, loss_curves
 
 STATUS = ("met", "missed")
 STYLE = Path(__file__).with_name("report.css")

@@ -22,7 +22,7 @@ from latentctl import (
     Latents,
     Updater,
     condition,
-    teach,
+    distill,
 )
 from latentctl.controllers import amortise
 from latentctl.critics.expression import parse
@@ -158,7 +158,7 @@ FAULTS = {
     "actor": (WRONG, lambda f, v: Actor.fit(v)),
     "updater": (WRONG, lambda f, v: Updater.fit(v, f.controller)),
     "knowledge": (WRONG, lambda f, v: KnowledgeBase(f.prior, (8,)).add("Male", v)),
-    "teach": (WRONG, lambda f, v: teach(f.critic, v)),
+    "distill": (WRONG, lambda f, v: distill(f.critic, v)),
     "amortise": (WRONG, lambda f, v: amortise(f.controller, v)),
     "examples": (WRONG, lambda f, v: ExampleCritic.fit("Hat", v, v)),
     "condition": (WRONG, lambda f, v: condition(v, f.critic)),

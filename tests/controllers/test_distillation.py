@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import STD, ToyVAE, toy_decoder
 
-from latentctl import AttributeCritic, Latents, PixelCritic, teach
+from latentctl import AttributeCritic, Latents, PixelCritic, distill
 from latentctl.critics import Critic
 from latentctl.errors import InputError
 from latentctl.random import noise
@@ -66,11 +66,11 @@ def agreement(student, count=400):
 
 @pytest.fixture(scope="module")
 def student():
-    return teach(Truth(), encodings(600), **SMALL)
+    return distill(Truth(), encodings(600), **SMALL)
 
 
 def test_gradients_improve_the_student_at_an_equal_budget(student):
-    baseline = teach(Truth(), encodings(600), gradient_weight=0, **SMALL)
+    baseline = distill(Truth(), encodings(600), gradient_weight=0, **SMALL)
     cosine, correlation = agreement(student)
     baseline_cosine, baseline_correlation = agreement(baseline)
     assert 1 - cosine < 0.5 * (1 - baseline_cosine)
@@ -87,7 +87,7 @@ def test_a_student_is_a_critic_of_the_same_attributes(student):
 
 def test_the_seed_decides_every_number_without_the_global_generator(student):
     state = torch.get_rng_state()
-    same, other = (teach(Truth(), encodings(600), seed=s, **SMALL) for s in (0, 1))
+    same, other = (distill(Truth(), encodings(600), seed=s, **SMALL) for s in (0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     z = encodings(5, seed=3).mean
     assert torch.equal(same(z), student(z))
@@ -97,7 +97,7 @@ def test_the_seed_decides_every_number_without_the_global_generator(student):
 def test_labels_are_not_used(student):
     wrong = encodings(600, labels=torch.full((600, 2), torch.nan))
     z = encodings(5, seed=3).mean
-    assert torch.equal(teach(Truth(), wrong, **SMALL)(z), student(z))
+    assert torch.equal(distill(Truth(), wrong, **SMALL)(z), student(z))
 
 
 def test_rounds_add_samples_where_the_edits_of_the_student_go():
@@ -105,7 +105,7 @@ def test_rounds_add_samples_where_the_edits_of_the_student_go():
     seen = {}
     for rounds in (0, 2):
         teacher = Truth()
-        teach(teacher, encodings(600), rounds=rounds, **quick)
+        distill(teacher, encodings(600), rounds=rounds, **quick)
         seen[rounds] = torch.cat(teacher.places)
     first, extra = seen[0], seen[2][len(seen[0]) :]
     assert torch.equal(seen[2][: len(first)], first)
@@ -115,15 +115,15 @@ def test_rounds_add_samples_where_the_edits_of_the_student_go():
 
 def test_each_round_has_its_own_folder_and_resumes(tmp_path):
     quick = {**SMALL, "max_train_steps": 20, "checkpointing_steps": 10}
-    teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "a", **quick)
+    distill(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "a", **quick)
     for number in (0, 1):
         lines = (tmp_path / "a" / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
         assert lines and any("gradient" in key for key in json.loads(lines[-1]))
-    whole = teach(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "b", **quick)
+    whole = distill(Truth(), encodings(600), rounds=1, output_dir=tmp_path / "b", **quick)
     shutil.rmtree(tmp_path / "a" / "round-1")  # as if stopped within the first round
     shutil.rmtree(tmp_path / "a" / "round-0" / "step-000020")
     resume = {"output_dir": tmp_path / "a", "resume_from_checkpoint": "latest", **quick}
-    again = teach(Truth(), encodings(600), rounds=1, **resume)
+    again = distill(Truth(), encodings(600), rounds=1, **resume)
     z = encodings(5, seed=3).mean
     assert torch.equal(again(z), whole(z))
 
@@ -133,7 +133,7 @@ def test_a_network_on_images_is_distilled_through_the_decoder():
     edge = lambda x: 20 * (x[:, 0, :, 0].mean(1) - x[:, 1, :, 0].mean(1))[:, None]  # noqa: E731
     teacher = PixelCritic(decoder, edge, names=["Edge"])
     before = decoder.fingerprint()
-    student = teach(teacher, encodings(600), **{**SMALL, "samples": 512})
+    student = distill(teacher, encodings(600), **{**SMALL, "samples": 512})
     z = encodings(300, seed=9).mean
     logits, truth = student(z)[:, 0], teacher(z)[:, 0]
     assert torch.corrcoef(torch.stack([logits, truth]).detach())[0, 1] > 0.9
@@ -146,10 +146,10 @@ def test_a_teacher_without_a_gradient_is_refused():
         decoder, lambda x: (x.mean((1, 2, 3)) > 0.5).float()[:, None], names=["Bright"]
     )
     with pytest.raises(InputError, match=r"PixelCritic is not differentiable.*prior_rewards"):
-        teach(steps, encodings(50), **SMALL)
+        distill(steps, encodings(50), **SMALL)
 
 
 def test_a_teacher_of_other_latents_is_refused():
     latents = Latents(torch.randn(50, 6))
     with pytest.raises(InputError):
-        teach(PixelCritic(toy_decoder(ToyVAE()), lambda x: x[:, :1, 0, 0], names=["a"]), latents)
+        distill(PixelCritic(toy_decoder(ToyVAE()), lambda x: x[:, :1, 0, 0], names=["a"]), latents)

@@ -134,11 +134,11 @@ def test_a_critic_of_grids_fits_it_and_a_pack_keeps_it(tmp_path, spatial_latents
 
 def test_a_distilled_critic_of_grids_has_it_too(spatial_latents):
     teacher = AttributeCritic.fit(spatial_latents, width=16, max_train_steps=30)
-    student = latentctl.teach(
+    student = latentctl.distill(
         teacher, spatial_latents, samples=200, samples_per_round=50, width=16, max_train_steps=30
     )
     assert torch.equal(student.covariance.std, teacher.covariance.std), "of the same latents"
-    plain = latentctl.teach(
+    plain = latentctl.distill(
         teacher, spatial_latents, samples=64, rounds=0, width=16, max_train_steps=2, rank=0
     )
     assert plain.covariance is None

@@ -28,7 +28,8 @@ LITTLE = "--num_threads 1 --max_train_samples 256 --max_test_samples 48"
 LITTLE += " --attributes " + " ".join(NAMES)
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
-GAME += " --realism_train_steps 6 --judge_train_seconds 3 --num_edits 4"
+GAME += " --realism_train_steps 6 --teachers 0 --num_edits 4"
+TAUGHT = "--network_passes 1 --distillation_samples 64 --distillation_train_steps 4"
 CLONED = "--teacher_train_steps 6 --realism_teacher_train_steps 6 --demonstration_steps 4"
 CLONED += " --critic_warmup_steps 2"
 LEFT = ("report.html", "config.json", "metrics.jsonl", "results.json", "pack/manifest.json")
@@ -82,7 +83,7 @@ def lines(path):
 def main_job(tmp_path_factory):
     """The folder in which the main job ran without any data, and its log."""
     folder = tmp_path_factory.mktemp("main")
-    flags = ("--output_dir out", LITTLE, VAE, GAME, CLONED)
+    flags = ("--output_dir out --train_vae", LITTLE, VAE, GAME, CLONED)
     return folder, done(run("celeba_attrs.py", *flags, cwd=folder, launch=True))
 
 
@@ -150,7 +151,13 @@ def test_the_main_job_needs_no_data_and_leaves_everything(main_job):
     config = json.loads((folder / "config.json").read_text())
     assert config["data"]["attributes"] == list(NAMES) and config["vae"]["width"] == 8
     parts = {line["part"] for line in lines(folder / "metrics.jsonl")}
-    assert {"vae", "attributes", "teacher", "actor/demonstrations", "actor/game"} <= parts
+    assert {
+        "vae",
+        "attributes",
+        "teacher_of_the_actor",
+        "actor/demonstrations",
+        "actor/game",
+    } <= parts
     results = json.loads((folder / "results.json").read_text())
     assert any(row["name"] == "conditional: Actor" for row in results["samples"])
     assert all(0 <= row["success"] <= 1 for row in results["edits"])
@@ -233,27 +240,26 @@ def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job
     assert not (main_job[0] / "refused").exists()
 
 
-def test_the_main_job_can_distil_its_critic_from_pixels(main_job, made):
-    folder = main_job[0]
-    flags = ("--output_dir distilled --pretrained_model_name_or_path out/base", LITTLE, GAME)
-    flags += ("--pixel_teacher_train_seconds 2 --distillation_samples 64",)
-    flags += ("--distillation_train_steps 4",)
-    flags += ("--teacher_train_steps 0 --realism_teacher_train_steps 0",)
-    done(run("celeba_attrs.py", *flags, cwd=folder))
-    parts = {line["part"] for line in lines(folder / "distilled" / "metrics.jsonl")}
-    assert {"distillation/round-0", "distillation/round-1"} <= parts and "attributes" not in parts
-    distilled = latentctl.Conditional.from_pretrained(folder / "distilled" / "pack", made[0])
-    assert distilled.names == NAMES and distilled.critic.config["depth"] == 3
-    rows = json.loads((folder / "distilled" / "results.json").read_text())["edits"]
-    assert [row["name"] for row in rows[2:]] == [
-        "ascent with a shift penalty",
-        "the paper's ascent",
-    ]
-    assert (
-        "was distilled from a network on pixels"
-        in (folder / "distilled" / "report.html").read_text()
-    )
-    assert "fitted to encodings alone" in (folder / "out" / "report.html").read_text()
+def test_the_main_job_by_its_defaults(tmp_path):
+    flags = ("--output_dir out", LITTLE, GAME.replace("--teachers 0", "--teachers 1"), TAUGHT)
+    flags += ("--realism_train_steps 0 --teacher_train_steps 0",)
+    log = done(run("celeba_attrs.py", *flags, cwd=tmp_path))
+    assert "first.png" in log and "[3/5] teach the critic (about" in log
+    folder = tmp_path / "out"
+    for name in ("first.png", "truth.png", "samples.png", "edits.png"):
+        assert (folder / name).read_bytes()[:8] == PNG, name
+    parts = {line["part"] for line in lines(folder / "metrics.jsonl")}
+    assert {"teach/distillation/round-0", "teach/distillation/round-1"} <= parts
+    assert "attributes" not in parts and not (folder / "base").exists()
+    decoder = latentctl.load("drawn-faces")
+    taught = latentctl.Conditional.from_pretrained(folder / "pack", decoder)
+    assert taught.names == NAMES and taught.critic.config["depth"] == 3
+    page = (folder / "report.html").read_text()
+    assert "was distilled from networks on pixels" in page
+    # the pack is edited without naming the decoder that ships
+    flags = ("--pack out/pack --output_dir edits --num_faces 1 --attributes Smiling",)
+    done(run("edit_identity.py", *flags, cwd=tmp_path))
+    assert len(json.loads((tmp_path / "edits" / "receipts.json").read_text())) == 1
 
 
 def save_images(folder, images, names):
@@ -432,7 +438,7 @@ def grey():
     ("model", "edit", "data", "error", "message"),
     [
         ({"pack": "nowhere"}, {}, {}, CheckpointError, "nowhere is missing"),
-        ({"pretrained_model_name_or_path": None}, {}, {}, InputError, "holds no decoder"),
+        ({"pretrained_model_name_or_path": None}, {}, {}, FingerprintError, "made for ConvVAE"),
         ({"decoder": "m.py:other"}, {}, {}, InputError, "not both"),
         ({"decoder": "m.py:other", **NO_BASE}, {}, {}, FingerprintError, "made for ConvVAE"),
         ({"decoder": "m.py:grey", **NO_BASE}, {}, {}, FingerprintError, "made for ConvVAE"),

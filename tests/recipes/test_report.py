@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.report import Report, critic_contours, face_sheet, loss_curves
+from support.report import Report, face_sheet, loss_curves
 from torch import Tensor
 
 from latentctl.display.picture import grid, png
@@ -146,7 +146,6 @@ class TestPage:
             report = Report("run")
             report.picture(face_sheet(faces(2, 2), column_labels=["a", "b"]), "sheet")
             report.picture(loss_curves(log(), keys=["loss"]), "loss")
-            report.picture(critic_contours(lambda z: z[:, :1], torch.zeros(3), (0, 2)), "map")
             return report.save(tmp_path / name).read_bytes()
 
         assert write("a.html") == write("b.html")
@@ -366,46 +365,3 @@ class TestLossCurves:
             loss_curves(log(), keys=["los"])
         with pytest.raises(InputError, match="finite"):
             loss_curves([{"step": 1, "loss": None}])
-
-
-class TestCriticContours:
-    def test_probability_rises_along_the_first_dimension(self):
-        up = pixels(critic_contours(lambda z: 4 * z[:, 1:2], torch.zeros(3), (1, 0)))
-        down = pixels(critic_contours(lambda z: -4 * z[:, 1:2], torch.zeros(3), (1, 0)))
-        row = up.shape[0] // 2
-        left, right = up.shape[1] // 5, up.shape[1] // 2
-        assert up[row, left].sum() > up[row, right].sum() + 100
-        assert down[row, left].sum() + 100 < down[row, right].sum()
-
-    def test_asks_for_every_point_of_the_plane_through_the_center(self):
-        asked = []
-        center = torch.tensor([1.0, 2.0, 3.0, 4.0])
-
-        def score(z: Tensor) -> Tensor:
-            asked.append(z)
-            return z.sum(1, keepdim=True)
-
-        critic_contours(score, center, (3, 1), span=2.0, resolution=5)
-        z = torch.cat(asked)
-        assert len(z.unique(dim=0)) == 25
-        assert (z[:, [0, 2]] == center[[0, 2]]).all()
-        assert z.amin(0).tolist() == [1, 0, 3, 2] and z.amax(0).tolist() == [1, 4, 3, 6]
-
-    def test_flat_maps_and_dots_draw_without_complaint(self):
-        for level in (-40.0, 0.0):
-            critic_contours(lambda z, c=level: torch.full((len(z), 1), c), torch.zeros(2), (0, 1))
-        points = torch.zeros(1, 2)
-        flat = critic_contours(lambda z: z[:, :1], torch.zeros(2), (0, 1))
-        assert critic_contours(lambda z: z[:, :1], torch.zeros(2), (0, 1), points=points) != flat
-
-    def test_refuses_what_it_cannot_draw(self):
-        center = torch.zeros(3)
-        for dims in ((0, 0), (0, 3), (-1, 1)):
-            with pytest.raises(ShapeError, match="Cannot map"):
-                critic_contours(lambda z: z[:, :1], center, dims)
-        with pytest.raises(ShapeError, match=r"\(N, 3\)"):
-            critic_contours(lambda z: z[:, :1], center, (0, 1), points=torch.zeros(5, 2))
-        with pytest.raises(ShapeError, match="must return"):
-            critic_contours(lambda z: z, center, (0, 1))
-        with pytest.raises(InputError, match="not finite"):
-            critic_contours(lambda z: z[:, :1] / 0, center, (0, 1))

@@ -11,7 +11,7 @@ from emulated_processes import run_on
 from torch import nn
 
 from latentctl.controllers import Actor, Ascent, FlowMatching, Updater, amortise
-from latentctl.controllers.distillation import teach
+from latentctl.controllers.distillation import distill
 from latentctl.critics import AttributeCritic, PixelCritic, RewardCritic
 from latentctl.decoder import Gaussian
 from latentctl.knowledge import Knowledge
@@ -37,7 +37,9 @@ FITS = {
     "updater": lambda a: Updater.fit(
         Z, Ascent(critic(), steps=3), requests=30, depth=2, accelerator=a, **FEW
     ),
-    "teach": lambda a: teach(pixels(), Z, samples=30, samples_per_round=30, accelerator=a, **FEW),
+    "distill": lambda a: distill(
+        pixels(), Z, samples=30, samples_per_round=30, accelerator=a, **FEW
+    ),
     "amortise": lambda a: amortise(Ascent(critic(), steps=3), Z, depth=1, accelerator=a, **FEW),
 }
 

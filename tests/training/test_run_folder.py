@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from latentctl import Actor, AttributeCritic, FlowMatching, LatentFlow, Latents, encode_dataset
 from latentctl.controllers import Ascent, Updater
-from latentctl.controllers.distillation import teach
+from latentctl.controllers.distillation import distill
 from latentctl.errors import CheckpointError
 from latentctl.latents.latents import open_cache
 from latentctl.latents.shards import verified_manifest
@@ -55,7 +55,7 @@ FITS = {
         **SHORT,
         **o,
     ),
-    "distillation": lambda z, **o: teach(
+    "distillation": lambda z, **o: distill(
         teacher(z.names).attributes, z, samples=32, samples_per_round=16, **TINY, **SHORT, **o
     ),
 }

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from latentctl.errors import AdapterError, InputError, ShapeError
+from latentctl.errors import AdapterError, InputError, ShapeError, UnknownNameError
 from latentctl.random import seeded
 from latentctl.storage import register_to_config
 from latentctl.training import Step, train
@@ -135,6 +135,26 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
         maps = self.net.forward_features(self._prepare(x))
         features: Tensor = self.net.forward_head(maps, pre_logits=True)
         return features
+
+    def select(self, names: Sequence[str]) -> PixelClassifier:
+        """A copy with these outputs alone, in this order.
+
+        Raises:
+            UnknownNameError: If it has no output of such a name.
+        """
+        for name in names:
+            if name not in self.names:
+                raise UnknownNameError("output of the network", name, self.names)
+        rows = [self.names.index(name) for name in names]
+        copy = PixelClassifier(**{**self.config, "names": list(names)})
+        last = {
+            f"net.{self.net.pretrained_cfg['classifier']}.{part}" for part in ("weight", "bias")
+        }
+        weights = {k: v[rows] if k in last else v for k, v in self.state_dict().items()}
+        copy.load_state_dict(weights)
+        for key in ("mean", "std"):
+            getattr(copy, key).copy_(getattr(self, key))
+        return copy.train(self.training)
 
     @classmethod
     def fit(

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-__all__ = ["Pictures", "Trained"]
+__all__ = ["Pictures", "Trained", "first_picture"]
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, Factors, ProceduralFaces, turned
 
-from latentctl import Actor, AttributeCritic, Conditional, Latents
-from latentctl.critics import Critic
+from latentctl import Actor, AttributeCritic, Conditional
 
 from ..face_evaluation import decode
-from ..report import Report, critic_contours, face_sheet, loss_curves
+from ..report import Report, face_sheet, loss_curves
 
 LOGS = (
-    *("vae", "attributes", "distillation/round-0", "distillation/round-1", "realism_teacher"),
-    *("realism/game", "teacher", "actor/demonstrations", "actor/game"),
+    *("vae", "attributes", "teach/distillation/round-0", "teach/distillation/round-1"),
+    *("realism_teacher", "realism/game", "teacher_of_the_actor", "actor/demonstrations"),
+    "actor/game",
 )
+FIRST = ("Smiling", "Eyeglasses", "Wearing_Hat", "Bald", "Blond_Hair", "Young")
 
 
 @dataclass
 class Trained:
-    """What the run trained, and the seconds of each part."""
+    """What the run trained."""
 
     attributes: AttributeCritic
-    realism_actor: Actor
+    realism_actor: Actor | None
     conditional: Conditional
-    seconds: dict[str, float]
 
 
 class Pictures:
@@ -47,14 +48,16 @@ class Pictures:
         conditional = trained.conditional
         decoder = conditional.decoder
         z = conditional.prior.sample(10, seed=1).to(decoder.device)
-        rows = [decode(decoder, z), decode(decoder, trained.realism_actor(z))]
-        labels = ["prior", "realism alone"]
+        rows, labels = [decode(decoder, z)], ["prior"]
+        if trained.realism_actor is not None:
+            rows.append(decode(decoder, trained.realism_actor(z)))
+            labels.append("realism alone")
         for name in conditional.names:
             value = name not in ("Young", "No_Beard")
             rows.append(conditional.sample(10, seed=1, **{name: value}).x.cpu().clamp(0, 1))
             labels.append(name if value else f"not {name}")
         sheet = face_sheet(torch.stack(rows), row_labels=labels)
-        caption = "The prior, the prior moved by realism alone, and samples with one attribute."
+        caption = "Samples of the prior, and the same samples moved to one attribute each."
         self.add("samples.png", sheet, caption)
 
     def walk(self, conditional: Conditional) -> None:
@@ -83,20 +86,32 @@ class Pictures:
         sheet = face_sheet(torch.stack(rows), column_labels=labels)
         self.add("walk.png", sheet, "Four samples of the prior, one a row.")
 
-    def contours(self, trained: Trained, latents: Latents) -> None:
-        """Maps of some critics over the two dimensions of smallest posterior std."""
-        if len(latents.latent_shape) != 1:
-            return
-        used = latents.posterior_std().argsort()[:2].tolist()
-        center, points = latents.moments()[0], latents[slice(0, 400)].mean
-        critic, realism = trained.attributes, trained.realism_actor.realism
-        scores: dict[str, Critic] = {} if realism is None else {"P(real)": realism}
-        scores |= {f"P({name})": critic[name] for name in critic.names[:3]}
-        for number, (title, score) in enumerate(scores.items()):
-            image = critic_contours(
-                score.score, center, (used[0], used[1]), points=points, title=title
-            )
-            self.add(f"contour_{number}.png", image, title)
+    def truth(self, trained: Trained, seed: int) -> None:
+        """Edits beside the same people drawn with the attribute changed."""
+        decoder, names = trained.conditional.decoder, trained.conditional.names
+        people = ProceduralFaces.split("test", 6, seed, decoder.sample_shape[-1])
+        factors = people.factors(0, len(people))
+        x = people.draw(factors).float() / 255
+        rows = torch.stack([x, decode(decoder, decoder.encode(x).mean)], 1)
+        labels, columns = ["drawn", "reconstruction"], [rows]
+        for name in [name for name in names if name in ATTRIBUTES]:
+            value = 1 - factors.attributes[:, ATTRIBUTES.index(name)]
+            target = torch.full((len(x), len(names)), torch.nan)
+            target[:, names.index(name)] = value
+            edited = trained.conditional.edit(x, y=target).x.cpu().clamp(0, 1)
+            turned_to = [
+                turned(row, name, bool(v)) for row, v in zip(factors.attributes, value, strict=True)
+            ]
+            drawn = people.draw(Factors(factors.identity, torch.stack(turned_to))).float() / 255
+            columns.append(torch.stack([edited, drawn], 1))
+            labels += [name, "truth"]
+        self.report.section(
+            "Beside the truth",
+            "Drawn faces have a true answer to an edit: the same person, drawn with that attribute "
+            "changed. Each edit stands beside it.",
+        )
+        sheet = face_sheet(torch.cat(columns, 1), column_labels=labels)
+        self.add("truth.png", sheet, "Held-out faces, their edits, and the true answers.")
 
     def curves(self) -> None:
         """The losses of all parts of the run, and their logs in one file."""
@@ -109,3 +124,17 @@ class Pictures:
                 name = f"loss_{part.replace('/', '_')}.png"
                 self.add(name, loss_curves(log), f"Losses: {part}.")
         (self.folder / "metrics.jsonl").write_text("".join(lines))
+
+
+def first_picture(pack: Conditional, seed: int) -> bytes:
+    """Six faces that were not in training, their reconstructions, and edits by a pack."""
+    faces = ProceduralFaces.split("test", 6, seed).tensors()[0].float() / 255
+    columns = [faces, pack.edit(faces).x.cpu()]
+    names = [name for name in FIRST if name in pack.names]
+    for name in names:
+        flipped = (pack.score(faces)[:, pack.names.index(name)] < 0.5).float()
+        target = torch.full((len(faces), len(pack.names)), torch.nan)
+        target[:, pack.names.index(name)] = flipped.cpu()
+        columns.append(pack.edit(faces, y=target).x.cpu())
+    labels = ["drawn", "reconstruction", *(f"{name} flipped" for name in names)]
+    return face_sheet(torch.stack(columns, 1).clamp(0, 1), scale=1.5, column_labels=labels)

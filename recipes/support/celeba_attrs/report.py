@@ -21,8 +21,9 @@ from latentctl.evaluation import multilabel_scores
 
 from ..face_evaluation import Judged, Judges, cost, decode, edit_row, encode, sample_row
 from ..faces import Faces
+from ..parts import Parts
 from ..report import Report, face_sheet
-from ..run import timed, write_json
+from ..run import write_json
 from .pictures import Pictures, Trained
 
 SAMPLE_COLUMNS = {
@@ -58,11 +59,11 @@ def write_report(
     latents: Latents,
     faces: dict[str, Faces],
     judges: Judges,
-    seconds: dict[str, float],
+    parts: Parts,
 ) -> Path:
     """Evaluates, draws and writes `report.html`, its pictures and `results.json`.
 
-    The `settings` are the flags of the run, by group; `seconds` the time of each part so far.
+    The `settings` are the flags of the run, by group.
     """
     conditional, test, count = trained.conditional, faces["test"], settings["num_edits"]
     decoder = conditional.decoder
@@ -72,7 +73,7 @@ def write_report(
         f"{len(test)} held-out faces, seed {settings['run']['seed']}",
     )
     pictures = Pictures(folder, report)
-    with timed(seconds, "evaluate and draw"):
+    with parts("evaluate and draw"):
         report.section("Samples", "Each row starts from the same ten samples of the prior.")
         pictures.samples(trained)
         report.section(
@@ -94,12 +95,9 @@ def write_report(
         )
         report.table(*table(rows, SAMPLE_COLUMNS))
 
-        critic = "distilled from a network on pixels, which is not the judge"
-        if settings["distill"]["pixel_teacher_train_seconds"] <= 0:
-            critic = (
-                "fitted to encodings alone; with `--pixel_teacher_train_seconds 60` it is "
-                "distilled from a network on pixels"
-            )
+        critic = "distilled from networks on pixels, none of which is the judge"
+        if settings["teach"]["teachers"] == 0:
+            critic = "fitted to the labels of encodings alone, which edits exploit"
         report.section(
             "Edits of held-out faces",
             f"Each attribute of {min(count, len(test))} faces is flipped, one at a time, from the "
@@ -117,18 +115,15 @@ def write_report(
             "Held-out faces: the reconstruction, then one flip a column, with its direction below. "
             "A green frame: satisfied, by the critic. A red frame: not satisfied.",
         )
-        report.section(
-            "Maps of the critics",
-            "Probability over the two most informative latent dimensions, through the mean of the "
-            "data; dots are encodings.",
-        )
-        pictures.contours(trained, latents)
+        if settings["data"]["train_data_dir"] is None and settings["data"]["dataset_name"] is None:
+            pictures.truth(trained, settings["run"]["seed"])
         report.section("Training")
         pictures.curves()
     report.section("Cost")
-    report.table(["part", "seconds"], [[k, round(v, 1)] for k, v in seconds.items()])
+    report.table(["part", "seconds"], [[k, round(v, 1)] for k, v in parts.seconds.items()])
     report.settings(settings)
-    write_json(folder / "results.json", {"samples": rows, "edits": edits, "seconds": seconds})
+    results = {"samples": rows, "edits": edits, "seconds": parts.seconds}
+    write_json(folder / "results.json", results)
     return report.save(folder / "report.html")
 
 
@@ -170,11 +165,12 @@ def sample_rows(
     reconstructed = judges(decode(decoder, mean))
     rows = reference_rows(decoder, latents, test, judges, real, reconstructed, mean, prior)
     z = prior.sample(count, seed=3).to(decoder.device)
-    started = time.monotonic()
-    moved = trained.realism_actor(z)
-    x = decode(decoder, moved)
-    spent = cost(z, moved, started)
-    rows.append(sample_row("realism alone", judges(x), None, real, reconstructed, **spent))
+    if trained.realism_actor is not None:
+        started = time.monotonic()
+        moved = trained.realism_actor(z)
+        x = decode(decoder, moved)
+        spent = cost(z, moved, started)
+        rows.append(sample_row("realism alone", judges(x), None, real, reconstructed, **spent))
     started = time.monotonic()
     out = conditional.sample(count, y=test.labels, seed=3)
     spent = cost(z, out.z, started)

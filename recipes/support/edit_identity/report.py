@@ -62,7 +62,7 @@ class Sources:
                 f"classifier has scored them, and edits that follow the gradient of a critic can "
                 f"be adversarial to it: most edits that a critic of encodings alone accepts are "
                 f"rejected by independent classifiers. A critic that was distilled from networks "
-                f"on pixels (`latentctl.teach`) is more reliable. Check the pictures, or name an "
+                f"on pixels (`latentctl.distill`) is more reliable. Check the pictures, or name an "
                 f"independent network with `--evaluator`. {needed}"
             )
         calibrated = "It is not calibrated, since there were no labelled faces."

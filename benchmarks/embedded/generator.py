@@ -1,4 +1,6 @@
-"""Train the generator of drawn faces that ships with the package: hours on one core.
+"""Train the generator of drawn faces that ships with the package: an hour and a half of one core.
+
+    python -m benchmarks.embedded.generator
 
 Half of the faces are drawn with the attributes' natural shares. In the other half, one to three
 attributes of each face are turned over, so that the generator knows rare combinations (bald women,
@@ -17,15 +19,15 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from latentctl_adapters.embedded.drawn_faces import Factors, ProceduralFaces, turned
 from latentctl_adapters.residual_vae import ResidualVAE
-from support.run import OutputFlags, run, write_json
 from torch import Tensor, nn
 
+from benchmarks.shared.run import SeededFlags, run, write
 from latentctl.progress import track
 from latentctl.random import generator, permutation, seeded
 
@@ -34,10 +36,8 @@ CHUNK = 500
 
 
 @dataclass
-class Flags:
-    """Train the generator of drawn faces."""
-
-    run: OutputFlags = field(default_factory=lambda: OutputFlags("outputs/drawn_faces", 0, 1))
+class Flags(SeededFlags):
+    output_dir: Path = Path("outputs/drawn_faces")
     train_faces: int = 120_000  # Faces that are drawn for training, half of them turned over.
     steps: int = 4_500  # Optimizer steps.
     batch_size: int = 32  # Faces in a step.
@@ -47,9 +47,7 @@ class Flags:
 
 
 def main(flags: Flags) -> None:
-    torch.set_num_threads(flags.run.num_threads or 1)
-    folder, seed = Path(flags.run.output_dir), flags.run.seed
-    write_json(folder / "flags.json", flags)
+    folder, seed = flags.output_dir, flags.seed
     faces = drawn(folder / "faces.bin", flags.train_faces, seed)
     with seeded(seed, "vae"):
         model = ResidualVAE()
@@ -66,7 +64,7 @@ def main(flags: Flags) -> None:
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: rate(step, flags.steps))
         for o in optimizers
     ]
-    place = epoch = 0
+    place, epoch, log = 0, 0, []
     order = permutation(len(faces), seed=seed, epoch=0)
     for step in track(range(flags.steps), "vae", "step"):
         size = flags.batch_size if 3 * step < 2 * flags.steps else flags.late_batch_size
@@ -97,6 +95,8 @@ def main(flags: Flags) -> None:
                 f"KL {parts['kl']:.0f} nats",
                 flush=True,
             )
+            log.append({"step": step + 1, "psnr": psnr, "train": train, "kl": float(parts["kl"])})
+            write(folder / "log.json", log)
             copy.deepcopy(average).half().save_pretrained(folder / "model")
 
 
@@ -107,14 +107,20 @@ def drawn(path: Path, count: int, seed: int) -> Tensor:
         people, unfinished = ProceduralFaces.split("train", count, seed), path.with_suffix(".part")
         with unfinished.open("wb") as file:
             for start in track(range(0, count, CHUNK), "drawing", f"{CHUNK} faces"):
-                factors = people.factors(start, min(CHUNK, count - start))
-                if start // CHUNK % 2:
-                    attributes = turned_over(factors.attributes, seed, start)
-                    factors = Factors(factors.identity, attributes)
+                factors = factors_of(people, start, min(CHUNK, count - start))
                 file.write(people.draw(factors).numpy().tobytes())
         unfinished.replace(path)
     faces = torch.from_file(str(path), size=math.prod(shape), dtype=torch.uint8)
     return faces.view(shape)
+
+
+def factors_of(people: ProceduralFaces, start: int, count: int) -> Factors:
+    """The factors of a chunk of the training faces; every second chunk is turned over."""
+    factors = people.factors(start, count)
+    if start // CHUNK % 2:
+        attributes = turned_over(factors.attributes, people.seed, start)
+        factors = Factors(factors.identity, attributes)
+    return factors
 
 
 def turned_over(attributes: Tensor, seed: int, start: int) -> Tensor:

@@ -1,0 +1,169 @@
+"""Train what ships beside the generator of drawn faces: a judge, an evaluator and the pack.
+
+    python -m benchmarks.embedded.generator
+    python -m benchmarks.embedded.pack
+
+All are trained on the faces that the generator was trained on (`faces.bin` of `--generator`), half
+of them with attributes turned over, and measured on unseen faces of the natural shares. The judge
+sees original faces alone, and no method uses it. The critic and the evaluator come from
+`latentctl.teach`. Weights are saved in half precision, and `README.md` beside them has the figures.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from latentctl_adapters import embedded, residual_vae
+from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, ProceduralFaces
+from latentctl_adapters.pixels.classifier import PixelClassifier
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import latentctl
+from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
+from benchmarks.shared.run import Seconds, SeededFlags, run, write
+from latentctl import Actor, Ascent, Decoder, FlowMatching, Latents
+from latentctl.evaluation import frechet_distance, multilabel_scores
+
+JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 128, 192)}}
+
+
+@dataclass
+class Flags(SeededFlags):
+    output_dir: Path = embedded.WEIGHTS
+    generator: Path = Path("outputs/drawn_faces")  # The folder of `benchmarks.embedded.generator`.
+    faces: int = 120_000  # Faces in `faces.bin` there.
+    network_faces: int = 20_000  # Faces that the networks are trained on.
+    latents: int = 40_000  # Faces that are encoded.
+    passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
+    parts: tuple[str, ...] = ("judge", "pack")  # What is trained.
+    distillation_samples: int = 12_000
+    distillation_train_steps: int = 2000
+    flow_steps: int = 2000
+    demonstration_steps: int = 1500
+
+
+def main(flags: Flags) -> None:
+    seconds, folder = Seconds(), flags.output_dir
+    images = drawn(flags.generator / "faces.bin", flags.faces, flags.seed)
+    labels = labels_of(flags.faces, flags.seed)
+    # a stride through both kinds of chunks
+    rows = torch.arange(0, flags.faces, flags.faces // flags.network_faces)[: flags.network_faces]
+    data = images[rows], labels[rows]
+    if "judge" in flags.parts:
+        options = {"epochs": 2 * flags.passes, "seed": flags.seed + 50, **JUDGE}
+        judge = seconds.measure("judge", PixelClassifier.fit, *data, ATTRIBUTES, **options)
+        judge.half().save_pretrained(folder / "judge")
+    if "pack" in flags.parts:
+        network = residual_vae.ResidualVAE.from_pretrained(flags.generator / "model")
+        network.half().save_pretrained(folder / "generator")
+        decoder = residual_vae.load(pretrained_model_name_or_path=folder / "generator")
+        latents = seconds.measure("encode", encoded, decoder, images, labels, flags.latents)
+        pack(decoder, latents, TensorDataset(*data), flags, seconds)
+    figures = measured(flags.seed) if folder == embedded.WEIGHTS else {}
+    write(folder / "figures.json", {"figures": figures, "cpu_seconds": seconds})
+    print(json.dumps(figures, indent=1))
+
+
+def pack(
+    decoder: Decoder, latents: Latents, data: TensorDataset, flags: Flags, seconds: Seconds
+) -> None:
+    """Writes the pack and the evaluator."""
+    seed, folder = flags.seed, flags.output_dir
+    critic, evaluator = seconds.measure(
+        "teach",
+        latentctl.teach,
+        decoder,
+        data,
+        ATTRIBUTES,
+        latents=latents,
+        max_train_samples=len(data),
+        passes=flags.passes,
+        samples=flags.distillation_samples,
+        samples_per_round=flags.distillation_samples // 2,
+        max_train_steps=flags.distillation_train_steps,
+        seed=seed,
+    )
+    folded(evaluator).half().save_pretrained(folder / "evaluator")
+    steps = {"max_train_steps": flags.flow_steps, "seed": seed}
+    flow = seconds.measure("flow", FlowMatching.fit, latents, **steps)
+    cloned = {"demonstration_steps": flags.demonstration_steps, "max_train_steps": 0, "seed": seed}
+    actor = seconds.measure("actor", Actor.fit, latents, teacher=flow, attributes=critic, **cloned)
+    editor = Ascent.for_edits(critic)
+    for module in (critic, actor, editor):
+        module.half()
+    latentctl.condition(decoder, critic, actor, editor=editor).save_pretrained(folder / "pack")
+
+
+def labels_of(count: int, seed: int) -> Tensor:
+    """The attributes of the training faces, `(count, 15)`."""
+    people = ProceduralFaces.split("train", count, seed)
+    parts = [
+        factors_of(people, start, min(CHUNK, count - start)).attributes
+        for start in range(0, count, CHUNK)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def encoded(decoder: Decoder, images: Tensor, labels: Tensor, count: int) -> Latents:
+    """Encodings of faces, half of them mirrored."""
+    rows = torch.arange(0, len(images), max(1, len(images) // count))[:count]
+    means, stds = [], []
+    for number, part in enumerate(rows.split(256)):
+        x = images[part].float() / 255
+        posterior = decoder.encode(x.flip(-1) if number % 2 else x)
+        means.append(posterior.mean)
+        stds.append(posterior.std)
+    return Latents(torch.cat(means), torch.cat(stds), labels[rows], ATTRIBUTES)
+
+
+def folded(evaluator: latentctl.PixelCritic) -> PixelClassifier:
+    """The network of an evaluator, with its calibration in the last layer."""
+    network: PixelClassifier = copy.deepcopy(evaluator.networks[0])
+    last: nn.Linear = network.net.get_classifier()
+    with torch.no_grad():
+        last.weight.mul_(evaluator.scale[:, None])
+        last.bias.mul_(evaluator.scale).add_(evaluator.bias)
+    return network
+
+
+@torch.no_grad()
+def measured(seed: int) -> dict[str, float]:
+    """What ships, loaded as a user loads it, on 1,000 unseen faces of the natural shares."""
+    faces, judge = embedded.pack(), embedded.judge()
+    decoder = faces.decoder
+    images, labels = ProceduralFaces.split("test", 1000, seed).tensors()
+    x = images.float() / 255
+    z = decoder.encode(x, batch_size=100).mean
+    y = decoder.decode(z, batch_size=100)
+    found = {"psnr": decibels((y - x).square().mean())}
+
+    def seen(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        parts = pictures.clamp(0, 1).split(100)
+        probability = torch.cat([judge.probability(part) for part in parts])
+        return probability, torch.cat([judge.features(part) for part in parts])
+
+    for name, pictures in (("originals", x), ("reconstructions", y)):
+        scores = multilabel_scores(seen(pictures)[0], labels)
+        found[f"judge_accuracy_{name}"] = scores.accuracy
+        found[f"judge_f1_{name}"] = scores.f1
+        reader = faces.evaluator.score_samples(pictures).sigmoid()
+        found[f"evaluator_accuracy_{name}"] = multilabel_scores(reader, labels).accuracy
+    real = seen(x)[1]
+    others = ProceduralFaces.split("validation", 1000, seed).images(0, 1000).float() / 255
+    samples = faces.sample(1000, y=labels, seed=seed)
+    found["frechet_reconstructions"] = frechet_distance(seen(y)[1], real)
+    others = decoder.decode(decoder.encode(others, batch_size=100).mean, batch_size=100)
+    found["frechet_other_people"] = frechet_distance(seen(others)[1], real)
+    found["frechet_samples"] = frechet_distance(seen(samples.x)[1], real)
+    found["sample_accuracy"] = multilabel_scores(seen(samples.x)[0], labels).accuracy
+    return found
+
+
+if __name__ == "__main__":
+    run(main, Flags)

@@ -1,0 +1,271 @@
+r"""`teach`: from labelled images to a critic that edits can follow, and an evaluator of them.
+
+A critic that is fitted to encodings and labels alone has adversarial directions. Here networks on
+images are trained first, on the images and on their reconstructions. Through the decoder they are
+the teachers of a fast critic of latents (`latentctl.distill`). One more network, of another
+architecture, becomes the evaluator: no edit ascends it, and it is calibrated on reconstructions of
+images that no network was trained on.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Taught", "teach"]
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..controllers import distill
+from ..critics import AttributeCritic, PixelCritic
+from ..decoder import Decoder
+from ..decoder.dataset import SampleReader, Source
+from ..errors import AdapterError, InputError
+from ..latents import Latents
+from ..progress import track
+from ..random import permutation
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+GROUP = "latentctl.networks"  # entry points of classes that can be fitted to images
+DEFAULT_NETWORK = "pixel-classifier"
+BATCH = 128
+MOST_HELD_OUT = 2000
+EVALUATOR: dict[str, Any] = {
+    "model_name": "resnet18d",
+    "model_options": {"channels": (24, 48, 96, 160), "act_layer": "gelu"},
+}
+TEACHERS: tuple[dict[str, Any], ...] = (
+    {
+        "model_name": "resnet10t",
+        "model_options": {"channels": (24, 48, 96, 160), "act_layer": "gelu"},
+    },
+    {
+        "model_name": "resnet18",
+        "model_options": {"channels": (24, 48, 96, 160), "act_layer": "silu"},
+    },
+    {
+        "model_name": "resnet10t",
+        "model_options": {"channels": (32, 64, 96, 128), "act_layer": "relu"},
+    },
+)
+
+
+class Taught(NamedTuple):
+    """What `teach` returns."""
+
+    critic: AttributeCritic
+    """A fast critic of latents, for `condition(decoder, critic, evaluator=evaluator)`."""
+
+    evaluator: PixelCritic
+    """A calibrated network on images through the decoder, which no edit ascends."""
+
+
+def teach(
+    decoder: Decoder,
+    data: Any,
+    attributes: Sequence[str] | None = None,
+    *,
+    latents: Latents | None = None,
+    teachers: int = 2,
+    passes: float | None = None,
+    max_train_samples: int = 20_000,
+    held_out: float = 0.1,
+    max_train_seconds: float | None = None,
+    image_column: str = "image",
+    transform: Callable[[Any], Any] | None = None,
+    network: Callable[..., nn.Module] | None = None,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Taught:
+    """A critic and an evaluator from labelled images, in one call: minutes on a CPU.
+
+    Arguments:
+        decoder: A decoder of images with an encoder.
+        data: Labelled images, a map-style data set as `latentctl.encode_dataset` reads it.
+        attributes: Names of the label columns, K of them; those of `latents` if not given.
+        latents: Encodings to distil on, such as those of more data; those of `data` if not given.
+        teachers: Networks that the critic is distilled from, 1 to 3, each of another architecture.
+        passes: Passes of each network over the images and their reconstructions; by default as
+            many as make 100,000 images, and 2 to 30.
+        max_train_samples: Most images that are read; a random part of a larger data set.
+        held_out: Share of the images on which the evaluator is calibrated, at most 2,000.
+        max_train_seconds: Most seconds of each network.
+        image_column: Key of the image in a row that is a mapping.
+        transform: As in `latentctl.encode_dataset`.
+        network: Trains a network, called as `network(images, labels, names, seed=..., epochs=...,
+            max_train_seconds=..., accelerator=..., progress=..., model_name=...,
+            model_options=...)` with bytes `(N, C, h, w)` and labels `(N, K)`; by default
+            `PixelClassifier.fit` of the adapters, which needs timm.
+        seed: Decides every random number.
+        output_dir: Folder of the logs, and of the networks, which a resumed run reads.
+        accelerator: Where to train; `Accelerator()` by default.
+        progress: Show bars on the main process, with the time that is left of each part.
+        options: Further arguments of `latentctl.distill`.
+
+    Raises:
+        InputError: If the decoder does not decode square images, an attribute has one class only,
+            or an image cannot be used.
+        AdapterError: If the decoder has no encoder, or timm is missing.
+        UnknownNameError: If a label column does not exist.
+
+    Example:
+        >>> import latentctl
+        >>> from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
+        >>> from latentctl_adapters.embedded.pca import PCA
+        >>> people = ProceduralFaces(200, size=32)
+        >>> decoder = latentctl.wrap(PCA.fit(people.images(0, 200), 16))
+        >>> critic, evaluator = teach(decoder, people, ["Smiling", "Male"], teachers=1, passes=1,
+        ...     samples=64, rounds=0, max_train_steps=5, progress=False)
+        >>> faces = latentctl.condition(decoder, critic, evaluator=evaluator)
+        >>> faces.edit(people.images(0, 2), Smiling=True).satisfied.shape
+        torch.Size([2])
+    """
+    _check(decoder, teachers, held_out)
+    if latents is not None and attributes is None:
+        attributes = latents.names
+    if not attributes:
+        raise InputError("teach needs the attributes: attributes=[...], names of label columns.")
+    names = tuple(attributes)
+    started = time.monotonic()
+    x, labels = _read(
+        decoder, data, names, image_column, transform, max_train_samples, seed, progress
+    )
+    mean, std, reconstructed = _reconstruct(decoder, x, progress)
+    if latents is None:
+        latents = Latents(mean, std, labels, names)
+    count = min(MOST_HELD_OUT, max(1, round(held_out * len(x))))
+    if count >= len(x):
+        raise InputError(f"{len(x)} images are too few to hold any out. Give more.")
+    images = torch.cat([_as_bytes(part[count:], decoder) for part in (x, reconstructed)])
+    epochs = _epochs(passes, len(images))
+    fit = network or _default_network()
+    networks: list[Any] = []
+    resumed = options.get("resume_from_checkpoint")
+    for number in range(teachers + 1):
+        what = "evaluator" if number == teachers else f"teacher-{number}"
+        folder = None if output_dir is None else Path(output_dir) / what
+        if resumed and folder is not None and folder.exists() and network is None:
+            networks.append(_class().from_pretrained(folder))
+            continue
+        if progress:
+            logger.info("teach: network %d of %d (%s)", number + 1, teachers + 1, what)
+        made = fit(
+            images,
+            labels[count:].repeat(2, 1),
+            names,
+            seed=seed + 1 + number,
+            epochs=epochs,
+            max_train_seconds=max_train_seconds,
+            accelerator=accelerator,
+            progress=progress,
+            **(EVALUATOR if number == teachers else TEACHERS[number]),
+        )
+        main_process = accelerator is None or accelerator.is_main_process
+        if folder is not None and main_process and hasattr(made, "save_pretrained"):
+            made.save_pretrained(folder)
+        networks.append(made)
+    evaluator = PixelCritic(decoder, networks[-1], names=names)
+    evaluator.calibrate(reconstructed[:count].to(decoder.device), labels[:count])
+    critic = distill(
+        PixelCritic(decoder, *networks[:-1], names=names),
+        latents,
+        prior=decoder.prior,
+        seed=seed,
+        output_dir=None if output_dir is None else Path(output_dir) / "distillation",
+        progress=progress,
+        **({} if accelerator is None else {"accelerator": accelerator}),
+        **options,
+    )
+    logger.info("teach: done in %.0f s", time.monotonic() - started)
+    return Taught(critic, evaluator)
+
+
+def _check(decoder: Decoder, teachers: int, held_out: float) -> None:
+    shape = decoder.sample_shape
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise InputError(
+            f"teach trains networks on square images (C, h, h), and {decoder.name} decodes "
+            f"{tuple(shape)}. Fit a critic to encodings (AttributeCritic.fit), or distil a network "
+            f"of your own (latentctl.distill)."
+        )
+    if not 1 <= teachers <= len(TEACHERS):
+        raise InputError(f"teachers is 1 to {len(TEACHERS)}, it was given as {teachers}.")
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out is a share in (0, 1), it was given as {held_out:g}.")
+
+
+def _read(
+    decoder: Decoder,
+    data: Any,
+    names: tuple[str, ...],
+    image_column: str,
+    transform: Callable[[Any], Any] | None,
+    most: int,
+    seed: int,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """Samples `(N, *sample_shape)` and labels `(N, K)` in a random order."""
+    source = Source(data, image_column)
+    if source.length is None:
+        raise InputError("teach reads a map-style data set, with __len__; found a stream.")
+    reader = SampleReader(decoder, source, names, image_column, transform, seed)
+    order = permutation(source.length, seed=seed, epoch=0, purpose="teach")[:most].tolist()
+    rows = [reader(index) for index in track(order, "Read", "image", progress=progress)]
+    if not rows:
+        raise InputError("The data set is empty.")
+    return torch.stack([row.x for row in rows]), torch.stack([row.labels for row in rows])
+
+
+@torch.no_grad()
+def _reconstruct(
+    decoder: Decoder, x: Tensor, progress: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Means and stds of the posteriors of samples, and their reconstructions, on the CPU."""
+    means, stds, out = [], [], []
+    for part in track(x.split(BATCH), "Reconstruct", "batch", progress=progress):
+        posterior = decoder.encode(part.to(decoder.device))
+        means.append(posterior.mean.cpu())
+        stds.append(None if posterior.std is None else posterior.std.cpu())
+        out.append(decoder.decode(posterior.mean).cpu())
+    known = [std for std in stds if std is not None]
+    return torch.cat(means), torch.cat(known) if known else None, torch.cat(out)
+
+
+def _as_bytes(x: Tensor, decoder: Decoder) -> Tensor:
+    low, high = decoder.picture_range
+    return (255 * (x - low) / (high - low)).round().clamp(0, 255).byte()
+
+
+def _epochs(passes: float | None, images: int) -> int:
+    if passes is None:
+        return min(30, max(2, round(100_000 / images)))
+    if passes < 1:
+        raise InputError(f"passes is at least 1, it was given as {passes:g}.")
+    return round(passes)
+
+
+def _class() -> Any:
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if DEFAULT_NETWORK not in points:
+        raise AdapterError(
+            f"No network {DEFAULT_NETWORK!r} is installed. Pass network=, a function that trains "
+            f"one, or install latentctl with its adapters."
+        )
+    return points[DEFAULT_NETWORK].load()
+
+
+def _default_network() -> Callable[..., nn.Module]:
+    fit: Callable[..., nn.Module] = _class().fit
+    return fit
