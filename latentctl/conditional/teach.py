@@ -161,7 +161,7 @@ def teach(
             continue
         if progress:
             logger.info("teach: network %d of %d (%s)", number + 1, teachers + 1, what)
-        made = fit(
+        made: Any = fit(
             images,
             labels[count:].repeat(2, 1),
             names,
