@@ -27,7 +27,7 @@ import torch
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from benchmarks.edits.setting import Flips
+from benchmarks.edits.setting import Asked, Flips
 from benchmarks.shared.run import Row, timed
 from latentctl import Actor, Ascent, AttributeCritic, Latents
 from latentctl.controllers import Transport
@@ -39,11 +39,11 @@ REALISM_STEPS = 660  # ten of the critic for one of the actor
 
 @dataclass(frozen=True)
 class Method:
-    """A way to edit; `move(flips, strength)` gives the edited latents."""
+    """A way to edit; `move(asked, strength)` gives the edited latents."""
 
     name: str
     strengths: Sequence[float]
-    move: Callable[[Flips, float], Tensor]
+    move: Callable[[Asked, float], Tensor]
 
 
 def for_edits(
@@ -51,9 +51,9 @@ def for_edits(
 ) -> Method:
     """`Ascent.for_edits` at several weights of the shift."""
 
-    def move(flips: Flips, weight: float) -> Tensor:
+    def move(asked: Asked, weight: float) -> Tensor:
         ascent = Ascent.for_edits(critic, shift_weight=weight, **options)
-        return ascent.move(flips.z, flips.request).z
+        return ascent.move(asked.z, asked.request).z
 
     return Method(name, weights, move)
 
@@ -61,16 +61,16 @@ def for_edits(
 def plain_ascent(name: str, ascent: Ascent, thresholds: Sequence[float]) -> Method:
     """An ascent that stops at several thresholds."""
 
-    def move(flips: Flips, threshold: float) -> Tensor:
-        request = dataclasses.replace(flips.request, threshold=threshold)
-        return ascent.move(flips.z, request).z
+    def move(asked: Asked, threshold: float) -> Tensor:
+        request = dataclasses.replace(asked.request, threshold=threshold)
+        return ascent.move(asked.z, request).z
 
     return Method(name, thresholds, move)
 
 
 def along(name: str, directions: Tensor, strengths: Sequence[float]) -> Method:
     """Moves along a direction for each attribute, `(K, *latent_shape)`."""
-    return Method(name, strengths, lambda flips, strength: flips.along(directions, strength))
+    return Method(name, strengths, lambda asked, strength: asked.along(directions, strength))
 
 
 def sweep(
@@ -94,9 +94,9 @@ def baselines(latents: Latents, seed: int) -> list[Method]:
     critic = AttributeCritic.fit(latents, max_train_steps=1500, seed=seed)
     realism = Actor.fit(latents.select([]), max_train_steps=REALISM_STEPS, seed=seed).realism
 
-    def ode(flips: Flips, strength: float) -> Tensor:
-        request = dataclasses.replace(flips.request, strength=strength)
-        return Transport(critic).move(flips.z, request).z
+    def ode(asked: Asked, strength: float) -> Tensor:
+        request = dataclasses.replace(asked.request, strength=strength)
+        return Transport(critic).move(asked.z, request).z
 
     vectors, normals = attribute_vectors(latents), svm_directions(latents, seed)
     thresholds, weights = (0.9, 0.99, 0.9999, 0.999999), (0.03, 0.015, 0.007, 0.004, 0.002)

@@ -34,29 +34,48 @@ class EditFlags(SeededFlags):
     faces: int = 500  # Test faces, each with all ten flips.
 
 
-class Flips:
+class Asked:
+    """Latents, each with one attribute to flip and all others to hold.
+
+    Arguments:
+        z: The latents, `(B, *latent_shape)`.
+        column: The attribute of each, `(B,)`.
+        wanted: Its new value, `(B,)`, 0 or 1.
+        count: Number of attributes.
+    """
+
+    def __init__(self, z: Tensor, column: Tensor, wanted: Tensor, count: int) -> None:
+        self.z, self.column, self.wanted, self.count = z, column, wanted, count
+        self.target = torch.full((len(z), count), torch.nan)
+        self.target.scatter_(1, column[:, None], wanted[:, None])
+        self.sign = torch.nan_to_num(2 * self.target - 1)
+        self.request = Request(target=self.target, hold=self.target.isnan())
+
+    def part(self, rows: Tensor) -> Asked:
+        """Some of the latents, by a mask or by indices, `rows (M,)`."""
+        return Asked(self.z[rows], self.column[rows], self.wanted[rows], self.count)
+
+    def along(self, directions: Tensor, strength: float) -> Tensor:
+        """Latents moved along a direction for each attribute, `(K, *latent_shape)`."""
+        return self.z + strength * (self.sign @ directions.flatten(1)).view_as(self.z)
+
+
+class Flips(Asked):
     """Every attribute of some faces flipped, one at a time, `(K * faces)` in attribute order."""
 
     def __init__(self, setting: Setting, images: Tensor) -> None:
         self.see, self.x = setting.see, pixels(images)
         self.faces = encode(setting.decoder, self.x).mean
-        self.z = self.faces.repeat(K, *[1] * (self.faces.ndim - 1))
         self.repeated = self.x.repeat(K, 1, 1, 1)
         self.before, self.embedding = (part.repeat(K, 1) for part in self.see(self.faces))
         self.column = torch.arange(K).repeat_interleave(len(images))
-        self.wanted = 1 - self.of_column(self.before).round()
-        self.target = torch.full_like(self.before, torch.nan)
-        self.target.scatter_(1, self.column[:, None], self.wanted[:, None])
-        self.sign = torch.nan_to_num(2 * self.target - 1)
-        self.request = Request(target=self.target, hold=self.target.isnan())
+        wanted = 1 - self.of_column(self.before).round()
+        z = self.faces.repeat(K, *[1] * (self.faces.ndim - 1))
+        super().__init__(z, self.column, wanted, K)
 
     def of_column(self, values: Tensor) -> Tensor:
         """The value of the attribute that is flipped, `(K * faces,)`."""
         return values.gather(1, self.column[:, None])[:, 0]
-
-    def along(self, directions: Tensor, strength: float) -> Tensor:
-        """Latents moved along a direction for each attribute, `(K, *latent_shape)`."""
-        return self.z + strength * (self.sign @ directions.flatten(1)).view_as(self.z)
 
     def judge(
         self, name: str, z: Tensor, seen: tuple[Tensor, Tensor] | None = None, **more: Any

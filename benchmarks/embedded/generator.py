@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from latentctl_adapters.embedded.drawn_faces import Factors, ProceduralFaces, turned
+from latentctl_adapters.embedded.counterfactuals import turned_over
+from latentctl_adapters.embedded.drawn_faces import Factors, ProceduralFaces
 from latentctl_adapters.residual_vae import ResidualVAE
 from torch import Tensor, nn
 
@@ -118,21 +119,9 @@ def factors_of(people: ProceduralFaces, start: int, count: int) -> Factors:
     """The factors of a chunk of the training faces; every second chunk is turned over."""
     factors = people.factors(start, count)
     if start // CHUNK % 2:
-        attributes = turned_over(factors.attributes, people.seed, start)
+        attributes = turned_over(factors.attributes, seed=people.seed, start=start)
         factors = Factors(factors.identity, attributes)
     return factors
-
-
-def turned_over(attributes: Tensor, seed: int, start: int) -> Tensor:
-    """The attributes `(B, K)` with one to three of each row turned over, drawn with repetition."""
-    draws = generator(seed, start, purpose="turned over")
-    rows = []
-    for row in attributes:
-        for _ in range(int(torch.randint(1, 4, (), generator=draws))):
-            k = int(torch.randint(len(row), (), generator=draws))
-            row = turned(row, k, bool(row[k] < 0.5))
-        rows.append(row)
-    return torch.stack(rows)
 
 
 def is_hidden(name: str, weight: Tensor) -> bool:

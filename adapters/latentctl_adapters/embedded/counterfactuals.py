@@ -12,7 +12,7 @@ all other attributes as before. Two kinds of pairs are left out, by rules (`is_f
 
 from __future__ import annotations
 
-__all__ = ["Pairs", "changed_region", "counterfactuals", "dataset", "is_fair"]
+__all__ = ["Pairs", "changed_region", "counterfactuals", "dataset", "is_fair", "turned_over"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from latentctl.errors import AdapterError, UnknownNameError
+from latentctl.random import generator
 
 from .drawn_faces import ATTRIBUTES, FACTORS, Factors, ProceduralFaces, turned
 
@@ -154,6 +155,27 @@ def dataset(
                 }
 
     return datasets.Dataset.from_list(list(rows()), features=features)
+
+
+def turned_over(attributes: Tensor, *, seed: int, start: int = 0) -> Tensor:
+    """Attributes `(B, 15)` with one to three of each row turned over, for rare combinations.
+
+    Bald women and young men with gray hair are hardly among faces with the natural shares. An
+    attribute may be turned over twice.
+
+    Arguments:
+        attributes: 0 or 1, columns as in `ATTRIBUTES`.
+        seed: Decides which ones.
+        start: Number of this batch among others of the same seed.
+    """
+    draws = generator(seed, start, purpose="turned over")
+    rows = []
+    for row in attributes:
+        for _ in range(int(torch.randint(1, 4, (), generator=draws))):
+            k = int(torch.randint(len(row), (), generator=draws))
+            row = turned(row, k, bool(row[k] < 0.5))
+        rows.append(row)
+    return torch.stack(rows)
 
 
 def changed_region(image: Tensor, truth: Tensor) -> Tensor:
