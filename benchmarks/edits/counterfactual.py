@@ -10,10 +10,10 @@ a folder of `AttributeCritic.save`; without it one is taught here by networks on
 
 Pairs are of test faces of `latentctl_adapters.embedded.counterfactuals`, what is measured is in
 `benchmarks/edits/truth.py`. Methods are trained on `--train_faces` drawn faces with labels, half
-of them with one to three attributes turned over, as the generator's, or with `--no-turned_over` all
-with natural shares. A method with several strengths has the one whose share of the way is best on pairs
-of `--validation_faces`, for each attribute its own; vectors stand at three lengths as well. The
-seed decides the training of critics and methods; the pairs are the same for every seed.
+of them with one to three attributes turned over, as the generator's, or with `--no_turned_over` all
+with natural shares. A method with several strengths has the one whose share of the way is best on
+pairs of `--validation_faces`, for each attribute its own; vectors stand at three lengths as well.
+The seed decides the training of critics and methods; the pairs are the same for every seed.
 
 Writes `counterfactual-SEED.json` and prints the table of the files that are there.
 """
