@@ -137,9 +137,10 @@ def at_a_budget(monkeypatch):
     shrink(monkeypatch, latentctl.LatentFlow, "fit", {"width": 16})
     shrink(monkeypatch, PixelClassifier, "fit", {"max_train_seconds": 0.2})
     init = ProceduralFaces.__init__
-    few_faces = lambda self, n, **options: init(self, min(n, 80), **options)  # noqa: E731
+    few_faces = lambda self, n, **options: init(self, min(n, 140), **options)  # noqa: E731
     monkeypatch.setattr(ProceduralFaces, "__init__", few_faces)
     shrink(monkeypatch, latentctl, "distill", {**small, **few})
+    shrink(monkeypatch, latentctl, "teach", {**small, **few, "passes": 1, "teachers": 1})
     shrink(monkeypatch, latentctl.controllers, "amortise", small)
     shrink(monkeypatch, latentctl.controllers.cgml, "completer", {"features": 16, **small})
 
@@ -162,7 +163,7 @@ def test_the_python_of_the_readme_and_of_the_guide_runs(tmp_path, monkeypatch, a
                 line = text[: found.start(3)].count("\n")
                 exec(compile("\n" * line + found.group(3), page.name, "exec"), names)
     assert Path("samples.png").exists() and Path("smiling-faces").is_dir()
-    assert names["out"].x.shape == (8, 4, 3, 32, 32)
+    assert names["out"].x.shape == (8, 4, 3, 64, 64)
 
 
 def commands():

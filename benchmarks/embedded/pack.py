@@ -3,16 +3,18 @@
     python -m benchmarks.embedded.generator
     python -m benchmarks.embedded.pack
 
-All are trained on the faces that the generator was trained on (`faces.bin` of `--generator`), half
-of them with attributes turned over, and measured on unseen faces of the natural shares. The judge
-sees original faces alone, and no method uses it. The critic and the evaluator come from
-`latentctl.teach`. Weights are saved in half precision, and `README.md` beside them has the figures.
+`--output_dir` gets everything, and the package a copy. All are trained on the faces that the
+generator was trained on (`faces.bin` of `--generator`), half of them with attributes turned over,
+and measured on unseen faces of the natural shares. The judge sees original faces alone, and no
+method uses it. The critic and the evaluator come from `latentctl.teach`. Weights are saved in half
+precision; `README.md` beside them has the figures.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,22 +31,23 @@ from benchmarks.shared.run import Seconds, SeededFlags, run, write
 from latentctl import Actor, Ascent, Decoder, FlowMatching, Latents
 from latentctl.evaluation import frechet_distance, multilabel_scores
 
-JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 128, 192)}}
+JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 96, 128)}}
 
 
 @dataclass
 class Flags(SeededFlags):
-    output_dir: Path = embedded.WEIGHTS
+    output_dir: Path = Path("outputs/embedded")
     generator: Path = Path("outputs/drawn_faces")  # The folder of `benchmarks.embedded.generator`.
     faces: int = 120_000  # Faces in `faces.bin` there.
-    network_faces: int = 20_000  # Faces that the networks are trained on.
-    latents: int = 40_000  # Faces that are encoded.
+    network_faces: int = 12_000  # Faces that the networks are trained on.
+    latents: int = 30_000  # Faces that are encoded.
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
-    parts: tuple[str, ...] = ("judge", "pack")  # What is trained.
-    distillation_samples: int = 12_000
-    distillation_train_steps: int = 2000
-    flow_steps: int = 2000
-    demonstration_steps: int = 1500
+    parts: tuple[str, ...] = ("judge", "pack", "install")
+    """What is trained; `install` copies everything into the package and measures it there."""
+    distillation_samples: int = 9_000
+    distillation_train_steps: int = 1500
+    flow_steps: int = 1500
+    demonstration_steps: int = 1000
 
 
 def main(flags: Flags) -> None:
@@ -64,9 +67,13 @@ def main(flags: Flags) -> None:
         decoder = residual_vae.load(pretrained_model_name_or_path=folder / "generator")
         latents = seconds.measure("encode", encoded, decoder, images, labels, flags.latents)
         pack(decoder, latents, TensorDataset(*data), flags, seconds)
-    figures = measured(flags.seed) if folder == embedded.WEIGHTS else {}
-    write(folder / "figures.json", {"figures": figures, "cpu_seconds": seconds})
-    print(json.dumps(figures, indent=1))
+    if "install" in flags.parts:
+        for part in ("generator", "judge", "evaluator", "pack"):
+            shutil.copytree(folder / part, embedded.WEIGHTS / part, dirs_exist_ok=True)
+        figures = measured(flags.seed)
+        write(embedded.WEIGHTS / "figures.json", figures)
+        print(json.dumps(figures, indent=1))
+    write(folder / f"seconds-{'-'.join(flags.parts)}.json", seconds)
 
 
 def pack(

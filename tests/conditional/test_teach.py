@@ -1,0 +1,107 @@
+"""`teach`: from labelled images to a critic and an evaluator."""
+
+import pytest
+import torch
+from torch import nn
+
+import latentctl
+from latentctl.errors import InputError, UnknownNameError
+from latentctl.random import generator
+
+NAMES = ("bright", "left")
+FEW = {"samples": 200, "samples_per_round": 50, "max_train_steps": 60, "width": 32}
+
+
+class Network(nn.Module):
+    """Logistic regression on pixels."""
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.linear = nn.Linear(images[0].numel(), labels.shape[1])
+        x = images.flatten(1).float() / 255 - 0.5
+        optimizer = torch.optim.Adam(self.parameters(), 0.05)
+        for _ in range(100):
+            optimizer.zero_grad()
+            nn.functional.binary_cross_entropy_with_logits(self.linear(x), labels).backward()
+            optimizer.step()
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) - 0.5)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """Pictures of 4 x 4 pixels by a linear decoder, with two labels."""
+    z = torch.randn(300, 4, generator=generator(0))
+    model = nn.ModuleDict({"encoder": nn.Linear(48, 4), "decoder": nn.Linear(4, 48)})
+    with torch.no_grad():
+        weight = torch.randn(48, 4, generator=generator(1)) / 12
+        model["decoder"].weight.copy_(weight), model["decoder"].bias.fill_(0.5)
+        inverse = torch.linalg.pinv(weight)
+        model["encoder"].weight.copy_(inverse), model["encoder"].bias.copy_(-0.5 * inverse.sum(1))
+    decoder = latentctl.wrap(
+        (
+            lambda x: model["encoder"](x.flatten(1)),
+            lambda z: model["decoder"](z).view(-1, 3, 4, 4),
+        ),
+        latent_shape=(4,),
+        value_range=(0, 1),
+    )
+    x = decoder.decode(z)
+    labels = torch.stack([z[:, 0] > 0, z[:, 1] > 0], 1).float()
+    rows = [
+        {"image": image, **dict(zip(NAMES, row, strict=True))}
+        for image, row in zip(x, labels.tolist(), strict=True)
+    ]
+    return decoder, rows, z, labels
+
+
+def fit(images, labels, names, **options):
+    calls.append({"names": names, **options})
+    return Network(images, labels)
+
+
+calls = []
+
+
+def test_a_critic_and_an_evaluator_that_agree_with_the_labels(setting):
+    decoder, rows, z, labels = setting
+    calls.clear()
+    critic, evaluator = latentctl.teach(
+        decoder, rows, NAMES, teachers=2, network=fit, progress=False, **FEW
+    )
+    assert critic.names == evaluator.names == NAMES
+    assert len({call["seed"] for call in calls}) == 3, "two teachers and the evaluator"
+    for scores in (critic.score(z), evaluator.score(z)):
+        assert ((scores > 0) == (labels > 0.5)).float().mean() > 0.9
+    faces = latentctl.condition(decoder, critic, evaluator=evaluator)
+    out = faces.edit(decoder.decode(z[:20]), bright=True)
+    assert out.satisfied.float().mean() > 0.8
+
+
+def test_the_evaluator_is_calibrated_on_images_that_no_network_saw(setting):
+    decoder, rows, _, _ = setting
+    seen = []
+
+    def remember(images, labels, names, **options):
+        seen.append(len(images))
+        return Network(images, labels)
+
+    latentctl.teach(
+        decoder, rows, NAMES, teachers=1, held_out=0.2, network=remember, progress=False, **FEW
+    )
+    assert seen == [2 * 240, 2 * 240], "the images and their reconstructions"
+
+
+def test_what_cannot_be_taught_is_refused(setting):
+    decoder, rows, _, _ = setting
+    with pytest.raises(InputError, match="square images"):
+        latentctl.teach(latentctl.wrap(nn.Linear(4, 12), decode="forward"), rows, NAMES)
+    with pytest.raises(InputError, match="attributes"):
+        latentctl.teach(decoder, rows, network=fit)
+    with pytest.raises(UnknownNameError, match="Did you mean 'bright'"):
+        latentctl.teach(decoder, rows, ["brigth"], network=fit, progress=False)
+    with pytest.raises(InputError, match="1 to 3"):
+        latentctl.teach(decoder, rows, NAMES, teachers=0)
+    with pytest.raises(InputError, match="stream"):
+        latentctl.teach(decoder, iter(rows), NAMES, network=fit)
