@@ -19,8 +19,8 @@ class Network(nn.Module):
         super().__init__()
         self.linear = nn.Linear(images[0].numel(), labels.shape[1])
         x = images.flatten(1).float() / 255 - 0.5
-        optimizer = torch.optim.Adam(self.parameters(), 0.05)
-        for _ in range(100):
+        optimizer = torch.optim.Adam(self.parameters(), 0.3)
+        for _ in range(300):
             optimizer.zero_grad()
             nn.functional.binary_cross_entropy_with_logits(self.linear(x), labels).backward()
             optimizer.step()
@@ -35,7 +35,7 @@ def setting():
     z = torch.randn(300, 4, generator=generator(0))
     model = nn.ModuleDict({"encoder": nn.Linear(48, 4), "decoder": nn.Linear(4, 48)})
     with torch.no_grad():
-        weight = torch.randn(48, 4, generator=generator(1)) / 12
+        weight = torch.randn(48, 4, generator=generator(1)) / 40
         model["decoder"].weight.copy_(weight), model["decoder"].bias.fill_(0.5)
         inverse = torch.linalg.pinv(weight)
         model["encoder"].weight.copy_(inverse), model["encoder"].bias.copy_(-0.5 * inverse.sum(1))
