@@ -9,7 +9,13 @@ from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import generator
 
 NAMES = ("bright", "left")
-FEW = {"samples": 200, "samples_per_round": 50, "max_train_steps": 60, "width": 32}
+FEW = {
+    "samples": 200,
+    "samples_per_round": 50,
+    "max_train_steps": 100,
+    "lr_warmup_steps": 5,
+    "width": 32,
+}
 
 
 class Network(nn.Module):
