@@ -74,6 +74,13 @@ def test_the_code_of_the_command_line_page_runs(tmp_path, monkeypatch, capsys, a
         assert Path(file).exists(), file
 
 
+def test_the_code_of_the_drawn_faces_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    assert run_page("drawn-faces.md") == {"python": 4, "bash": 0}
+    assert Path("drawn-faces.png").exists()
+
+
 def anchors(page):
     """The anchors of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)

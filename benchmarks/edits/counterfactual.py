@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from latentctl_adapters import embedded, residual_vae
-from latentctl_adapters.embedded.counterfactuals import counterfactuals, turned_over
+from latentctl_adapters.embedded.counterfactuals import counterfactuals
 from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, Factors, ProceduralFaces
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -36,6 +36,7 @@ from torch.utils.data import TensorDataset
 import latentctl
 from benchmarks.edits.baselines import Method, along, baselines, for_edits
 from benchmarks.edits.truth import MEASURES, FactorReader, Truth
+from benchmarks.embedded.generator import CHUNK, factors_of
 from benchmarks.shared.base import encode, unchanged
 from benchmarks.shared.run import Row, Seconds, SeededFlags, by_name, read, run, table, write
 from latentctl import Actor, Ascent, AttributeCritic, Decoder, Latents, Updater
@@ -99,10 +100,7 @@ class Setting:
             people = ProceduralFaces.split("train", flags.train_faces)
             factors = people.factors(0, len(people))
             if flags.turned_over:
-                half = len(people) // 2
-                turned = turned_over(factors.attributes[half:], seed=0)
-                attributes = torch.cat([factors.attributes[:half], turned])
-                factors = Factors(factors.identity, attributes)
+                factors = turned_over_faces(people)
             torch.save((people.draw(factors), factors.identity, factors.attributes), file)
         images, *factors = torch.load(file)
         return images, Factors(*factors)
@@ -150,11 +148,12 @@ class Setting:
         """The pairs of a split, which are drawn once to files."""
         folder = self.flags.output_dir / f"{split}-{count}"
         folder.mkdir(exist_ok=True)
-        found = []
+        people, images, found = ProceduralFaces.split(split, count), None, []
         for name in (name for name in self.names if name in self.flags.attributes):
             file = folder / f"{name}.pt"
             if not file.exists():
-                torch.save(counterfactuals(ProceduralFaces.split(split, count), name), file)
+                images = people.images(0, count) if images is None else images
+                torch.save(counterfactuals(people, name, images=images), file)
             found.append(torch.load(file, weights_only=False))
         return found
 
@@ -167,6 +166,15 @@ def load_decoder(name: str) -> Decoder:
     if Path(name).is_dir():
         return residual_vae.load(pretrained_model_name_or_path=name)
     return latentctl.load(name)
+
+
+def turned_over_faces(people: ProceduralFaces) -> Factors:
+    """The faces that the generator was trained on, of which every second chunk is turned over."""
+    sizes = [min(CHUNK, len(people) - start) for start in range(0, len(people), CHUNK)]
+    parts = [factors_of(people, number * CHUNK, size) for number, size in enumerate(sizes)]
+    return Factors(
+        torch.cat([part.identity for part in parts]), torch.cat([part.attributes for part in parts])
+    )
 
 
 def moved_by(name: str, controller: Controller) -> Method:

@@ -86,6 +86,7 @@ class Truth(Asked):
         column = torch.tensor([list(names).index(name) for name in self.names])[self.number]
         super().__init__(self.faces[place], column, self.value.float(), len(names))
         self.bound = encode(decoder, self.truth).mean
+        self.best = decode(decoder, self.bound).half()  # what any edit can be compared with
         before, after = (torch.cat([getattr(p, x) for p in pairs]) for x in ("before", "after"))
         self.stays = torch.cat([torch.ones(len(before), len(FACTORS)).bool(), before == after], 1)
         if read is not None:
@@ -112,7 +113,7 @@ class Truth(Asked):
         return report({"name": name, **mean, "by": by})
 
     def _measured(self, z: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        edit, bound = decode(self.decoder, z[rows]), decode(self.decoder, self.bound[rows])
+        edit, best = decode(self.decoder, z[rows]), self.best[rows].float()
         redrawn, region = self.redrawn[self.place[rows]], self.region[rows]
         image, truth = pixels(self.image[rows]), pixels(self.truth[rows])
         asked = _norm(truth - image)
@@ -120,7 +121,7 @@ class Truth(Asked):
             "share": 1 - _norm(edit - truth) / _norm(redrawn - truth),
             "inside": 1 - _norm((edit - truth) * region) / _norm((redrawn - truth) * region),
             "outside": _norm((edit - redrawn) * ~region) / asked,
-            "decoded": 1 - _norm(edit - bound) / _norm(redrawn - bound),
+            "decoded": 1 - _norm(edit - best) / _norm(redrawn - best),
         }
         if self.read is not None:
             moved = (self.read(edit) - self.estimate[self.place[rows]]).abs()

@@ -62,7 +62,12 @@ class Pairs:
 
 
 def counterfactuals(
-    faces: ProceduralFaces, attribute: str, value: bool | None = None, *, fair: bool = True
+    faces: ProceduralFaces,
+    attribute: str,
+    value: bool | None = None,
+    *,
+    fair: bool = True,
+    images: Tensor | None = None,
 ) -> Pairs:
     """Each person with one attribute changed, and everything else as it is.
 
@@ -71,6 +76,7 @@ def counterfactuals(
         attribute: One of `ATTRIBUTES`.
         value: The new value, of those who have the other one; by default it is turned over.
         fair: Whether the pairs that `is_fair` refuses are left out.
+        images: Pictures of all faces, if they are drawn already, `(n, 3, size, size)`.
 
     Raises:
         UnknownNameError: If there is no such attribute.
@@ -94,7 +100,7 @@ def counterfactuals(
         kept &= _uncovers_nothing(factors.attributes, after, column)
     rows = kept.nonzero().flatten()
     identity, before, after = factors.identity[rows], factors.attributes[rows], after[rows]
-    image = faces.draw(Factors(identity, before))
+    image = faces.draw(Factors(identity, before)) if images is None else images[rows]
     truth = faces.draw(Factors(identity, after))
     seen = is_fair(image, truth, before, after, column) if fair else torch.ones(len(rows)).bool()
     parts = (rows, new[rows], image, truth, identity, before, after, changed_region(image, truth))
@@ -139,8 +145,9 @@ def dataset(
     )
 
     def rows() -> Any:
+        images = faces.images(0, len(faces))
         for attribute in attributes:
-            pairs = counterfactuals(faces, attribute, fair=fair)
+            pairs = counterfactuals(faces, attribute, fair=fair, images=images)
             for i in range(len(pairs)):
                 yield {
                     "image": Image.fromarray(pairs.image[i].permute(1, 2, 0).numpy()),
