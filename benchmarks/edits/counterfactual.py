@@ -15,11 +15,13 @@ with natural shares. A method with several strengths has the one whose share of 
 pairs of `--validation_faces`, for each attribute its own; vectors stand at three lengths as well.
 The seed decides the training of critics and methods; the pairs are the same for every seed.
 
-Writes `counterfactual-SEED.json` and prints the table of the files that are there.
+Writes `counterfactual-SEED.json`, in which methods measured before in the same setting stay, and
+prints the tables of the files that are there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,6 +46,7 @@ from latentctl.controllers import Controller, amortise
 from recipes.support.celeba_attrs.report import attribute_vectors
 
 VECTORS = (1.0, 1.5, 2.0)
+SETTINGS = ("faces", "validation_faces", "train_faces", "turned_over", "attributes")
 
 
 @dataclass
@@ -253,10 +256,15 @@ def edited(test: Truth, method: Method, strengths: Tensor) -> Tensor:
 
 
 def main(flags: Flags) -> None:
-    setting = Setting(flags)
+    setting, file = Setting(flags), flags.output_dir / f"counterfactual-{flags.seed}.json"
+    settings = {key: str(getattr(flags, key)) for key in SETTINGS}
+    settings["decoder"] = setting.decoder.fingerprint()
+    before = json.loads(file.read_text()) if file.exists() else {}
+    rows = before["rows"] if before.get("settings") == settings else {}
+    result = {"seed": flags.seed, "settings": settings, "rows": rows}
     with unchanged(setting.decoder):
         test = setting.truth("test", flags.faces, setting.reader)
-        rows = [test.measure("reconstruction of the truth", test.bound)]
+        rows["best"] = test.measure("reconstruction of the truth", test.bound)
         validation = None
         for method in (m for name in flags.methods for m in METHODS[name](setting)):
             if len(method.strengths) == 1:
@@ -265,15 +273,14 @@ def main(flags: Flags) -> None:
                 validation = validation or setting.truth("validation", flags.validation_faces)
                 strengths = best_strengths(validation, method)
             row = test.measure(method.name, edited(test, method, strengths))
-            rows.append({**row, "strengths": strengths.tolist()})
-            result = {"seed": flags.seed, "rows": rows, "cpu_seconds": setting.seconds}
-            write(flags.output_dir / f"counterfactual-{flags.seed}.json", result)
+            rows[method.name] = {**row, "strengths": strengths.tolist()}
+            write(file, {**result, "cpu_seconds": setting.seconds})
     print(tables(flags.output_dir))
 
 
 def tables(folder: Path) -> str:
     """All runs of a folder as two tables: the measures, and the share for each attribute."""
-    runs = [run["rows"] for run in read(folder, "counterfactual-*.json")]
+    runs = [list(run["rows"].values()) for run in read(folder, "counterfactual-*.json")]
     names = list(runs[0][0]["by"])
     shares: list[list[Row]] = [
         [{"name": row["name"], **{n: row["by"][n]["share"] for n in names}} for row in rows]

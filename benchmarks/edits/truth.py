@@ -86,7 +86,7 @@ class Truth(Asked):
         column = torch.tensor([list(names).index(name) for name in self.names])[self.number]
         super().__init__(self.faces[place], column, self.value.float(), len(names))
         self.bound = encode(decoder, self.truth).mean
-        self.best = decode(decoder, self.bound).half()  # what any edit can be compared with
+        self.best = decode(decoder, self.bound)
         before, after = (torch.cat([getattr(p, x) for p in pairs]) for x in ("before", "after"))
         self.stays = torch.cat([torch.ones(len(before), len(FACTORS)).bool(), before == after], 1)
         if read is not None:
@@ -113,7 +113,7 @@ class Truth(Asked):
         return report({"name": name, **mean, "by": by})
 
     def _measured(self, z: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        edit, best = decode(self.decoder, z[rows]), self.best[rows].float()
+        edit, best = decode(self.decoder, z[rows]), self.best[rows]
         redrawn, region = self.redrawn[self.place[rows]], self.region[rows]
         image, truth = pixels(self.image[rows]), pixels(self.truth[rows])
         asked = _norm(truth - image)
