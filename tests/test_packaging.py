@@ -45,6 +45,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path):
     code = f"import hatchling.build as b; b.build_wheel({str(tmp_path)!r})"
     run(sys.executable, "-c", code, cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 25e6  # bytes, the weights of drawn faces included
     names = zipfile.ZipFile(wheel).namelist()
     packaged = {n for n in names if ".dist-info/" not in n}
     assert {n.split("/")[0] for n in packaged} == FIRST_PARTY
