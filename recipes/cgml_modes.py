@@ -32,7 +32,7 @@ from support.cgml.flags import TASKS, Flags, ModelFlags
 from support.cgml.images import run_images
 from support.cgml.networks import PointGenerator, point_encoder
 from support.cgml.report import write_report
-from support.cgml.training import train_cgml, updater_of
+from support.cgml.training import train_cgml
 from support.figures import drawing, png_of
 from support.run import run, write_json
 from torch import Tensor
@@ -60,11 +60,10 @@ def train_toy(flags: ModelFlags, seed: int) -> OneToMany:
     own: Any = flags.filled("toy")
     size, width = own.latent_size, own.width
     with seeded(seed, "toy"):
-        updater = updater_of(own, 16, width)
         encoder, maker = point_encoder(width), PointGenerator(width, latent_size=size)
     x = 2 * uniform(20_000, seed, "x") - 1
     sign = torch.where(uniform(20_000, seed, "sign") < 0.5, -1.0, 1.0)
-    return train_cgml(own, encoder, maker, updater, TensorDataset(x, sign * curve(x)), seed=seed)
+    return train_cgml(own, encoder, maker, 16, TensorDataset(x, sign * curve(x)), seed=seed)
 
 
 def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
     """Draws the error to the nearest mode over x and a latent of one dimension, with walks."""
     from matplotlib.colors import LogNorm
 
-    x, z = torch.linspace(-1, 1, 240), torch.linspace(-1, 1, 241)
+    x, z = torch.linspace(-1, 1, 240), torch.linspace(-2.5, 2.5, 241)
     column, place = x.repeat_interleave(len(z))[:, None], z.repeat(len(x))[:, None]
     drawn, mode = model.generator(model.encoder(column), place), curve(column)
     error = torch.minimum((drawn - mode).norm(dim=1), (drawn + mode).norm(dim=1))
@@ -112,8 +111,8 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
         figure.colorbar(picture, label="error to the nearest mode / distance between the modes")
         for at in torch.linspace(-0.95, 0.95, walks).tolist():
             h = model.encoder(torch.full((9, 1), at))
-            start = torch.linspace(-0.9, 0.9, 9)[:, None]
-            steps = model.updater.walk(h, start)[0][..., 0].numpy()
+            start = torch.linspace(-2, 2, 9)[:, None]
+            steps = model.walk(h, start)[..., 0].numpy()
             # a walk has one x; its steps are shifted along x so that they can be seen
             shift = torch.linspace(0, 0.05, len(steps)).numpy()
             for walk in steps.T:
@@ -126,16 +125,11 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
 
 def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
     model = train_toy(flags.model, flags.seed).cpu()  # its pictures and measures are small
-    if model.updater.latent_shape == (1,):
+    if model.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
     results = {}
-    variants = {
-        "": model.updater.final_jumps,
-        "without rho, ": model.updater.steps,
-        "rho to the end, ": 0,
-    }
-    for variant, final_jumps in variants.items():
-        model.updater.final_jumps = final_jumps
+    for variant, rounds in {"": model.rounds, "without rounds, ": 0}.items():
+        model.rounds = rounds
         found = measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
         results |= {f"{variant}{name}": row for name, row in found.items()}
     return results

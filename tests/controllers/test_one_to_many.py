@@ -1,4 +1,4 @@
-"""cGML as in the paper: one-to-many prediction without an adversary."""
+"""cGML's one-to-many prediction, without an adversary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from latentctl.controllers import Updater
-from latentctl.controllers.cgml.one_to_many import OneToMany, assign
+from latentctl import OneToMany
 from latentctl.errors import InputError, NonFiniteError
 from latentctl.random import noise, seeded
 from latentctl.training import Step
@@ -17,7 +16,7 @@ from latentctl.training import Step
 class Generator(nn.Module):
     def __init__(self, outputs=2):
         super().__init__()
-        hidden = [nn.Linear(9, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
+        hidden = [nn.Linear(10, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
         self.layers = nn.Sequential(*hidden, nn.Linear(64, outputs))
 
     def forward(self, h, z):
@@ -36,73 +35,38 @@ class Skips(nn.Module):
         return self.layer(x), x
 
 
-def build(encoder=None, steps=12, **options):
+def build(encoder=None, **options):
     with seeded(0):
-        updater = Updater(
-            (1,), context=8, width=64, depth=2, steps=steps, final_jumps=2, domain="ball"
-        )
         encoder = encoder or nn.Sequential(nn.Linear(1, 8), nn.SiLU())
-        descent = {"steps": steps, "learning_rate": 0.4, "anneal": 2.0, **options}
-        return OneToMany(encoder, Generator(), updater, **descent)
+        options = {"width": 64, "depth": 2, "descent": {"steps": 4}, **options}
+        return OneToMany(encoder, Generator(), 8, (2,), **options)
 
 
 def two_answers(count, seed=0):
-    """Either (1, x) or (-1, -x), with x in [-1, 1]."""
+    """Either (1, x), of seven in ten pairs, or (-1, -x), with x in [-1, 1]."""
     x = 2 * noise(0, count, (1,), seed=seed, uniform=True) - 1
-    sign = (noise(0, count, (1,), seed=seed, purpose="sign") > 0).float() * 2 - 1
-    return x, sign * torch.cat([torch.ones_like(x), x], dim=1)
+    first = noise(0, count, (1,), seed=seed, purpose="sign", uniform=True) < 0.7
+    return x, torch.where(first, 1.0, -1.0) * torch.cat([torch.ones_like(x), x], dim=1)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    options = {"max_train_steps": 500, "batch_size": 32, "learning_rate": 5e-3}
+    options = {"max_train_steps": 200, "batch_size": 64, "learning_rate": 1e-2}
     return build().fit(TensorDataset(*two_answers(2000)), **options)
 
 
-def test_both_answers_are_found_and_not_their_mean(trained):
+def test_both_answers_are_found_in_their_shares_and_not_their_mean(trained):
     x = two_answers(50, seed=1)[0]
     y = trained.predict(x, count=32)
     assert y.shape == (50, 32, 2)
     truth = torch.cat([torch.ones_like(x), x], dim=1)[:, None]
     up, down = (y - truth).norm(dim=2), (y + truth).norm(dim=2)
     near = torch.minimum(up, down) < 0.3
-    assert near.float().mean() > 0.7
-    assert (near & (up < down)).any(1).float().mean() > 0.9
-    assert (near & (down < up)).any(1).float().mean() > 0.9
-    assert (y.norm(dim=2) < 0.2).float().mean() < 0.03, "the mean of both is no answer"
-
-
-def test_assigned_starts_are_a_permutation_that_no_swap_improves():
-    costs = torch.rand(12, 12, generator=torch.Generator().manual_seed(0))
-    assign_starts = assign(costs)
-    assert sorted(assign_starts.tolist()) == list(range(12))
-    paid = costs.gather(1, assign_starts[:, None]).sum()
-    assert paid < costs.diagonal().sum()
-    for i in range(12):
-        for j in range(i):
-            swapped = assign_starts.clone()
-            swapped[[i, j]] = assign_starts[[j, i]]
-            assert costs.gather(1, swapped[:, None]).sum() > paid - 1e-4
-    assert torch.equal(assign(torch.full((4, 4), 0.1)), torch.arange(4))
-    costs[3, 3] = torch.nan
-    assert torch.equal(assign(costs), torch.arange(12))
-
-
-def test_assigned_starts_reduce_the_error():
-    x, y = two_answers(64)
-    step = Step(0, 0, 0, 64, 64, torch.device("cpu"))
-    errors = {}
-    for assign_starts in (False, True):
-        with seeded(0):
-            updater = Updater((1,), context=8, width=8, domain="ball")
-            encoder = nn.Linear(1, 8)
-        drawn = lambda h, z: z.expand(-1, 2)  # noqa: E731
-        model = OneToMany(
-            encoder, drawn, updater, steps=1, learning_rate=1e-4, assign_starts=assign_starts
-        )
-        errors[assign_starts] = float(model.loss(x, y, step)[1]["error"])
-    # half of the starts are positive, and so is half of the answers
-    assert errors[True] < 0.75 * errors[False]
+    assert near.float().mean() > 0.9
+    assert (near & (up < down)).any(1).float().mean() > 0.95
+    assert (near & (down < up)).any(1).float().mean() > 0.95
+    assert (y.norm(dim=2) < 0.2).float().mean() < 0.02, "the mean of both is no answer"
+    assert 0.6 < (up < down).float().mean() < 0.8
 
 
 def test_a_regression_would_have_given_the_mean():
@@ -114,7 +78,7 @@ def test_a_regression_would_have_given_the_mean():
         optimizer.zero_grad()
         (net(x) - y).square().mean().backward()
         optimizer.step()
-    assert net(x).norm(dim=1).mean() < 0.3
+    assert net(x).norm(dim=1).mean() < 0.6
 
 
 def test_the_start_alone_decides_and_seeds_repeat(trained):
@@ -122,18 +86,50 @@ def test_the_start_alone_decides_and_seeds_repeat(trained):
     assert torch.equal(trained.predict(x, 4, seed=1), trained.predict(x, 4, seed=1))
     assert not torch.equal(trained.predict(x, 4, seed=1), trained.predict(x, 4, seed=2))
     z, _ = trained.find(x, 4)
-    assert z.shape == (20, 1) and z.abs().max() <= 1
+    assert z.shape == (20, 2)
+
+
+def test_rounds_bring_a_walk_nearer_to_an_answer(trained):
+    x = two_answers(50, seed=1)[0]
+    h = trained.encoder(x)
+    path = trained.walk(h, noise(0, 50, (2,), seed=0))
+    assert path.shape == (trained.steps + trained.rounds + 1, 50, 2)
+    truth = torch.cat([torch.ones_like(x), x], dim=1)
+    error = [
+        torch.minimum((y - truth).norm(dim=1), (y + truth).norm(dim=1)).max()
+        for y in (trained.generator(h, path[trained.steps]), trained.generator(h, path[-1]))
+    ]
+    assert error[1] < error[0]
+
+
+class Steps(nn.Module):
+    """An answer that a descent from zero cannot reach: its gradient is zero there."""
+
+    def forward(self, h, z):
+        return torch.where(z > 3, 1.0, -1.0) + 0 * z
+
+
+def test_a_pair_takes_over_the_end_of_another_where_it_fits_clearly_better():
+    model = build(margin=0.0)
+    model.generator = Steps()
+    end = torch.tensor([[0.0, 0.0], [4.0, 4.0], [0.1, 0.1]])
+    y = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    step = Step(0, 0, 0, 3, 3)
+    model.others = 1
+    taken = model._exchange(torch.zeros(3, 8), y, end, step)
+    assert torch.equal(taken, end[[1, 1, 2]])
+    end[1] = torch.nan
+    model.others = 2
+    assert torch.equal(model._exchange(torch.zeros(3, 8), y, end, step)[0], end[0])
 
 
 def test_the_networks_share_no_gradient():
     model = build()
     x, y = two_answers(16)
-    step = Step(0, 0, 0, 16, 16)
-    total, logs = model.loss(x, y, step)
-    whole = torch.autograd.grad(total, list(model.updater.parameters()), retain_graph=True)
-    alone = torch.autograd.grad(
-        logs["updater"], list(model.updater.parameters()), retain_graph=True
-    )
+    total, logs = model.loss(x, y, Step(0, 0, 0, 16, 16))
+    own = [*model.trunk.parameters(), *model.head.parameters()]
+    whole = torch.autograd.grad(total, own, retain_graph=True)
+    alone = torch.autograd.grad(logs["updater"], own, retain_graph=True)
     for one, other in zip(whole, alone, strict=True):
         torch.testing.assert_close(one, other)
     others = [*model.encoder.parameters(), *model.generator.parameters()]
@@ -149,8 +145,8 @@ def test_pairs_that_are_not_finite_are_left_out_and_counted():
     assert logs["dropped"] == 4
     gradients = torch.autograd.grad(total, list(model.parameters()))
     assert all(torch.isfinite(g).all() for g in gradients)
-    assert abs(total - clean) < 0.2 * clean
-    with pytest.raises(NonFiniteError, match="finite from no start"):
+    assert abs(total - clean) < 0.5 * clean
+    with pytest.raises(NonFiniteError, match="No descent of this step is finite"):
         model.loss(x, y * torch.nan, Step(0, 0, 0, 16, 16))
 
 
@@ -161,6 +157,7 @@ def test_skips_go_past_the_updater():
     assert model.predict(x, 3).shape == (64, 3, 2)
 
 
-def test_a_descent_without_steps_is_refused():
-    with pytest.raises(InputError, match="M >= 1 steps, it has 0"):
-        OneToMany(nn.Linear(1, 8), Generator(), Updater((1,), context=8, width=8), steps=0)
+@pytest.mark.parametrize("options", [{"steps": 0}, {"descent": {"steps": 0}}])
+def test_walks_and_descents_without_steps_are_refused(options):
+    with pytest.raises(InputError, match="need 1 step or more"):
+        build(**options)

@@ -156,7 +156,7 @@ def test_the_landscape_of_the_toy_is_drawn(tmp_path):
     cgml_modes.main(tiny("toy", tmp_path))
     assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png") == 1 and "without rho" in page
+    assert page.count("data:image/png") == 1 and "without rounds" in page
 
 
 def test_colours_need_classes():

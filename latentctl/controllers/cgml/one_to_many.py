@@ -1,73 +1,94 @@
-r"""cGML as in the paper: an encoder, a generator and an updater for one-to-many prediction.
+r"""cGML's one-to-many prediction: an encoder, a generator and an updater, without an adversary.
 
-For a pair :math:`(x, y)` and a start :math:`z_0`, descent through the generator finds the latent of
-this answer, and the three networks are trained on the path,
+For a pair :math:`(x, y)` descent through the generator finds the latent of this answer, and the
+three networks are trained on where it ends,
 
 .. math::
-    h = H(x), \qquad z_{p+1} = \text{descent step on } |G(h, z_p) - y|_1 \quad (p = 0 ... M - 1), \\
-    \min_Z \; L_Z(h, z_p, z_{p+1}), \qquad
-    \min_{H, G} \; |G(h, z_M) - y|_1 + \lambda_G |G(h + \epsilon', z_M + \epsilon) - G(h, z_M)|_1.
+    h = H(x), \qquad z_0 = 0, \qquad
+    z_{p+1} = \text{descent step on } |G(h, z_p + \sigma \epsilon_p) - y|_1
+        \quad (p = 0 ... M - 1), \\
+    \min_{H, G} \; |G(h, z_M + \sigma \epsilon) - y|_1, \qquad
+    \min_Z \; \|Z(h, t, (1 - t)\, \zeta + t\, z_M) - z_M\|^2, \quad
+    \zeta \sim \mathcal{N}(0, I), \; t \sim \mathcal{U}(0, 1)
 
-Answers are never averaged: each has its own region of the latent space. At inference the updater
-walks there from a start, without :math:`y`; other starts give other answers. There is no adversary.
+Answers are never averaged: each has its own region of the latent space, and the noise of standard
+deviation :math:`\sigma` keeps the regions apart. A descent may end between two of them: a pair
+takes over the end of another pair of its batch where that one fits :math:`y` clearly better.
 
-Starts that are drawn independently of :math:`y` send paths of different answers through the same
-latents, where :math:`Z` can only follow the majority. With `assign_starts`, which the paper lacks,
-each pair of a batch gets one of its starts by the permutation
+At inference the updater walks there from a start :math:`\zeta`, without :math:`y`, in `N` strides
+and `R` rounds in which it settles,
 
-.. math:: \min_\pi \sum_i |G(h_i, z_{\pi(i)}) - y_i|_1
+.. math::
+    z \leftarrow z + \frac{Z(h, p / N, z) - z}{N - p}, \qquad
+    z \leftarrow Z(h, \tau, (1 - \tau)\, \zeta + \tau z).
 
-up to swaps of two. As each start is used once, the share of the starts that lead to an answer is
-its share of the pairs.
+Other starts lead to other answers. :math:`Z` is the mean end of all straight lines through a point,
+so that the walk is flow matching: the share of the starts that lead to an answer is its share of
+the pairs. The rounds move a walk that ended between two answers to the nearer one.
 
-The paper updates :math:`Z` after every step of a batch. Here one update takes the gradients of the
-whole path as one large batch.
+In the paper the descent begins at the start of the walk, and :math:`Z` learns each step of its path
+without :math:`t`. There the paths of different answers lead through the same latents, where
+:math:`Z` follows the majority, and frequent answers displace rare ones.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
     | https://arxiv.org/abs/2010.03132
-    | Multisample Flow Matching (Pooladian et al., 2023)
-    | https://arxiv.org/abs/2304.14772
+    | Gradient Origin Networks (Bond-Taylor & Willcocks, 2021)
+    | https://arxiv.org/abs/2007.02798
+    | Flow Matching for Generative Modeling (Lipman et al., 2022)
+    | https://arxiv.org/abs/2210.02747
 """
 
 from __future__ import annotations
 
-__all__ = ["OneToMany", "assign"]
+__all__ = ["OneToMany"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...decoder.descent import descend, start_points
+from ...decoder.descent import append_dims, descend
 from ...errors import InputError, NonFiniteError
+from ...nn import Trunk
+from ...nn.grids import layer
+from ...random import noise
 from ...training import Step, train
-from .network import UpdaterNetwork
+
+TIMES = 4  # points of each line in a step of training
+SETTLE_AT = 0.75  # time of the last rounds
+CLEARLY = 0.7  # cost of another end relative to the own one, below which it is taken over
+DESCENT = {"steps": 10, "learning_rate": 0.8, "adam": True, "momentum": 0.5, "anneal": 1.0}
 
 
 class OneToMany(nn.Module):
-    """Several answers to one input.
+    """Several answers to one input, each as often as among the pairs.
 
     Arguments:
         encoder: `H`, from inputs `(B, ...)` to features `(B, K)`, or to a tuple of these and of
             more that the generator takes (the skips of a U-Net).
         generator: `G(h, z)`, from the encoder's output and latents to outputs `(B, ...)`.
-        updater: `Z`, over `K` features.
+        features: Number of features `K`.
+        latent_shape: Shape of one latent; a few dimensions are enough.
+        width: Units of each layer of the updater.
+        depth: Number of its layers.
+        steps: Strides of a walk, `N`.
+        rounds: Rounds at its end, `R`.
+        margin: Standard deviation of the noise on latents, about a half of the distance at which
+            answers are kept apart.
+        others: How many other pairs of its batch a pair compares its end with; 0 for none. Each
+            process compares its own.
         squared: Whether the descent is on the squared error instead of the absolute one.
-        assign_starts: Whether the starts of a batch are assigned to its pairs; each process
-            assigns its own.
-        descent: Arguments of `descend`: `learning_rate`, `steps`, `momentum`, `adam`, `anneal`.
+        descent: Arguments of `latentctl.decoder.descent.descend`: `learning_rate`, `steps`,
+            `momentum`, `adam`, `anneal`.
 
     Raises:
-        InputError: If `descent` has `steps` below 1.
+        InputError: If `steps` of the walk or of the `descent` is below 1.
 
     Example:
-        >>> from latentctl import Updater
-        >>> encoder = nn.Linear(1, 4)
-        >>> updater = Updater((1,), context=4, width=8, steps=5, domain="ball")
         >>> generator = lambda h, z: torch.cat([h[:, :1] * z, h[:, 1:3] * z], dim=1)
-        >>> model = OneToMany(encoder, generator, updater)
+        >>> model = OneToMany(nn.Linear(1, 4), generator, 4, (1,), width=8)
         >>> model.predict(torch.zeros(2, 1), count=6).shape  # six answers to each
         torch.Size([2, 6, 3])
     """
@@ -76,156 +97,155 @@ class OneToMany(nn.Module):
         self,
         encoder: Any,
         generator: Any,
-        updater: UpdaterNetwork,
+        features: int,
+        latent_shape: Sequence[int] = (4,),
         *,
+        width: int = 128,
+        depth: int = 3,
+        steps: int = 10,
+        rounds: int = 15,
+        margin: float = 0.5,
+        others: int = 4,
         squared: bool = False,
-        assign_starts: bool = False,
-        **descent: Any,
+        descent: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.generator, self.updater = encoder, generator, updater
-        self.squared, self.assign_starts = squared, assign_starts
-        self.descent = {"steps": 20, "learning_rate": 0.1, "adam": True, "momentum": 0.5, **descent}
-        self.descent["domain"] = updater.domain
-        if self.descent["steps"] < 1:
-            raise InputError(f"The descent needs M >= 1 steps, it has {self.descent['steps']}.")
+        self.encoder, self.generator = encoder, generator
+        self.latent_shape, self.steps, self.rounds = tuple(latent_shape), steps, rounds
+        self.margin, self.others, self.squared = margin, others, squared
+        self.descent: dict[str, Any] = {**DESCENT, **(descent or {})}
+        if min(steps, self.descent["steps"]) < 1:
+            raise InputError(
+                f"A walk and a descent need 1 step or more, they have {steps} and "
+                f"{self.descent['steps']}."
+            )
+        trunk = Trunk(latent_shape, features + 1, width=width, depth=depth, smooth=True)
+        self.trunk, self.head = trunk, layer(trunk.axes, width, latent_shape[0], kernel=1)
+
+    def ending(self, h: Any, t: Tensor, z: Tensor) -> Tensor:
+        """`Z`: the mean end `(B, *latent_shape)` of lines through `z` at times `t (B,)`."""
+        seen = torch.cat([_features(h), 2 * t[:, None] - 1], dim=1)
+        end: Tensor = self.head(self.trunk(z, seen))
+        return end
 
     @torch.no_grad()
-    def predict(
-        self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
-    ) -> Tensor:
+    def walk(self, h: Any, start: Tensor) -> Tensor:
+        """All latents of walks from `start (B, *latent_shape)`, `(N + R + 1, B, *latent_shape)`."""
+        path = [start]
+        for step in range(self.steps):
+            z = path[-1]
+            t = torch.full((len(z),), step / self.steps, device=z.device)
+            path.append(z + (self.ending(h, t, z) - z) / (self.steps - step))
+        t = torch.full((len(start),), SETTLE_AT, device=start.device)
+        for _ in range(self.rounds):
+            path.append(self.ending(h, t, torch.lerp(start, path[-1], SETTLE_AT)))
+        return torch.stack(path)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, count: int = 1, *, seed: int = 0) -> Tensor:
         """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start by `seed`.
 
-        The updater's own number of `steps` is the default. Answers are on the device of `x`.
+        They are on the device of `x`.
         """
-        z, h = self.find(x, count, steps=steps, seed=seed)
+        z, h = self.find(x, count, seed=seed)
         answers: Tensor = self.generator(h, z).unflatten(0, (len(x), count)).to(x.device)
         return answers
 
     @torch.no_grad()
-    def find(
-        self, x: Tensor, count: int = 1, *, steps: int | None = None, seed: int = 0
-    ) -> tuple[Tensor, Any]:
+    def find(self, x: Tensor, count: int = 1, *, seed: int = 0) -> tuple[Tensor, Any]:
         """The latents of the answers, `(B * count, *latent_shape)`, and `h` of each."""
-        x = x.to(next(self.parameters()).device)
-        h = _rows(self.encoder(x), torch.arange(len(x), device=x.device).repeat_interleave(count))
-        shape, domain = self.updater.latent_shape, self.updater.domain
-        z = start_points(len(x) * count, shape, domain, seed=~seed).to(x.device)
-        path, _ = self.updater.walk(_features(h), z, steps=steps)
-        return path[-1], h
+        home = self.trunk.shift.device
+        rows = torch.arange(len(x), device=home).repeat_interleave(count)
+        h = _rows(self.encoder(x.to(home)), rows)
+        start = noise(0, len(rows), self.latent_shape, seed=seed, purpose="starts").to(home)
+        return self.walk(h, start)[-1], h
 
-    def loss(
-        self,
-        x: Tensor,
-        y: Tensor,
-        step: Step,
-        *,
-        lipschitz: float = 1e-3,
-        generator_lipschitz: float = 1e-2,
-        generator_noise: float = 0.1,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of all three networks on pairs, summed: they share no gradient.
-
-        `lipschitz` and `generator_lipschitz` weigh the last terms of `Z` and `G`. The latter is per
-        unit of noise, whose standard deviation is `generator_noise`. B is `step.count`.
+    def loss(self, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of all three networks on `step.count` pairs, summed: they share no gradient.
 
         Raises:
-            NonFiniteError: If the descent is finite from no start. If it is from some, the others
-                are left out, and counted in the log as `dropped`.
+            NonFiniteError: If no descent of this step is finite. If some are, the other pairs are
+                left out, and counted in the log as `dropped`.
         """
         h = self.encoder(x)
         fixed = _rows(h, slice(None), detach=True)
-        shape, domain = self.updater.latent_shape, self.updater.domain
-        first = step.index * step.total + step.start
-        z = start_points(len(x), shape, domain, seed=step.seed, start=first).to(x.device)
-        if self.assign_starts:
-            z = z[assign(self._costs(fixed, z, y))]
-        path = descend(lambda z: self._cost(self.generator(fixed, z), y), z, **self.descent)
-        finite = torch.isfinite(path).flatten(2).all(2).all(0)
+        end = self._descent_ends(fixed, y, step)
+        finite = torch.isfinite(end).flatten(1).all(1)
         for part in (y, _features(fixed)):
             finite &= torch.isfinite(part).flatten(1).all(1)
         rows = finite.nonzero().flatten()
         if not len(rows):
             raise NonFiniteError(
-                "The descent is finite from no start of this step. Check that x and y are, and "
-                "take a smaller learning_rate of the descent."
+                "No descent of this step is finite. Check that x and y are, and take a smaller "
+                "learning_rate of the descent."
             )
-        path, h, y = path[:, rows], _rows(h, rows), y[rows]
-        steps, count = len(path) - 1, len(rows)
-        flat = Step(
-            step.seed, step.index, step.start * steps, count * steps, step.total * steps, x.device
-        )
-        features = _features(_rows(fixed, rows)).repeat(steps, 1)
-        origin, goal = path[:-1].flatten(0, 1), path[1:].flatten(0, 1)
-        descent, logs = self.updater.loss(features, origin, goal, flat, lipschitz=lipschitz)
-        drawn = self.generator(h, path[-1])
-        error = _error(drawn, y).mean()
-        nearby = generator_noise * step.normal(*shape, purpose="beside z of G")[rows]
-        jump = F.l1_loss(self.generator(h, path[-1] + nearby), drawn) / generator_noise
-        total = descent + error + generator_lipschitz * jump
-        logs["dropped"] = torch.tensor(float(len(x) - count))
-        return total, {"updater": descent, "error": error, "jump": jump, **logs}
+        own, target = _rows(h, rows), y[rows]
+        blurred = end + self.margin * step.normal(*self.latent_shape, purpose="margin of G")
+        error = _error(self.generator(own, blurred[rows]), target).mean()
+        walk = self._walk_loss(fixed, end, rows, step)
+        dropped = torch.tensor(float(len(x) - len(rows)))
+        logs = {"updater": walk, "error": error, "dropped": dropped}
+        return walk + error, logs
+
+    def _walk_loss(self, h: Any, end: Tensor, rows: Tensor, step: Step) -> Tensor:
+        """The loss of the updater on `rows`, at several points of lines to their ends."""
+        start = step.normal(TIMES, *self.latent_shape, purpose="starts")[rows].flatten(0, 1)
+        t = step.uniform(TIMES, purpose="times")[rows].flatten()
+        lines = rows.repeat_interleave(TIMES)
+        goal = end[lines]
+        between = torch.lerp(start, goal, append_dims(t, goal))
+        return (self.ending(_rows(h, lines), t, between) - goal).square().mean()
+
+    def _descent_ends(self, h: Any, y: Tensor, step: Step) -> Tensor:
+        """Where the descent of each pair ends, `(B, *latent_shape)`."""
+        steps = self.descent["steps"]
+        blur = self.margin * step.normal(steps, *self.latent_shape, purpose="margin")
+        blurs = iter(blur.unbind(1))
+
+        def cost(z: Tensor) -> Tensor:
+            return self._cost(self.generator(h, z + next(blurs)), y)
+
+        origin = torch.zeros(len(y), *self.latent_shape, device=y.device)
+        return self._exchange(h, y, descend(cost, origin, **self.descent)[-1], step)
 
     @torch.no_grad()
-    def _costs(self, h: Any, z: Tensor, y: Tensor) -> Tensor:
-        """Costs `(B, B)` of each pair at each start."""
-        count = len(z)
-        pairs = torch.arange(count, device=z.device).repeat_interleave(count)
-        drawn = self.generator(_rows(h, pairs), z.repeat(count, *[1] * (z.ndim - 1)))
-        return self._cost(drawn, y[pairs]).view(count, count)
+    def _exchange(self, h: Any, y: Tensor, end: Tensor, step: Step) -> Tensor:
+        """Each pair takes over the end of one of the next pairs where it costs clearly less."""
+        tried = torch.stack([end.roll(-k, 0) for k in range(self.others + 1)], dim=1)
+        blur = self.margin * step.normal(*self.latent_shape, purpose="margin of the exchange")
+        rows = torch.arange(len(y), device=y.device).repeat_interleave(self.others + 1)
+        drawn = self.generator(_rows(h, rows), (tried + blur[:, None]).flatten(0, 1))
+        costs = self._cost(drawn, y[rows]).view(len(y), -1).nan_to_num(nan=torch.inf)
+        least, best = costs.min(1)
+        best = torch.where(least < CLEARLY * costs[:, 0], best, 0)
+        return tried[torch.arange(len(y), device=y.device), best]
 
     def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
         return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
 
-    def fit(self, data: Any, *, loss: dict[str, float] | None = None, **options: Any) -> OneToMany:
+    def fit(self, data: Any, **options: Any) -> OneToMany:
         """Trains the three networks together on pairs `(x, y)`.
 
         Arguments:
             data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
-            loss: Further arguments of `loss`.
-            options: Arguments of `latentctl.training.train`. By default there are 5,000 steps of 64
-                pairs, with a whole descent in each; the learning rate of 1e-3 falls to zero, and
-                the weights end as their average with a decay of 0.99.
+            options: Arguments of `latentctl.training.train`. By default there are 3,000 steps of
+                128 pairs, with a whole descent in each; the learning rate of 3e-3 falls to zero,
+                and the weights end as their average with a decay of 0.99.
         """
 
         def batch_loss(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
             x, y = batch
-            return self.loss(x, y, step, **(loss or {}))
+            return self.loss(x, y, step)
 
         settings: dict[str, Any] = {
-            "max_train_steps": 5000,
-            "batch_size": 64,
-            "learning_rate": 1e-3,
+            "max_train_steps": 3000,
+            "batch_size": 128,
+            "learning_rate": 3e-3,
             "ema": 0.99,
         }
         settings |= {"lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
         train(self, batch_loss, data, name="cgml", **settings)
         return self
-
-
-def assign(costs: Tensor) -> Tensor:
-    """Which start each pair gets, `(B,)`: a permutation that no swap of two makes cheaper.
-
-    Arguments:
-        costs: Of each pair at each start, `(B, B)`. If one is not finite, the order is kept.
-
-    Example:
-        >>> assign(torch.tensor([[5.0, 1.0, 4.0], [1.0, 5.0, 4.0], [2.0, 2.0, 3.0]]))
-        tensor([1, 0, 2])
-    """
-    starts = torch.arange(len(costs), device=costs.device)
-    if not bool(torch.isfinite(costs).all()):
-        return starts
-    least = 1e-6 * float(costs.abs().max())  # a smaller gain may be rounding
-    costs = costs.clone()
-    while len(costs) > 1:
-        own = costs.diagonal()
-        gain = own[:, None] + own - costs - costs.mT
-        i, j = divmod(int(gain.argmax()), len(costs))
-        if not gain[i, j] > least:
-            break
-        costs[:, [i, j]], starts[[i, j]] = costs[:, [j, i]], starts[[j, i]]
-    return starts
 
 
 def _features(h: Any) -> Tensor:

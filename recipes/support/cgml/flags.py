@@ -15,19 +15,13 @@ MANY = ("mnist-masked", "faces-masked", "faces-colour")  # tasks without two kno
 IMAGE_TASKS = ("mnist-bar", "mnist-masked", "colour", "faces-masked", "faces-colour")
 TASKS = ("toy", *IMAGE_TASKS)
 DEFAULTS = {  # of the toy and of images
-    "latent_size": (1, 1),
+    "latent_size": (4, 4),
     "width": (128, 16),
-    "steps": (20, 6),
-    "walk_steps": (20, 20),
-    "final_jumps": (6, 3),
-    "descent_learning_rate": (0.35, 0.1),
-    "anneal": (2.0, 1.0),
-    "assign_starts": (False, True),
-    "lipschitz": (1e-3, 1e-5),
-    "generator_lipschitz": (0.01, 0.02),
+    "steps": (10, 6),
+    "descent_learning_rate": (0.8, 0.8),
     "max_train_steps": (3000, 700),
-    "train_batch_size": (64, 32),
-    "learning_rate": (1e-3, 2e-3),
+    "train_batch_size": (128, 32),
+    "learning_rate": (3e-3, 2e-3),
 }
 
 
@@ -36,17 +30,12 @@ class ModelFlags:
     """The networks and their training; defaults depend on the task, see `DEFAULTS`."""
 
     latent_size: int | None = None  # Dimensions of z.
-    domain: str = "ball"  # Domain of z: ball or sphere.
     width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
+    margin: float = 0.5  # Standard deviation of the noise that keeps answers apart.
     steps: int | None = None  # Steps M of a descent.
-    walk_steps: int | None = None  # Evaluations of the updater in a walk.
-    final_jumps: int | None = None
-    """Steps at the end of a walk that go to the prediction itself; all of them: without rho."""
     descent_learning_rate: float | None = None  # Initial learning rate of the descent, by Adam.
-    anneal: float | None = None  # Exponent of its decay to zero.
-    assign_starts: bool | None = None  # Assign the starts of a batch by cost; not in the paper.
-    lipschitz: float | None = None  # Weight of the noise term of the updater.
-    generator_lipschitz: float | None = None  # Weight of the noise term of the generator.
+    walk_steps: int = 10  # Strides of a walk.
+    rounds: int = 15  # Rounds at the end of a walk, in which it settles.
     max_train_steps: int | None = None  # Training steps of cGML.
     baseline_latent_size: int = 8  # Dimensions of z of the cVAE and the cGAN.
     baseline_train_steps: int | None = None  # Steps of each baseline; as of cGML if not given.

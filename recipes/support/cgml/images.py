@@ -34,7 +34,7 @@ from ..figures import face_sheet
 from ..images import Images, load_images
 from .flags import Flags
 from .networks import FEATURES, Baseline, Encoder, Generator
-from .training import train_cgml, updater_of
+from .training import train_cgml
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,13 @@ def train(kind: str, flags: Flags, data: Pairs, on_step: Callable[[Any, int], No
     own: Any = flags.model
     if kind == "cgml":
         with seeded(flags.seed, "images"):
-            encoder, updater = Encoder(data.x.shape[1], own.width), updater_of(own, FEATURES, 128)
+            encoder = Encoder(data.x.shape[1], own.width)
             encoder(data.x[:1])
             channels, rows = data.modes.shape[2:4]
             size = data.x.shape[-1]
             maker = Generator(own.latent_size, channels, own.width, size=size, rows=rows)
         sets = TensorDataset(data.x, data.y)
-        return train_cgml(own, encoder, maker, updater, sets, seed=flags.seed, on_step=on_step)
+        return train_cgml(own, encoder, maker, FEATURES, sets, seed=flags.seed, on_step=on_step)
     with seeded(flags.seed, "told" if kind == "oracle" else kind):
         model = Baseline(kind, data.x[:1], data.y[:1], own.baseline_latent_size, own.width)
     return model.fit(

@@ -14,8 +14,8 @@ TOY = (
     "Shares over held-out x, where |x| is above 0.05 and for all of them. **Near**: answers within "
     "5 % of the distance between the two modes from one of them. **Both**: inputs with an answer "
     "near each mode. **Spurious**: answers within 10 % of that distance from the midpoint of the "
-    "modes. **Positive**: answers that are nearer to the positive mode. Without rho each step of "
-    "a walk goes to the prediction itself; rho to the end takes a predicted length in all steps."
+    "modes. **Positive**: answers that are nearer to the positive mode. Without rounds a walk ends "
+    "after its strides."
 )
 IMAGES = (
     "On held-out inputs. **Error**: mean absolute difference of pixels in [0, 1] to the nearer "
