@@ -138,8 +138,8 @@ def test_the_recipe_on_drawn_digits(tmp_path):
     assert results["oracle"]["diversity"] > results["regressor"]["diversity"] == 0
 
 
-def tiny(task, folder):
-    words = [*TINY.split(), "--task", task, "--output_dir", str(folder)]
+def tiny(task, folder, *more):
+    words = [*TINY.split(), "--task", task, "--output_dir", str(folder), *more]
     return tyro.cli(
         cgml_flags.Flags, args=words, config=(tyro.conf.OmitArgPrefixes,), use_underscores=True
     )
@@ -153,7 +153,7 @@ def test_the_other_tasks_have_their_own_answers(task, tmp_path):
 
 
 def test_the_landscape_of_the_toy_is_drawn(tmp_path):
-    cgml_modes.main(tiny("toy", tmp_path))
+    cgml_modes.main(tiny("toy", tmp_path, "--latent_size", "1"))
     assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png") == 1 and "without rounds" in page
