@@ -42,7 +42,7 @@ PAPER_ATTRIBUTES = (
     *("Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses"),
     *("Male", "No_Beard", "Smiling", "Wearing_Hat", "Young"),
 )
-DRAWN = {"train": 6000, "validation": 200, "test": 500}
+DRAWN = {"train": 4000, "validation": 200, "test": 500}
 
 
 @dataclass

@@ -19,14 +19,13 @@ from ..run import RunFlags
 class TeachFlags:
     """The critic, distilled from networks on pixels that are trained here (`latentctl.teach`)."""
 
-    teachers: int = 2
+    teachers: int = 1
     """Networks that it is distilled from; 0 fits it to the labels of encodings alone, which edits
     exploit."""
-    network_passes: float | None = None
-    """Passes of each network over the faces and their reconstructions; by their number if not
-    given."""
+    network_passes: float | None = 4
+    """Passes of each network over the reconstructions; by their number if not given."""
     network_train_seconds: float | None = None  # Most seconds of each network.
-    distillation_samples: int = 8000
+    distillation_samples: int = 4000
     """Latents of the first round; the second has half as many edits made with the critic."""
     distillation_train_steps: int = 1000  # Steps of the critic in each of the two rounds.
     critic_train_steps: int = 600  # Steps of the critic without networks.
