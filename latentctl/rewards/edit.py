@@ -11,6 +11,10 @@ and after each step the decoded sample is scored by the rules themselves. A samp
 first step at which they are kept: the critic only gives the direction. An input that keeps the
 rules is returned unchanged, and samples that were scored before cost no call.
 
+For inputs that fail, a copy of the critic is trained further on all scored latents, which are where
+it was wrong, and the descent starts again, from the encoding and from noise around it. What still
+fails is searched for without a gradient (`latentctl.rewards.neighbourhood`).
+
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
     | (Engel et al., 2017) https://arxiv.org/abs/1711.05772
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 __all__ = ["RuleEdit", "edit_by_rule"]
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +35,25 @@ from torch import Tensor
 
 from ..critics import RewardCritic
 from ..decoder import Decoder, read_samples
-from ..errors import BudgetError, InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError
 from ..progress import progress_bar
+from ..random import generator
+from ..training import train
+from .attempts import Attempts
+from .neighbourhood import bring_back, search
 from .reward_calls import CountedRewards, Rules
+from .rounds import known_labels
+
+REFRESH: dict[str, Any] = {  # training of the critic before a restart
+    "max_train_steps": 300,
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+    "lr_scheduler": "cosine",
+    "progress": False,
+}
+COPIES = 2  # starts of an input in a restart
+SPREAD = 3.0  # length of a restart's noise, in steps
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,10 @@ class RuleEdit:
     """Whether each requested reward is 1, `(B,)` booleans."""
 
     steps: Tensor
-    """Steps of each, `(B,)` integers; 0 if the reconstruction already keeps the rules."""
+    """Steps of the descent that found each, `(B,)`; 0 for the reconstruction and for a search."""
+
+    found_by: list[str]
+    """How each was found: "input" (unchanged), "descent", "restart" or "search"."""
 
     names: tuple[str, ...]
     """The rules, in the order of the columns."""
@@ -74,18 +98,24 @@ def edit_by_rule(
     rules: str | Sequence[str] | None = None,
     steps: int = 80,
     step_length: float = 0.3,
+    restarts: int = 3,
+    seed: int = 0,
     progress: bool = True,
 ) -> RuleEdit:
     """Changes inputs step by step, and stops each as soon as the rules are kept.
 
     Arguments:
         decoder: The decoder, with an encoder; nothing has to be differentiable.
-        critic: Predicts the rewards; best fitted on encodings (`encoding_rewards`).
+        critic: Predicts the rewards; best fitted on encodings (`encoding_rewards`). It is not
+            changed.
         rewards: The rules: one, several in a list or by name, or `CountedRewards`.
         x: Inputs, `(B, *sample_shape)`, or whatever `latentctl.decoder.read_samples` reads.
         rules: Names of the requested ones; all by default.
-        steps: Most steps of a sample.
+        steps: Most steps of a descent.
         step_length: Length of a step in latent units.
+        restarts: Further descents of inputs that fail, each with a critic that is trained on all
+            that was scored; then a search without a gradient. 0 for the first descent alone.
+        seed: Decides every random number of the restarts and of the search.
         progress: Show a bar on the main process.
 
     Raises:
@@ -106,8 +136,11 @@ def edit_by_rule(
     requested = (
         [rules] if isinstance(rules, str) else list(rewards.names if rules is None else rules)
     )
-    if not requested or steps < 1 or not step_length > 0:
-        raise InputError("An edit needs at least one rule, one step, and a positive step length.")
+    if not requested or steps < 1 or not step_length > 0 or restarts < 0:
+        raise InputError(
+            "An edit needs at least one rule, one step, a positive step length, and restarts of 0 "
+            "or more."
+        )
     for name in requested:
         for known in (rewards.names, critic.names):
             if name not in known:
@@ -117,43 +150,76 @@ def edit_by_rule(
     calls = rewards.calls
     x = read_samples(x, decoder).to(decoder.device)
     critic.to(decoder.device)
-    start = decoder.encode(x).mean
-    best, best_z = x.clone(), start.clone()
-    found = torch.full((len(x), len(rewards.names)), torch.nan)
-    taken = torch.zeros(len(x), dtype=torch.long)
-    active, z, tried = torch.arange(len(x)), start.clone(), x
-    with progress_bar(steps, "Edit", "step", progress=progress) as bar:
-        for step in range(-1, steps + 1):
-            try:
-                scores = rewards(tried)
-            except BudgetError as error:
-                scores = error.found
-                active = active[: len(scores)]
-            if not len(active):
-                break
-            # where a reward failed the sum is NaN, which counts as worse than any
-            total, old = (part[:, columns].sum(1) for part in (scores, found[active]))
-            better = total.nan_to_num(-1) > old.nan_to_num(-1)
-            rows = active[better]
-            best[rows], best_z[rows] = tried[: len(active)][better], z[rows]
-            found[rows], taken[rows] = scores[better], max(step, 0)
-            active = active[~(scores[:, columns] == 1).all(1)]
-            if not len(active) or step == steps:
-                break
-            if step >= 0:
-                z[active] -= step_length * _direction(critic, z[active], heads)
-                bar.update()
-            tried = decoder.decode(z[active])
+    attempts = Attempts(decoder, rewards, columns, x, decoder.encode(x).mean)
+    attempts.score_inputs()
+    descent = Descent(attempts, heads, steps, step_length, progress)
+    rows = attempts.failing
+    descent(critic, rows, attempts.start[rows], "descent")
+    for number in range(restarts):
+        rows = attempts.failing.repeat_interleave(COPIES)
+        if not len(rows):
+            break
+        critic = _refreshed(critic, attempts, seed + number)
+        draw = generator(seed, number, purpose="restart")
+        noise = torch.randn(attempts.start[rows].shape, generator=draw).to(attempts.start)
+        noise[::COPIES] = 0  # the encoding itself
+        length = (number + 1) * SPREAD * step_length
+        z = attempts.start[rows] + noise * (length * noise[0].numel() ** -0.5)
+        descent(critic, rows, z, "restart")
+    if restarts and len(attempts.failing):
+        search(attempts, _refreshed(critic, attempts, seed + restarts), heads, step_length, seed)
+    bring_back(attempts, step_length, seed)
     return RuleEdit(
-        x=best,
-        z=best_z,
-        start=start,
-        rewards=found,
-        satisfied=(found[:, columns] == 1).all(1),
-        steps=taken,
+        x=attempts.x,
+        z=attempts.z,
+        start=attempts.start,
+        rewards=attempts.rewards,
+        satisfied=attempts.satisfied,
+        steps=attempts.steps,
+        found_by=attempts.found_by,
         names=rewards.names,
         calls=rewards.calls - calls,
     )
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descents of the critic's loss until the rules are kept."""
+
+    attempts: Attempts
+    heads: list[int]
+    steps: int
+    length: float
+    progress: bool
+
+    def __call__(self, critic: RewardCritic, rows: Tensor, z: Tensor, name: str) -> None:
+        """From latents `z (n, *latent_shape)` for the inputs `rows`, which may repeat."""
+        z = z.clone()
+        active = torch.arange(len(rows))
+        with progress_bar(self.steps, "Edit", "step", progress=self.progress) as bar:
+            for step in range(self.steps + 1):
+                if not len(active) or self.attempts.ended:
+                    break
+                if step:
+                    unit = _direction(critic, z[active], self.heads)
+                    z[active] -= self.length * unit
+                    bar.update()
+                kept = self.attempts.score(rows[active], z[active], name, step)
+                active = active[: len(kept)]
+                # where one of several starts has led to the rules the others are done, too
+                active = active[~self.attempts.satisfied[rows[active]]]
+
+
+@torch.enable_grad()
+def _refreshed(critic: RewardCritic, attempts: Attempts, seed: int) -> RewardCritic:
+    """A copy of the critic, trained further on all that was scored."""
+    critic, latents = copy.deepcopy(critic), attempts.scored()
+    rewards = dict(zip(latents.names, known_labels(latents).unbind(1), strict=True))
+    unknown = torch.full((len(latents),), torch.nan)
+    labels = torch.stack([rewards.get(name, unknown) for name in critic.names], 1)
+    latents = latents.with_labels(labels, critic.names)
+    train(critic, critic.loss, latents, name="rewards", seed=seed, **REFRESH)
+    return critic
 
 
 def _direction(critic: RewardCritic, z: Tensor, columns: list[int]) -> Tensor:

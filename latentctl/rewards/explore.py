@@ -6,6 +6,8 @@ Then rounds follow. In each the critic, a realism critic and the actor are train
 the critic's data. Where the actor exploits an error of the critic, the rewards correct it.
 
 Every `Round` reports the true rewards of fresh moves, and beside them the critic's predictions.
+The actor of the best round is returned. What no sample keeps is given up early
+(`latentctl.rewards.reach`).
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -34,11 +36,13 @@ from ..random import generator, seeded
 from ..training import Step, fit
 from .game import RuleGame
 from .labels import as_latents, decoded_rewards, prior_rewards
+from .reach import Reach
 from .reward_calls import CountedRewards, Rules
-from .rounds import Round, all_kept, known_labels, means, prior_round, warn_of_mismatch
+from .rounds import Round, all_kept, known_labels, means, prior_round, spread, warn
 
 logger = logging.getLogger(__name__)
 
+COMPARED = 256  # samples of the prior whose spread is the usual one
 GATE_BIAS = -3.0  # of the untrained actor
 RECENT = 4  # the last rounds, which are half of the critic's data
 GAME_OPTIONS = {field.name for field in fields(RuleGame) if isinstance(field.default, float)}
@@ -59,6 +63,12 @@ class Exploration:
 
     rounds: list[Round]
     """The rounds, the prior first."""
+
+    best: int
+    """The round that the actor is of: its `Round.score` is the highest."""
+
+    given_up: dict[tuple[str, ...], str]
+    """Rules that no sample keeps, alone or together, each with a sentence that says why."""
 
     rewards: CountedRewards
     """The rewards, with their number of calls."""
@@ -140,19 +150,28 @@ def explore(
     real = Latents(seen.mean) if encodings is None else encodings
     for net in (actor.net, realism.net):
         net.trunk.standardise(*real.moments())
-    game = RuleGame(actor, critic, realism, real, prior, encodings, **weights)
+    reach = Reach(seen.names)
+    reach.see_prior(known_labels(seen))
+    game = RuleGame(
+        actor, critic, realism, real, prior, encodings, given_up=reach.given_up, **weights
+    )
+    usual = spread(decoder.decode(prior.sample(COMPARED, seed=seed).to(decoder.device)))
+    best, averaged = record[0], actor.state_dict()
     for number in track(range(1, rounds + 1), "Explore", "round", progress=progress):
+        if reach.nothing_left:
+            logger.warning("No rule is left to explore: the rounds end before round %d", number)
+            break
         place = generator(seed, number, purpose="round").initial_seed()
         game.slow_down(1 - (number - 1) / rounds)
         data = _half_recent(seen, min(len(seen) - count, RECENT * moves))
         history = fit(game.players, data, max_train_steps=train_steps, seed=place, **options)
-        averaged = history.averaged["actor"].state_dict()
-        if number == rounds:
-            actor.load_state_dict(averaged)
-        step = Step(~place, number, 0, moves, moves)
-        found, line = _score(decoder, rewards, game, step)
+        moving, step = history.averaged["actor"], Step(~place, number, 0, moves, moves)
+        found, requested, line = _score(decoder, rewards, game, moving, step, usual)
+        reach.see_round(known_labels(found), requested)
         record.append(line)
         logger.info("%s", line)
+        if best is record[0] or line.score >= best.score:
+            best, averaged = line, moving.state_dict()
         if len(found):
             labels = torch.cat([known_labels(seen), known_labels(found)])
             seen = Latents(torch.cat([seen.mean, found.mean]), labels=labels, names=seen.names)
@@ -160,11 +179,13 @@ def explore(
             logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
             break
     actor.load_state_dict(averaged)
-    warn_of_mismatch(record[-1])
+    warn(best)
     if rewards.failed:
         logger.warning("%s", rewards.report())
     actor.realism = realism.eval()
-    return Exploration(critic.eval(), actor.eval(), seen, record, rewards)
+    return Exploration(
+        critic.eval(), actor.eval(), seen, record, best.number, reach.reasons, rewards
+    )
 
 
 def _half_recent(latents: Latents, recent: int) -> Latents:
@@ -176,17 +197,22 @@ def _half_recent(latents: Latents, recent: int) -> Latents:
 
 @torch.no_grad()
 def _score(
-    decoder: Decoder, rewards: CountedRewards, game: RuleGame, step: Step
-) -> tuple[Latents, Round]:
-    """Moves from fresh starts with their rewards, and their record."""
-    device = next(game.actor.parameters()).device
+    decoder: Decoder,
+    rewards: CountedRewards,
+    game: RuleGame,
+    actor: nn.Module,
+    step: Step,
+    usual: float,
+) -> tuple[Latents, Tensor, Round]:
+    """Moves from fresh starts with their rewards, what was requested, and their record."""
+    device = next(actor.parameters()).device
     start, y = game.starts(step).to(device), game.requests(step).to(device)
-    moved = game.actor(start, y)
+    moved = actor(start, y)
     before = rewards.calls
-    found, _ = decoded_rewards(decoder, rewards, moved)
+    found, apart = decoded_rewards(decoder, rewards, moved)
     count = len(found)
     expected, requested = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
-    kept = satisfied(found)
+    kept, some = satisfied(found), requested.any(1)
     line = Round(
         number=step.index,
         calls=rewards.calls,
@@ -194,8 +220,11 @@ def _score(
         satisfied=means(rewards.names, kept, requested),
         expected=means(rewards.names, expected, requested),
         all_satisfied=all_kept(kept[requested.all(1)]),
+        kept=all_kept(torch.where(requested, kept, 1.0)[some]),
         realism=float(game.realism.probability(moved).mean()),
         distinct=(rewards.calls - before) / max(count, 1),
+        variety=apart / max(usual, 1e-12),
         shift=float((moved - start).square().mean().sqrt()),
     )
-    return Latents(moved[:count].cpu(), labels=found, names=rewards.names), line
+    latents = Latents(moved[:count].cpu(), labels=found, names=rewards.names)
+    return latents, requested, line

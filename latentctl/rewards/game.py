@@ -10,12 +10,15 @@ moves latents to a request :math:`y \in \{0, 1, \mathrm{free}\}^K`, and holds fr
         \sum_{k\,\mathrm{requested}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
         + h \sum_{k\,\mathrm{free}} \mathrm{KL}(r_k(z) \| r_k(z'))
         - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
-        + \frac{t}{d} (\log p(z') - \log p(z))^2 \Big]
+        + \frac{t}{d} (\log p(z') - \log p(z))^2
+        + v \Big(1 - \frac{|z'_1 - z'_2|}{|z_1 - z_2|}\Big)^2 \Big]
 
 with the cross-entropy :math:`H`; its targets in the first term are 0.99, not 1, so that the
-gradient vanishes where the rule is kept. The last term keeps the prior density of a latent: without
-it everything that a rule leaves open drifts to the mode of the prior, and samples lose diversity.
-Requests are drawn at random, so that one actor serves single rules and all rules at once.
+gradient vanishes where the rule is kept. The term in :math:`t` keeps the prior density of a latent:
+without it everything that a rule leaves open drifts to the mode of the prior, and samples lose
+diversity. The term in :math:`v` keeps the distance of two starts with the same request: moves that
+keep it do not end at one place. Requests are drawn at random, so that one actor serves single rules
+and all rules at once.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 __all__ = ["RuleGame"]
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +67,7 @@ class RuleGame:
         learning_rate: Of the actor, and three times that of the realism critic.
         critic_learning_rate: Of the reward critic.
         prior_density_weight: Weight of keeping the prior density, `t`.
+        variety_weight: Weight of keeping the distance of two moves with one request, `v`.
         smoothing: Standard deviation of noise on the reward critic's inputs, in latent units, so
             that the actor cannot exploit narrow adversarial maxima.
         ema: Decay of the actor's average.
@@ -80,8 +85,11 @@ class RuleGame:
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     prior_density_weight: float = 0.5
+    variety_weight: float = 10.0
     smoothing: float = 0.1
     ema: float = 0.99
+    given_up: Collection[tuple[int, ...]] = ()
+    """Columns of rules that are not requested together; kept up to date from outside."""
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
@@ -109,10 +117,17 @@ class RuleGame:
         return torch.where(chosen.view(-1, *[1] * (z.ndim - 1)), data, z)
 
     def requests(self, step: Step) -> Tensor:
-        """Targets, `(count, K)` of 0, 1 and NaN."""
+        """Targets, `(count, K)` of 0, 1 and NaN; rows 0 and 1, 2 and 3, ... have the same ones."""
         draw = step.uniform(len(self.actor.names), purpose="asked")
         some = torch.where(draw < REQUESTED, 1.0, torch.where(draw < FREE, torch.nan, 0.0))
-        return torch.where(step.uniform(1, purpose="whole") < WHOLE, 1.0, some)
+        y = torch.where(step.uniform(1, purpose="whole") < WHOLE, 1.0, some)
+        for group in self.given_up:
+            every = torch.isin(torch.arange(y.shape[1], device=y.device), torch.tensor(group))
+            # the member that is freed varies, since the draws do
+            freed = torch.where(every, draw, 2.0).argmin(1, keepdim=True)
+            asked = (y[:, group] == 1).all(1, keepdim=True)
+            y = torch.where(asked & torch.zeros_like(every).scatter(1, freed, True), torch.nan, y)
+        return y[::2].repeat_interleave(2, 0)[: len(y)]
 
     def reward_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward critic's loss."""
@@ -144,7 +159,9 @@ class RuleGame:
         density = (self._log_prob(moved) - self._log_prob(z)).square().mean() / z[0].numel()
         loss = requested + self.hold_weight * held + self.realism_weight * real
         loss = loss + self.distance_weight * far + self.prior_density_weight * density
-        return loss, logs | {"prior_density": density}
+        closer = (1 - _gaps(moved) / _gaps(z).clamp_min(1e-6)).square().mean()
+        loss = loss + self.variety_weight * closer
+        return loss, logs | {"prior_density": density, "variety": closer}
 
     def _log_prob(self, z: Tensor) -> Tensor:
         """Log-density of the prior, which may be on another device, in nats, `(B,)`."""
@@ -157,6 +174,12 @@ def _draw(latents: Latents, step: Step, purpose: str) -> Tensor:
     """Samples of the posteriors of random rows, `(count, *latent_shape)`."""
     rows = latents[step.integers(len(latents), purpose=purpose)].to(step.device)
     return rows.sample(step.normal(*latents.latent_shape, purpose=f"{purpose} noise"))
+
+
+def _gaps(z: Tensor) -> Tensor:
+    """Distances of rows 0 and 1, 2 and 3, ..., `(B // 2,)`."""
+    first, second = z[: len(z) // 2 * 2].flatten(1).unflatten(0, (-1, 2)).unbind(1)
+    return (first - second).norm(dim=1)
 
 
 def _divergence(before: Tensor, after: Tensor) -> Tensor:

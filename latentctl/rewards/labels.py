@@ -28,6 +28,7 @@ from ..latents import Latents
 from ..progress import progress_bar, track
 from ..random import noise, permutation
 from .reward_calls import CountedRewards, Rules
+from .rounds import spread
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +136,8 @@ def _labelled(
     progress: bool,
 ) -> Latents:
     """Latents with their rewards, with a warning where the calls do not suffice for all."""
-    labels, complete = decoded_rewards(
-        decoder, rewards, z, batch_size=batch_size, progress=progress
-    )
-    if not complete:
+    labels, _ = decoded_rewards(decoder, rewards, z, batch_size=batch_size, progress=progress)
+    if len(labels) < len(z):
         logger.warning("The reward calls end after %d of %d %s", len(labels), len(z), kind)
     if not len(labels) or bool(torch.isnan(labels).all()):
         raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
@@ -153,20 +152,23 @@ def decoded_rewards(
     *,
     batch_size: int = BATCH,
     progress: bool = True,
-) -> tuple[Tensor, bool]:
-    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and whether all are scored.
+) -> tuple[Tensor, float]:
+    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and the spread of their samples.
 
     If the calls do not suffice, the first n < B are scored.
     """
-    rows = [torch.empty(0, len(rewards.names))]
+    rows, spreads = [torch.empty(0, len(rewards.names))], [0.0]
     with progress_bar(len(z), "Score", "sample", progress=progress) as bar:
         for part in z.split(batch_size):
+            x = decoder.decode(part)
+            spreads.append(spread(x) * len(part) / len(z))
             try:
-                rows.append(rewards(decoder.decode(part)))
+                rows.append(rewards(x))
             except BudgetError as error:
-                return torch.cat([*rows, error.found]), False
+                rows.append(error.found)
+                break
             bar.update(len(part))
-    return torch.cat(rows), True
+    return torch.cat(rows), sum(spreads)
 
 
 def as_latents(encodings: Latents | Tensor) -> Latents:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Round", "all_kept", "known_labels", "means", "prior_round", "warn_of_mismatch"]
+__all__ = [
+    "Round",
+    "all_kept",
+    "difference",
+    "known_labels",
+    "means",
+    "prior_round",
+    "spread",
+    "warn",
+]
 
 import logging
 import math
@@ -19,6 +28,7 @@ from .reward_calls import CountedRewards
 logger = logging.getLogger(__name__)
 
 MISMATCH = 0.1  # difference of predicted and true share that is warned of
+FEW_DISTINCT, LITTLE_VARIETY = 0.9, 0.7  # below which a collapse is warned of
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,25 @@ class Round:
     all_satisfied: float
     """Share that keeps all rules, over the moves that requested all."""
 
+    kept: float
+    """Share of the moves that keep all rules that they requested; NaN for the prior."""
+
     realism: float
     """Mean probability by the realism critic; NaN for the prior."""
 
     distinct: float
     """Share of samples that were not scored before, in this round or an earlier one."""
 
+    variety: float
+    """Difference of two samples of one request over that of two samples of the prior."""
+
     shift: float
     """Root mean square move of a latent dimension."""
+
+    @property
+    def score(self) -> float:
+        """What the best round is chosen by: `kept`, times `distinct`, times `variety` up to 1."""
+        return self.kept * self.distinct * min(self.variety, 1.0)
 
 
 def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round:
@@ -59,20 +80,15 @@ def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round
     everything = torch.ones_like(found, dtype=torch.bool)
     for name, column in zip(latents.names, found.unbind(1), strict=True):
         known = column[~torch.isnan(column)]
-        if bool((known < 1).all()):
-            reason = (
-                "All have the same reward, so it has no gradient: let it rise on the way to 1"
-                if bool((known == known[0]).all())
-                else "Only its mean reward guides the search. If no round keeps the rule, let the "
-                "reward rise more evenly, request less, or score more samples of the prior"
-            )
+        if bool((known < 1).all()) and not bool((known == known[0]).all()):
             logger.warning(
-                "No sample of the prior keeps %r: of %d the best has %.3g, the mean is %.3g. %s.",
+                "No sample of the prior keeps %r: of %d the best has %.3g, the mean is %.3g. Only "
+                "its mean reward guides the search. If no round keeps the rule, let the reward "
+                "rise more evenly, request less, or score more samples of the prior.",
                 name,
                 len(known),
                 known.max(),
                 known.mean(),
-                reason,
             )
     kept = satisfied(found)
     return Round(
@@ -82,14 +98,25 @@ def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round
         satisfied=means(latents.names, kept, everything),
         expected=dict.fromkeys(latents.names, math.nan),
         all_satisfied=all_kept(kept),
+        kept=math.nan,
         realism=math.nan,
         distinct=(rewards.calls - before) / len(latents),
+        variety=1.0,
         shift=0.0,
     )
 
 
-def warn_of_mismatch(line: Round) -> None:
-    """Warns where the critic predicts what the rewards do not confirm."""
+def warn(line: Round) -> None:
+    """Warns of a collapse, and where the critic predicts what the rewards do not confirm."""
+    if line.distinct < FEW_DISTINCT or line.variety < LITTLE_VARIETY:
+        logger.warning(
+            "The moves of round %d are alike: %.3f of their samples are new, and two of one "
+            "request differ %.2f times as much as two of the prior. Raise variety_weight, request "
+            "less, or use more rounds.",
+            line.number,
+            line.distinct,
+            line.variety,
+        )
     for name, expected in line.expected.items():
         true = line.satisfied[name]
         if abs(expected - true) > MISMATCH:
@@ -113,6 +140,19 @@ def means(names: Sequence[str], values: Tensor, where: Tensor) -> dict[str, floa
     """Mean of the known values of each column, by name; NaN where there are none."""
     values = torch.where(where, values, torch.nan)
     return dict(zip(names, values.nanmean(0).tolist(), strict=True))
+
+
+def difference(x: Tensor, other: Tensor) -> Tensor:
+    """Difference of each two samples: of tokens the share that differs, else RMS, `(B,)`."""
+    x, other = x.flatten(1), other.flatten(1)
+    if not x.is_floating_point():
+        return (x != other).float().mean(1)
+    return (x - other).float().square().mean(1).sqrt()
+
+
+def spread(x: Tensor) -> float:
+    """Mean difference of samples 0 and 1, 2 and 3, ...; 0 for one sample."""
+    return difference(x[: len(x) // 2 * 2 : 2], x[1::2]).sum().item() / max(len(x) // 2, 1)
 
 
 def all_kept(kept: Tensor) -> float:
