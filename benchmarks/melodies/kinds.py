@@ -10,14 +10,11 @@ from functools import partial
 
 import torch
 from latentctl_adapters.melody_rewards import (
-    BAR,
     c_major,
     density,
     in_range,
     in_scale,
     onsets,
-    rhythm,
-    scale,
 )
 from torch import Tensor
 

@@ -78,6 +78,19 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         """Mean rewards `(B, K)` in [0, 1] of latents `z (B, *latent_shape)`."""
         return torch.sigmoid(self.heads(z)[1])
 
+    def select(self, names: Sequence[str]) -> RewardCritic:
+        """A critic of some of the rules, with the same outputs."""
+        sizes = {key: self.config[key] for key in ("width", "depth", "dropout")}
+        critic = RewardCritic(self.latent_shape, names, **sizes)
+        mine = [self.names.index(name) for name in names]
+        rows = mine + [len(self.names) + row for row in mine]
+        weights = self.state_dict()
+        for key, value in critic.state_dict().items():
+            if value.shape != weights[key].shape:  # of the last layer
+                weights[key] = weights[key][rows]
+        critic.load_state_dict(weights)
+        return critic.to(next(self.parameters()).device)
+
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats per known reward, of both heads."""
         labels = require_labels(batch, "A RewardCritic")

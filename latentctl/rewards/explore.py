@@ -19,6 +19,7 @@ from __future__ import annotations
 __all__ = ["Exploration", "Round", "explore"]
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,14 +36,15 @@ from ..progress import track
 from ..random import generator, seeded
 from ..training import Step, fit
 from .game import RuleGame
-from .labels import as_latents, decoded_rewards, prior_rewards
+from .labels import BATCH, as_latents, decoded_rewards, prior_rewards
 from .reach import Reach
 from .reward_calls import CountedRewards, Rules
 from .rounds import Round, all_kept, known_labels, means, prior_round, spread, warn
+from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
-COMPARED = 256  # samples of the prior whose spread is the usual one
+COMPARED = 1024  # samples of the prior whose spread and statistics are the usual ones
 GATE_BIAS = -3.0  # of the untrained actor
 RECENT = 4  # the last rounds, which are half of the critic's data
 GAME_OPTIONS = {field.name for field in fields(RuleGame) if isinstance(field.default, float)}
@@ -138,24 +140,20 @@ def explore(
     record = [prior_round(seen, rewards, before)]
     weights = {key: options.pop(key) for key in GAME_OPTIONS & options.keys()}
     options = {"batch_size": batch_size, "progress": progress, **options}
-    encodings = None if encodings is None else as_latents(encodings)
-    critic = RewardCritic.fit(
-        seen, width=width, depth=depth, max_train_steps=first_steps, seed=seed, **options
-    )
-    with seeded(seed, "explore"):
-        actor = Actor(decoder.latent_shape, seen.names, width=width, depth=depth)
-        realism = RealismCritic(decoder.latent_shape, width=width, depth=depth)
-    # untrained moves are near zero: the usual gate would shrink every latent by an eighth
-    nn.init.constant_(actor.net.head.get_parameter("bias")[decoder.latent_shape[0] :], GATE_BIAS)
-    real = Latents(seen.mean) if encodings is None else encodings
-    for net in (actor.net, realism.net):
-        net.trunk.standardise(*real.moments())
-    reach = Reach(seen.names)
+    sizes = {"width": width, "depth": depth}
+    reach, names = Reach(seen.names), seen.names
     reach.see_prior(known_labels(seen))
+    shown = seen.mean[:COMPARED]
+    x = decoder.decode(shown.to(decoder.device), batch_size=BATCH)
+    usual, statistics = spread(x), Statistics(x)
+    seen = _with_statistics(seen, statistics(x))
+    critic = RewardCritic.fit(seen, max_train_steps=first_steps, seed=seed, **sizes, **options)
+    encodings = None if encodings is None else as_latents(encodings)
+    real = Latents(seen.mean) if encodings is None else encodings
+    actor, realism = _networks(names, real, sizes, seed)
     game = RuleGame(
         actor, critic, realism, real, prior, encodings, given_up=reach.given_up, **weights
     )
-    usual = spread(decoder.decode(prior.sample(COMPARED, seed=seed).to(decoder.device)))
     best, averaged = record[0], actor.state_dict()
     for number in track(range(1, rounds + 1), "Explore", "round", progress=progress):
         if reach.nothing_left:
@@ -166,15 +164,13 @@ def explore(
         data = _half_recent(seen, min(len(seen) - count, RECENT * moves))
         history = fit(game.players, data, max_train_steps=train_steps, seed=place, **options)
         moving, step = history.averaged["actor"], Step(~place, number, 0, moves, moves)
-        found, requested, line = _score(decoder, rewards, game, moving, step, usual)
-        reach.see_round(known_labels(found), requested)
+        found, requested, line = _score(decoder, rewards, game, moving, step, statistics, usual)
+        reach.see_round(known_labels(found)[:, : len(names)], requested)
         record.append(line)
         logger.info("%s", line)
         if best is record[0] or line.score >= best.score:
             best, averaged = line, moving.state_dict()
-        if len(found):
-            labels = torch.cat([known_labels(seen), known_labels(found)])
-            seen = Latents(torch.cat([seen.mean, found.mean]), labels=labels, names=seen.names)
+        seen = _joined(seen, found)
         if len(found) < moves:
             logger.warning("The calls of the rewards ended in round %d of %d", number, rounds)
             break
@@ -183,9 +179,46 @@ def explore(
     if rewards.failed:
         logger.warning("%s", rewards.report())
     actor.realism = realism.eval()
+    seen = seen.with_labels(known_labels(seen)[:, : len(names)], names)
     return Exploration(
-        critic.eval(), actor.eval(), seen, record, best.number, reach.reasons, rewards
+        critic.select(names).eval(),
+        actor.eval(),
+        seen,
+        record,
+        best.number,
+        reach.reasons,
+        rewards,
     )
+
+
+def _with_statistics(latents: Latents, found: Tensor) -> Latents:
+    """Statistics `(n, S)` of the first latents as further labels; the others have none."""
+    missing = torch.full((len(latents) - len(found), found.shape[1]), torch.nan)
+    labels = torch.cat([known_labels(latents), torch.cat([found, missing])], 1)
+    names = [f"statistic_{number}_held" for number in range(found.shape[1])]
+    return latents.with_labels(labels, [*latents.names, *names])
+
+
+def _networks(
+    names: Sequence[str], real: Latents, sizes: dict[str, Any], seed: int
+) -> tuple[Actor, RealismCritic]:
+    """The untrained actor and realism critic."""
+    with seeded(seed, "explore"):
+        actor = Actor(real.latent_shape, names, **sizes)
+        realism = RealismCritic(real.latent_shape, **sizes)
+    # untrained moves are near zero: the usual gate would shrink every latent by an eighth
+    nn.init.constant_(actor.net.head.get_parameter("bias")[real.latent_shape[0] :], GATE_BIAS)
+    for net in (actor.net, realism.net):
+        net.trunk.standardise(*real.moments())
+    return actor, realism
+
+
+def _joined(latents: Latents, others: Latents) -> Latents:
+    """All latents with their rewards."""
+    if not len(others):
+        return latents
+    labels = torch.cat([known_labels(latents), known_labels(others)])
+    return Latents(torch.cat([latents.mean, others.mean]), labels=labels, names=latents.names)
 
 
 def _half_recent(latents: Latents, recent: int) -> Latents:
@@ -202,6 +235,7 @@ def _score(
     game: RuleGame,
     actor: nn.Module,
     step: Step,
+    statistics: Statistics,
     usual: float,
 ) -> tuple[Latents, Tensor, Round]:
     """Moves from fresh starts with their rewards, what was requested, and their record."""
@@ -209,9 +243,10 @@ def _score(
     start, y = game.starts(step).to(device), game.requests(step).to(device)
     moved = actor(start, y)
     before = rewards.calls
-    found, apart = decoded_rewards(decoder, rewards, moved)
-    count = len(found)
-    expected, requested = game.critic.probability(moved)[:count].cpu(), (y == 1)[:count].cpu()
+    found, held, apart = decoded_rewards(decoder, rewards, moved, statistics=statistics)
+    count, rules = found.shape
+    expected = game.critic.probability(moved)[:count, :rules].cpu()
+    requested = (y == 1)[:count].cpu()
     kept, some = satisfied(found), requested.any(1)
     line = Round(
         number=step.index,
@@ -226,5 +261,6 @@ def _score(
         variety=apart / max(usual, 1e-12),
         shift=float((moved - start).square().mean().sqrt()),
     )
-    latents = Latents(moved[:count].cpu(), labels=found, names=rewards.names)
+    labels = torch.cat([found, held], 1)
+    latents = Latents(moved[:count].cpu(), labels=labels, names=game.critic.names)
     return latents, requested, line

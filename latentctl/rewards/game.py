@@ -9,11 +9,13 @@ moves latents to a request :math:`y \in \{0, 1, \mathrm{free}\}^K`, and holds fr
     L_G = \mathbb{E}_{p(z)} \Big[
         \sum_{k\,\mathrm{requested}} H(y_k, p_k(z')) + |y_k - p_k(z')| \, H(y_k, r_k(z'))
         + h \sum_{k\,\mathrm{free}} \mathrm{KL}(r_k(z) \| r_k(z'))
+        + \frac{h}{S} \sum_s \mathrm{KL}(r_s(z) \| r_s(z'))
         - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
         + \frac{t}{d} (\log p(z') - \log p(z))^2
         + v \Big(1 - \frac{|z'_1 - z'_2|}{|z_1 - z_2|}\Big)^2 \Big]
 
-with the cross-entropy :math:`H`; its targets in the first term are 0.99, not 1, so that the
+with the cross-entropy :math:`H` and `S` general statistics of samples, which are held, too
+(`latentctl.rewards.statistics`). Its targets in the first term are 0.99, not 1, so that the
 gradient vanishes where the rule is kept. The term in :math:`t` keeps the prior density of a latent:
 without it everything that a rule leaves open drifts to the mode of the prior, and samples lose
 diversity. The term in :math:`v` keeps the distance of two starts with the same request: moves that
@@ -46,6 +48,7 @@ from ..latents import Latents
 from ..training import Player, Step
 
 REQUESTED, FREE = 0.5, 0.9  # cumulative shares of targets 1 and free; the rest are 0
+SINGLE = 1 / 3  # share of the requests for one rule
 TARGET = 0.99  # probability of a requested rule beyond which there is no gradient
 WHOLE = 1 / 3  # share of the requests for all rules
 
@@ -56,13 +59,13 @@ class RuleGame:
 
     Arguments:
         actor: Makes the moves.
-        critic: Predicts rewards.
+        critic: Predicts rewards of the actor's rules, and after them what is always held.
         realism: Discriminates `real` from moves; unconditional.
         real: Encodings of data, or samples of the prior.
         prior: Distribution of the starts.
         encodings: Encodings at which half of the moves start, for edits; None for the prior alone.
         realism_weight: Weight of realism, `w`.
-        hold_weight: Weight of holding the rewards of free rules, `h`.
+        hold_weight: Weight of holding the rewards of free rules and the statistics, `h`.
         distance_weight: Weight of the distance of a move, `lambda`.
         learning_rate: Of the actor, and three times that of the realism critic.
         critic_learning_rate: Of the reward critic.
@@ -81,7 +84,7 @@ class RuleGame:
     encodings: Latents | None = None
     realism_weight: float = 0.1
     hold_weight: float = 5.0
-    distance_weight: float = 0.05
+    distance_weight: float = 0.5
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     prior_density_weight: float = 0.5
@@ -120,13 +123,16 @@ class RuleGame:
         """Targets, `(count, K)` of 0, 1 and NaN; rows 0 and 1, 2 and 3, ... have the same ones."""
         draw = step.uniform(len(self.actor.names), purpose="asked")
         some = torch.where(draw < REQUESTED, 1.0, torch.where(draw < FREE, torch.nan, 0.0))
-        y = torch.where(step.uniform(1, purpose="whole") < WHOLE, 1.0, some)
+        one = torch.full_like(draw, torch.nan).scatter(1, draw.argmin(1, keepdim=True), 1.0)
+        kind = step.uniform(1, purpose="whole")
+        y = torch.where(kind < WHOLE, 1.0, torch.where(kind < WHOLE + SINGLE, one, some))
         for group in self.given_up:
-            every = torch.isin(torch.arange(y.shape[1], device=y.device), torch.tensor(group))
+            asked = (y[:, list(group)] == 1).all(1, keepdim=True)
+            members = torch.full_like(draw, 2.0)
+            members[:, list(group)] = draw[:, list(group)]
             # the member that is freed varies, since the draws do
-            freed = torch.where(every, draw, 2.0).argmin(1, keepdim=True)
-            asked = (y[:, group] == 1).all(1, keepdim=True)
-            y = torch.where(asked & torch.zeros_like(every).scatter(1, freed, True), torch.nan, y)
+            freed = members == members.amin(1, keepdim=True)
+            y = torch.where(asked & freed, torch.nan, y)
         return y[::2].repeat_interleave(2, 0)[: len(y)]
 
     def reward_loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,10 +155,14 @@ class RuleGame:
         kept, mean = self.critic.heads(moved + blur)
         with torch.no_grad():
             before = self.critic.heads(z)[1]
+        drift, rules = _divergence(before, mean), y.shape[1]
+        kept, mean = kept[:, :rules], mean[:, :rules]
         missed = (torch.sigmoid(kept) - y).abs().nan_to_num().detach()
         goal = cross_entropy(kept, y.clamp(1 - TARGET, TARGET))
         requested = (goal + missed * cross_entropy(mean, y)).sum(1).mean()
-        held = (torch.isnan(y) * _divergence(before, mean)).sum(1).mean()
+        held = (torch.isnan(y) * drift[:, :rules]).sum(1).mean()
+        if drift.shape[1] > rules:
+            held = held + drift[:, rules:].mean()
         real = F.softplus(-self.realism(moved)).mean()
         far = distance(moved, z, 1.0).mean()
         logs = {"requested": requested, "held": held, "realism": real, "distance": far}

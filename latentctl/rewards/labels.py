@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = ["decoded_rewards", "encoding_rewards", "prior_rewards"]
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from ..progress import progress_bar, track
 from ..random import noise, permutation
 from .reward_calls import CountedRewards, Rules
 from .rounds import spread
+from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +138,23 @@ def _labelled(
     progress: bool,
 ) -> Latents:
     """Latents with their rewards, with a warning where the calls do not suffice for all."""
-    labels, _ = decoded_rewards(decoder, rewards, z, batch_size=batch_size, progress=progress)
+    labels = decoded_rewards(decoder, rewards, z, batch_size=batch_size, progress=progress).rewards
     if len(labels) < len(z):
         logger.warning("The reward calls end after %d of %d %s", len(labels), len(z), kind)
     if not len(labels) or bool(torch.isnan(labels).all()):
         raise InputError(f"No sample could be scored. {' | '.join(rewards.errors)}")
     return Latents(z[: len(labels)].cpu(), labels=labels, names=rewards.names)
+
+
+class Scored(NamedTuple):
+    """What was found of decoded latents, of which the calls may suffice for the first n only."""
+
+    rewards: Tensor
+    """`(n, K)`, NaN where a rule failed."""
+    statistics: Tensor
+    """`(n, S)`, none if they were not asked for."""
+    spread: float
+    """Mean difference of samples 0 and 1, 2 and 3, ..."""
 
 
 @torch.no_grad()
@@ -150,14 +163,13 @@ def decoded_rewards(
     rewards: CountedRewards,
     z: Tensor,
     *,
+    statistics: Statistics | None = None,
     batch_size: int = BATCH,
     progress: bool = True,
-) -> tuple[Tensor, float]:
-    """Rewards `(n, K)` of decoded latents `(B, *latent_shape)`, and the spread of their samples.
-
-    If the calls do not suffice, the first n < B are scored.
-    """
-    rows, spreads = [torch.empty(0, len(rewards.names))], [0.0]
+) -> Scored:
+    """Rewards of decoded latents `(B, *latent_shape)`."""
+    rows, held = [torch.empty(0, len(rewards.names))], [torch.empty(0, len(statistics or ()))]
+    spreads = [0.0]
     with progress_bar(len(z), "Score", "sample", progress=progress) as bar:
         for part in z.split(batch_size):
             x = decoder.decode(part)
@@ -166,9 +178,12 @@ def decoded_rewards(
                 rows.append(rewards(x))
             except BudgetError as error:
                 rows.append(error.found)
+            if statistics is not None:
+                held.append(statistics(x)[: len(rows[-1])])
+            if len(rows[-1]) < len(part):
                 break
             bar.update(len(part))
-    return torch.cat(rows), sum(spreads)
+    return Scored(torch.cat(rows), torch.cat(held), sum(spreads))
 
 
 def as_latents(encodings: Latents | Tensor) -> Latents:

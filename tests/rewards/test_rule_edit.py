@@ -34,6 +34,7 @@ def small(x):
 
 
 RULES = {"positive": positive, "small": small}
+SHORT = {"steps": 1, "step_length": 0.2}  # too short for most
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,26 @@ def test_an_input_that_keeps_the_rule_is_unchanged(decoder, critic):
 
 
 def test_a_failed_edit_returns_the_best_sample(decoder, critic, x):
-    out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"], steps=1, step_length=0.2)
-    assert not bool(out.satisfied.all())
+    out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"], restarts=0, **SHORT)
+    assert not bool(out.satisfied.all()) and set(out.found_by) == {"input", "descent"}
     assert bool((out.rewards[:, 0] >= positive(x)).all())
     assert torch.equal(out.rewards[:, 0], positive(out.x))
+
+
+def test_inputs_that_fail_are_started_again_and_searched_for(decoder, critic, x):
+    x, before = x[:40], {key: value.clone() for key, value in critic.state_dict().items()}
+    first = edit_by_rule(decoder, critic, RULES, x, restarts=0, **SHORT)
+    out = edit_by_rule(decoder, critic, RULES, x, restarts=1, **SHORT)
+    assert all(torch.equal(value, before[key]) for key, value in critic.state_dict().items())
+    assert out.satisfied.sum() > first.satisfied.sum() + 5
+    assert {"restart", "search"} & set(out.found_by)
+    again = edit_by_rule(decoder, critic, RULES, x, restarts=1, **SHORT)
+    assert torch.equal(again.x, out.x) and again.found_by == out.found_by
+    early = [how in ("input", "descent") for how in out.found_by]
+    done = first.satisfied & torch.tensor(early)
+    assert torch.equal(out.x[done], first.x[done]), "what the descent found is not changed"
+    changed, had_to = (out.x != x).sum(1), ((x <= 0) | (x.abs() > 2)).sum(1)
+    assert (changed - had_to)[out.satisfied].float().mean() < 1
 
 
 def test_the_budget_ends_the_edits(decoder, critic, x):

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["answers", "critic_of_edits", "edits_of", "encoded", "measure", "reconstruction_scores"]
 
 import math
+from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from latentctl_adapters.melody_rewards import C_MAJOR, onsets
@@ -115,6 +117,8 @@ def edits_of(
             "share changed": (changed / notes)[moved].median().item() if moved.any() else 0.0,
             "steps": out.steps.float().mean().item(),
             "calls": out.calls / len(tunes),
+            "by restart": _share(out.found_by, kept, "restart"),
+            "by search": _share(out.found_by, kept, "search"),
         }
         if requested == ["c_major"]:
             outside = (onsets(tunes) & ~torch.isin(tunes % 12, torch.tensor(C_MAJOR))).sum(1)
@@ -123,6 +127,11 @@ def edits_of(
                 receipt["changed / required"] = (changed / outside)[some].median().item()
         result[" and ".join(requested)] = (out, receipt)
     return result
+
+
+def _share(found_by: Sequence[str], kept: Tensor, how: str) -> float:
+    """Share of all inputs whose edit keeps the rules and was found so."""
+    return sum(name == how for name in compress(found_by, kept.tolist())) / len(found_by)
 
 
 @torch.no_grad()
