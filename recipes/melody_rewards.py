@@ -144,6 +144,8 @@ def main(flags: Flags) -> dict[str, Any]:
         "requests": rows,
         "edits": {name: receipt for name, (_, receipt) in edits.items()},
         "rounds": [dataclasses.asdict(line) for line in found.rounds],
+        "best_round": found.best,
+        "given_up": {" and ".join(names): why for names, why in found.given_up.items()},
         "reward_calls": rewards.calls,
         "cached_calls": rewards.hits,
         "failed": rewards.failed,

@@ -160,15 +160,12 @@ def edit_by_rule(
         if not len(rows):
             break
         critic = _refreshed(critic, attempts, seed + number)
-        draw = generator(seed, number, purpose="restart")
-        noise = torch.randn(attempts.start[rows].shape, generator=draw).to(attempts.start)
-        noise[::COPIES] = 0  # the encoding itself
         length = (number + 1) * SPREAD * step_length
-        z = attempts.start[rows] + noise * (length * noise[0].numel() ** -0.5)
-        descent(critic, rows, z, "restart")
+        draw = generator(seed, number, purpose="restart")
+        descent(critic, rows, _around(attempts.start[rows], length, draw), "restart")
     if restarts and len(attempts.failing):
         search(attempts, _refreshed(critic, attempts, seed + restarts), heads, step_length, seed)
-    bring_back(attempts, step_length, seed)
+    bring_back(attempts, seed)
     return RuleEdit(
         x=attempts.x,
         z=attempts.z,
@@ -208,6 +205,13 @@ class Descent:
                 active = active[: len(kept)]
                 # where one of several starts has led to the rules the others are done, too
                 active = active[~self.attempts.satisfied[rows[active]]]
+
+
+def _around(start: Tensor, length: float, draw: torch.Generator) -> Tensor:
+    """The first of `COPIES` rows as it is, and the others with noise of a length."""
+    noise = torch.randn(start.shape, generator=draw).to(start)
+    noise[::COPIES] = 0
+    return start + noise * (length * start[0].numel() ** -0.5)
 
 
 @torch.enable_grad()

@@ -46,7 +46,7 @@ def search(
         attempts.score(rows.repeat_interleave(SCORED), chosen, "search")
 
 
-def bring_back(attempts: Attempts, length: float, seed: int) -> None:
+def bring_back(attempts: Attempts, seed: int) -> None:
     """Undoes what restarts and search changed without need; `found_by` stays what it is."""
     for part in range(1 + BLOCKS):
         late = [how in ("restart", "search") for how in attempts.found_by]

@@ -71,7 +71,8 @@ class Round:
     @property
     def score(self) -> float:
         """What the best round is chosen by: `kept`, times `distinct`, times `variety` up to 1."""
-        return self.kept * self.distinct * min(self.variety, 1.0)
+        kept = 0.0 if math.isnan(self.kept) else self.kept
+        return kept * self.distinct * min(self.variety, 1.0)
 
 
 def prior_round(latents: Latents, rewards: CountedRewards, before: int) -> Round:

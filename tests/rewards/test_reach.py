@@ -149,7 +149,8 @@ def test_statistics_of_tokens_and_of_numbers():
     held = Statistics(tokens)
     assert held.symbols.tolist() == [1, 7] and held(tokens).shape == (12, 2)
     torch.testing.assert_close(held(tokens).mean(0), torch.full((2,), 0.5))
-    assert (held(torch.full((1, 4), 7)) == torch.tensor([[0.0, 1.0]])).all()
+    rare, often = held(torch.full((1, 4), 7))[0]
+    assert rare < 0.2 and often > 0.8
     images = torch.rand(20, 3, 4, 4, generator=generator(0))
     assert Statistics(images)(images[:5]).shape == (5, 6)
     assert len(Statistics(torch.zeros(5, 3, 4))) == 0, "what is constant is left out"

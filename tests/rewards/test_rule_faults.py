@@ -266,13 +266,15 @@ def test_encodings_are_latents_or_their_means(decoder):
 def test_edits_of_a_list_are_those_of_its_batch(decoder):
     critic = latentctl.RewardCritic((6,), ["share"], width=8)
     x = draw(5, (6,))
-    expected = edit_by_rule(decoder, critic, {"share": share}, x, steps=3)
+    expected = edit_by_rule(decoder, critic, {"share": share}, x, steps=3, restarts=0)
     for given in (list(x), x.tolist(), x.numpy()):
-        assert torch.equal(edit_by_rule(decoder, critic, [share], given, steps=3).x, expected.x)
-    same = edit_by_rule(decoder, critic, share, x, rules="share", steps=3)
+        assert torch.equal(
+            edit_by_rule(decoder, critic, [share], given, steps=3, restarts=0).x, expected.x
+        )
+    same = edit_by_rule(decoder, critic, share, x, rules="share", steps=3, restarts=0)
     assert torch.equal(same.x, expected.x)
     with pytest.raises(UnknownNameError, match="'shar'"):
         edit_by_rule(decoder, critic, share, x, rules="shar")
     for wrong in ([x[0], x[0, :3]], ["a.png"], object()):
         with pytest.raises(InputError):
-            edit_by_rule(decoder, critic, share, wrong, steps=3)
+            edit_by_rule(decoder, critic, share, wrong, steps=3, restarts=0)
