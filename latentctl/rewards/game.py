@@ -12,14 +12,15 @@ moves latents to a request :math:`y \in \{0, 1, \mathrm{free}\}^K`, and holds fr
         + \frac{h}{S} \sum_s \mathrm{KL}(r_s(z) \| r_s(z'))
         - w \log D(z') + \lambda L_\mathrm{dist}(z', z)
         + \frac{t}{d} (\log p(z') - \log p(z))^2
-        + v \Big(1 - \frac{|z'_1 - z'_2|}{|z_1 - z_2|}\Big)^2 \Big]
+        + v \max\Big(0, 1 - \frac{|z'_1 - z'_2|}{a |z_1 - z_2|}\Big)^2 \Big]
 
 with the cross-entropy :math:`H` and `S` general statistics of samples, which are held, too
 (`latentctl.rewards.statistics`). Its targets in the first term are 0.99, not 1, so that the
 gradient vanishes where the rule is kept. The term in :math:`t` keeps the prior density of a latent:
 without it everything that a rule leaves open drifts to the mode of the prior, and samples lose
-diversity. The term in :math:`v` keeps the distance of two starts with the same request: moves that
-keep it do not end at one place. Requests are drawn at random, so that one actor serves single rules
+diversity. The term in :math:`v` keeps two moves with the same request apart, at a share `a = 0.8`
+of the distance of their starts: a rule may narrow where samples are, but they do not end at one
+place. Requests are drawn at random, so that one actor serves single rules
 and all rules at once.
 
 References:
@@ -50,6 +51,7 @@ from ..training import Player, Step
 REQUESTED, FREE = 0.5, 0.9  # cumulative shares of targets 1 and free; the rest are 0
 SINGLE = 1 / 3  # share of the requests for one rule
 TARGET = 0.99  # probability of a requested rule beyond which there is no gradient
+APART = 0.8  # share of the distance of two starts that their moves keep
 WHOLE = 1 / 3  # share of the requests for all rules
 
 
@@ -70,7 +72,7 @@ class RuleGame:
         learning_rate: Of the actor, and three times that of the realism critic.
         critic_learning_rate: Of the reward critic.
         prior_density_weight: Weight of keeping the prior density, `t`.
-        variety_weight: Weight of keeping the distance of two moves with one request, `v`.
+        variety_weight: Weight of keeping two moves with one request apart, `v`.
         smoothing: Standard deviation of noise on the reward critic's inputs, in latent units, so
             that the actor cannot exploit narrow adversarial maxima.
         ema: Decay of the actor's average.
@@ -169,7 +171,8 @@ class RuleGame:
         density = (self._log_prob(moved) - self._log_prob(z)).square().mean() / z[0].numel()
         loss = requested + self.hold_weight * held + self.realism_weight * real
         loss = loss + self.distance_weight * far + self.prior_density_weight * density
-        closer = (1 - _gaps(moved) / _gaps(z).clamp_min(1e-6)).square().mean()
+        closer = (1 - _gaps(moved) / (APART * _gaps(z)).clamp_min(1e-6)).clamp_min(0)
+        closer = closer.square().mean()
         loss = loss + self.variety_weight * closer
         return loss, logs | {"prior_density": density, "variety": closer}
 
