@@ -242,8 +242,7 @@ def _score(
     device = next(actor.parameters()).device
     start, y = game.starts(step).to(device), game.requests(step).to(device)
     moved = actor(start, y)
-    before = rewards.calls
-    found, held, apart = decoded_rewards(decoder, rewards, moved, statistics=statistics)
+    found, held, apart, distinct = decoded_rewards(decoder, rewards, moved, statistics=statistics)
     count, rules = found.shape
     expected = game.critic.probability(moved)[:count, :rules].cpu()
     requested = (y == 1)[:count].cpu()
@@ -257,7 +256,7 @@ def _score(
         all_satisfied=all_kept(kept[requested.all(1)]),
         kept=all_kept(torch.where(requested, kept, 1.0)[some]),
         realism=float(game.realism.probability(moved).mean()),
-        distinct=(rewards.calls - before) / max(count, 1),
+        distinct=distinct,
         variety=apart / max(usual, 1e-12),
         shift=float((moved - start).square().mean().sqrt()),
     )

@@ -86,11 +86,11 @@ class RuleGame:
     encodings: Latents | None = None
     realism_weight: float = 0.1
     hold_weight: float = 5.0
-    distance_weight: float = 0.5
+    distance_weight: float = 0.2
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     prior_density_weight: float = 0.5
-    variety_weight: float = 10.0
+    variety_weight: float = 5.0
     smoothing: float = 0.1
     ema: float = 0.99
     given_up: Collection[tuple[int, ...]] = ()

@@ -28,7 +28,7 @@ from ..errors import BudgetError, InputError
 from ..latents import Latents
 from ..progress import progress_bar, track
 from ..random import noise, permutation
-from .reward_calls import CountedRewards, Rules
+from .reward_calls import CountedRewards, Rules, content_key
 from .rounds import spread
 from .statistics import Statistics
 
@@ -155,6 +155,8 @@ class Scored(NamedTuple):
     """`(n, S)`, none if they were not asked for."""
     spread: float
     """Mean difference of samples 0 and 1, 2 and 3, ..."""
+    distinct: float
+    """Share of different samples."""
 
 
 @torch.no_grad()
@@ -169,11 +171,12 @@ def decoded_rewards(
 ) -> Scored:
     """Rewards of decoded latents `(B, *latent_shape)`."""
     rows, held = [torch.empty(0, len(rewards.names))], [torch.empty(0, len(statistics or ()))]
-    spreads = [0.0]
+    spreads, kinds = [0.0], set[bytes]()
     with progress_bar(len(z), "Score", "sample", progress=progress) as bar:
         for part in z.split(batch_size):
             x = decoder.decode(part)
             spreads.append(spread(x) * len(part) / len(z))
+            kinds.update(content_key(row) for row in x.cpu().contiguous())
             try:
                 rows.append(rewards(x))
             except BudgetError as error:
@@ -183,7 +186,7 @@ def decoded_rewards(
             if len(rows[-1]) < len(part):
                 break
             bar.update(len(part))
-    return Scored(torch.cat(rows), torch.cat(held), sum(spreads))
+    return Scored(torch.cat(rows), torch.cat(held), sum(spreads), len(kinds) / max(len(z), 1))
 
 
 def as_latents(encodings: Latents | Tensor) -> Latents:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CountedRewards", "Rules"]
+__all__ = ["CountedRewards", "Rules", "content_key"]
 
 import hashlib
 import logging
@@ -93,7 +93,7 @@ class CountedRewards:
                 give a sample the same reward in a batch and alone.
         """
         x = x.detach().cpu().contiguous()
-        keys = [_content(row) for row in x]
+        keys = [content_key(row) for row in x]
         new: dict[bytes, int] = {}
         for place, key in enumerate(keys):
             if key not in self._known:
@@ -180,6 +180,7 @@ def _counted(errors: Mapping[str, int]) -> str:
     return "; ".join(f"{text} ({count} times)" for text, count in errors.items())
 
 
-def _content(row: Tensor) -> bytes:
+def content_key(row: Tensor) -> bytes:
+    """What two samples on the CPU have in common if and only if they are equal."""
     content = row.reshape(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(content.tobytes(), digest_size=16).digest()

@@ -60,7 +60,7 @@ class Round:
     """Mean probability by the realism critic; NaN for the prior."""
 
     distinct: float
-    """Share of samples that were not scored before, in this round or an earlier one."""
+    """Share of different samples in the round."""
 
     variety: float
     """Difference of two samples of one request over that of two samples of the prior."""
@@ -111,7 +111,7 @@ def warn(line: Round) -> None:
     """Warns of a collapse, and where the critic predicts what the rewards do not confirm."""
     if line.distinct < FEW_DISTINCT or line.variety < LITTLE_VARIETY:
         logger.warning(
-            "The moves of round %d are alike: %.3f of their samples are new, and two of one "
+            "The moves of round %d are alike: %.3f of their samples differ, and two of one "
             "request differ %.2f times as much as two of the prior. Raise variety_weight, request "
             "less, or use more rounds.",
             line.number,
