@@ -75,7 +75,7 @@ def test_an_input_that_keeps_the_rule_is_unchanged(decoder, critic):
 
 def test_a_failed_edit_returns_the_best_sample(decoder, critic, x):
     out = edit_by_rule(decoder, critic, RULES, x, rules=["positive"], restarts=0, **SHORT)
-    assert not bool(out.satisfied.all()) and set(out.found_by) == {"input", "descent"}
+    assert not bool(out.satisfied.all()) and set(out.found_by) <= {"input", "descent"}
     assert bool((out.rewards[:, 0] >= positive(x)).all())
     assert torch.equal(out.rewards[:, 0], positive(out.x))
 
