@@ -25,6 +25,7 @@ from __future__ import annotations
 __all__ = ["RuleEdit", "edit_by_rule"]
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +212,8 @@ def _around(start: Tensor, length: float, draw: torch.Generator) -> Tensor:
     """The first of `COPIES` rows as it is, and the others with noise of a length."""
     noise = torch.randn(start.shape, generator=draw).to(start)
     noise[::COPIES] = 0
-    return start + noise * (length * start[0].numel() ** -0.5)
+    size: float = length / math.sqrt(start[0].numel())
+    return start + size * noise
 
 
 @torch.enable_grad()

@@ -99,4 +99,5 @@ def _nearest(z: Tensor, others: Tensor, count: int, draw: torch.Generator) -> Te
     near = min(NEAREST, len(others))
     nearest = torch.cdist(z.flatten(1), others.flatten(1)).topk(near, largest=False).indices
     picked = torch.randint(0, near, (len(z), count), generator=draw).to(z.device)
-    return nearest.gather(1, picked)
+    chosen: Tensor = nearest.gather(1, picked)
+    return chosen

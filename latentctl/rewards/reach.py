@@ -33,7 +33,8 @@ class Reach:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         every = range(len(names))
-        groups = [(k,) for k in every] + list(itertools.combinations(every, 2))
+        groups: list[tuple[int, ...]] = [(k,) for k in every]
+        groups += itertools.combinations(every, 2)
         if len(names) > 2:
             groups.append(tuple(every))
         self.given_up: dict[tuple[int, ...], str] = {}
