@@ -192,7 +192,8 @@ def _draw(latents: Latents, step: Step, purpose: str) -> Tensor:
 def _gaps(z: Tensor) -> Tensor:
     """Distances of rows 0 and 1, 2 and 3, ..., `(B // 2,)`."""
     first, second = z[: len(z) // 2 * 2].flatten(1).unflatten(0, (-1, 2)).unbind(1)
-    return torch.linalg.vector_norm(first - second, dim=1)
+    gaps: Tensor = torch.linalg.vector_norm(first - second, dim=1)
+    return gaps
 
 
 def _divergence(before: Tensor, after: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def _candidates(attempts: Attempts, rows: Tensor, length: float, draw: torch.Gen
         share = torch.rand(len(rows), third, generator=draw).to(best)
         share = share.view(*share.shape, *[1] * (best.ndim - 1))
         moves[:, third : 2 * third] = share * (keepers[picked] - best[:, None])
-    return best[:, None] + moves
+    around: Tensor = best[:, None] + moves
+    return around
 
 
 def _nearest(z: Tensor, others: Tensor, count: int, draw: torch.Generator) -> Tensor:
