@@ -19,7 +19,7 @@ DEFAULTS = {  # of the toy and of images
     "width": (128, 16),
     "steps": (10, 6),
     "descent_learning_rate": (0.8, 0.8),
-    "max_train_steps": (3000, 700),
+    "max_train_steps": (1500, 700),
     "train_batch_size": (128, 32),
     "learning_rate": (3e-3, 2e-3),
 }
