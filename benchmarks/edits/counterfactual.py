@@ -32,6 +32,7 @@ import torch
 from latentctl_adapters import embedded, residual_vae
 from latentctl_adapters.embedded.counterfactuals import counterfactuals
 from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, Factors, ProceduralFaces
+from latentctl_adapters.pixels.classifier import PixelClassifier
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -131,6 +132,7 @@ class Setting:
             TensorDataset(self.training[0], self.labels),
             self.names,
             latents=self.latents,
+            network=PixelClassifier.fit,
             seed=flags.seed,
             **vars(flags.teach),
         ).critic
