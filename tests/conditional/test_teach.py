@@ -24,15 +24,15 @@ class Network(nn.Module):
     def __init__(self, images, labels):
         super().__init__()
         self.linear = nn.Linear(images[0].numel(), labels.shape[1])
-        x = images.flatten(1).float() / 255 - 0.5
-        optimizer = torch.optim.Adam(self.parameters(), 0.3)
+        x = 20 * (images.flatten(1).float() / 255 - 0.5)
+        optimizer = torch.optim.Adam(self.parameters(), 0.1)
         for _ in range(300):
             optimizer.zero_grad()
             nn.functional.binary_cross_entropy_with_logits(self.linear(x), labels).backward()
             optimizer.step()
 
     def forward(self, x):
-        return self.linear(x.flatten(1) - 0.5)
+        return self.linear(20 * (x.flatten(1) - 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_critic_and_an_evaluator_that_agree_with_the_labels(setting):
     )
     assert critic.names == evaluator.names == NAMES
     assert len({call["seed"] for call in calls}) == 3, "two teachers and the evaluator"
-    for scores in (critic.score(z), evaluator.score(z)):
-        assert ((scores > 0) == (labels > 0.5)).float().mean() > 0.9
+    for scores, least in ((critic.score(z), 0.85), (evaluator.score(z), 0.97)):
+        assert ((scores > 0) == (labels > 0.5)).float().mean() > least
     faces = latentctl.condition(decoder, critic, evaluator=evaluator)
     out = faces.edit(decoder.decode(z[:20]), bright=True)
     assert out.satisfied.float().mean() > 0.8
