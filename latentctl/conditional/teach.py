@@ -84,6 +84,7 @@ def teach(
     image_column: str = "image",
     transform: Callable[[Any], Any] | None = None,
     network: Callable[..., nn.Module] | None = None,
+    evaluator: PixelCritic | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
     accelerator: Accelerator | None = None,
@@ -109,6 +110,8 @@ def teach(
             max_train_seconds=..., accelerator=..., progress=..., model_name=...,
             model_options=...)` with bytes `(N, C, h, w)` and labels `(N, K)`; by default
             `PixelClassifier.fit` of the adapters, which needs timm.
+        evaluator: An independent evaluator that is at hand, of the same attributes. It is returned
+            as it is, and none is trained.
         seed: Decides every random number.
         output_dir: Folder of the logs, and of the networks, which a resumed run reads.
         accelerator: Where to train; `Accelerator()` by default.
@@ -154,14 +157,15 @@ def teach(
     fit = network or _default_network()
     networks: list[Any] = []
     resumed = options.get("resume_from_checkpoint")
-    for number in range(teachers + 1):
-        what = "evaluator" if number == teachers else f"teacher-{number}"
+    wanted = [(f"teacher-{number}", TEACHERS[number]) for number in range(teachers)]
+    if evaluator is None:
+        wanted.append(("evaluator", EVALUATOR))
+    for number, (what, architecture) in enumerate(wanted):
         folder = None if output_dir is None else Path(output_dir) / what
         if resumed and folder is not None and folder.exists() and network is None:
             networks.append(_class().from_pretrained(folder))
             continue
-        if progress:
-            logger.info("teach: network %d of %d (%s)", number + 1, teachers + 1, what)
+        logger.info("teach: network %d of %d (%s)", number + 1, len(wanted), what)
         made: Any = fit(
             images,
             labels[count:],
@@ -171,16 +175,17 @@ def teach(
             max_train_seconds=max_train_seconds,
             accelerator=accelerator,
             progress=progress,
-            **(EVALUATOR if number == teachers else TEACHERS[number]),
+            **architecture,
         )
         main_process = accelerator is None or accelerator.is_main_process
         if folder is not None and main_process and hasattr(made, "save_pretrained"):
             made.save_pretrained(folder)
         networks.append(made)
-    evaluator = PixelCritic(decoder, networks[-1], names=names)
-    evaluator.calibrate(reconstructed[:count].to(decoder.device), labels[:count])
+    if evaluator is None:
+        evaluator = PixelCritic(decoder, networks.pop(), names=names)
+        evaluator.calibrate(reconstructed[:count].to(decoder.device), labels[:count])
     critic = distill(
-        PixelCritic(decoder, *networks[:-1], names=names),
+        PixelCritic(decoder, *networks, names=names),
         latents,
         prior=decoder.prior,
         seed=seed,

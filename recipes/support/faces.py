@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
+from latentctl_adapters.embedded.counterfactuals import turned_over
+from latentctl_adapters.embedded.drawn_faces import Factors, ProceduralFaces
 from torch import Tensor
 
 from latentctl import Decoder
@@ -84,8 +85,9 @@ def load_faces(flags: DataFlags, seed: int = 0) -> dict[str, Faces]:
     """
     if flags.drawn:
         logger.warning(
-            "Faces: the embedded procedural set, drawn here (pass --train_data_dir or "
-            "--dataset_name for photographs)."
+            "Faces: the embedded procedural set, drawn here, half of the training faces with some "
+            "attributes turned over (pass --train_data_dir or --dataset_name for "
+            "photographs)."
         )
         return {name: _drawn(name, count, flags, seed) for name, count in DRAWN.items()}
     names = {"test": ("test",), "validation": ("validation", "valid")}
@@ -160,7 +162,12 @@ def _drawn(split: str, count: int, flags: DataFlags, seed: int) -> Faces:
     limit = flags.max_train_samples if split == "train" else flags.max_test_samples
     count = count if limit is None else min(count, limit)
     faces = ProceduralFaces.split(split, count, seed, flags.resolution, flags.attributes)
-    return Faces(*faces.tensors(), tuple(flags.attributes))
+    factors = faces.factors(0, count)
+    if split == "train":  # a critic of the natural shares would hardly know a bald woman
+        natural, others = factors.attributes.split([count - count // 2, count // 2])
+        attributes = torch.cat([natural, turned_over(others, seed=seed)])
+        factors = Factors(factors.identity, attributes)
+    return Faces(faces.draw(factors), factors.attributes[:, faces.columns], tuple(flags.attributes))
 
 
 def _decoded(split: Any, flags: DataFlags) -> Faces:

@@ -97,6 +97,12 @@ def test_the_evaluator_is_calibrated_on_images_that_no_network_saw(setting):
         decoder, rows, NAMES, teachers=1, held_out=0.2, network=remember, progress=False, **FEW
     )
     assert seen == [240, 240]
+    mine = latentctl.PixelCritic(decoder, lambda x: x.flatten(1)[:, :2], names=NAMES)
+    given = latentctl.teach(
+        decoder, rows, teachers=1, network=remember, evaluator=mine, progress=False,
+        latents=latentctl.Latents(setting[2], labels=setting[3], names=NAMES), **FEW,
+    )  # fmt: skip
+    assert given.evaluator is mine and len(seen) == 3
 
 
 def test_what_cannot_be_taught_is_refused(setting):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 __all__ = ["accepts", "decoder", "evaluator", "judge", "load", "pack", "wrap"]
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,17 @@ def judge() -> Any:
     return PixelClassifier.from_pretrained(WEIGHTS / "judge")
 
 
-def evaluator(of: Decoder | None = None) -> PixelCritic:
+def evaluator(of: Decoder | None = None, names: Sequence[str] | None = None) -> PixelCritic:
     """A calibrated network on images through the decoder, for receipts. It needs timm.
 
     Arguments:
         of: The decoder; `decoder()` if not given.
+        names: Which of the attributes, all 15 if not given.
     """
     from ..pixels.classifier import PixelClassifier
 
     network = PixelClassifier.from_pretrained(WEIGHTS / "evaluator")
-    return PixelCritic(of or decoder(), network, names=network.names)
+    return PixelCritic(of or decoder(), network, names=names or network.names)
 
 
 def pack() -> Conditional:
