@@ -48,7 +48,7 @@ EDIT_COLUMNS = {
     "shift": "shift",
     "evaluations": "evaluations",
     "milliseconds": "ms each",
-    "satisfied": "satisfied, by the critic",
+    "satisfied": "satisfied, by the receipt",
 }
 
 
@@ -96,6 +96,7 @@ def write_report(
         report.table(*table(rows, SAMPLE_COLUMNS))
 
         critic = "distilled from networks on pixels, none of which is the judge"
+        receipt = "an evaluator that no edit follows" if conditional.evaluator else "the critic"
         if settings["teach"]["teachers"] == 0:
             critic = "fitted to the labels of encodings alone, which edits exploit"
         report.section(
@@ -104,8 +105,8 @@ def write_report(
             f"judge's value for the reconstruction. Success: share of edits in which the judge "
             f"finds the flip. Leakage: share of the other attributes whose value changes for the "
             f"judge. Identity: cosine of the {judges.identity_name} to the reconstruction. All "
-            f"attributes that are not requested are held. The critic whose gradient edits follow, "
-            f"and which decides whether an edit is satisfied, was {critic}.",
+            f"attributes that are not requested are held. The critic whose gradient edits follow "
+            f"was {critic}. Receipts are those of {receipt}.",
         )
         edits, sheet = edit_rows(trained, latents, test, judges, count)
         report.table(*table(edits, EDIT_COLUMNS))
@@ -113,7 +114,7 @@ def write_report(
             "edits.png",
             sheet,
             "Held-out faces: the reconstruction, then one flip a column, with its direction below. "
-            "A green frame: satisfied, by the critic. A red frame: not satisfied.",
+            "A green frame: satisfied, by the receipt. A red frame: not satisfied.",
         )
         if settings["data"]["train_data_dir"] is None and settings["data"]["dataset_name"] is None:
             pictures.truth(trained, settings["run"]["seed"])
@@ -225,7 +226,9 @@ def edit_rows(
     }
     outcomes = []
     for name, controller in (editors or ascents).items():
-        editor = latentctl.condition(decoder, trained.attributes, controller)
+        editor = latentctl.condition(
+            decoder, trained.attributes, controller, evaluator=conditional.evaluator
+        )
         started = time.monotonic()
         out = editor.edit(x.repeat(len(names), 1, 1, 1), y=requested)
         spent = cost(out.start, out.z, started)
