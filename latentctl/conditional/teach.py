@@ -128,10 +128,10 @@ def teach(
         >>> import latentctl
         >>> from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
         >>> from latentctl_adapters.embedded.pca import PCA
-        >>> people = ProceduralFaces(200, size=32)
-        >>> decoder = latentctl.wrap(PCA.fit(people.images(0, 200), 16))
+        >>> people = ProceduralFaces(80, size=32)
+        >>> decoder = latentctl.wrap(PCA.fit(people.images(0, 80), 16))
         >>> critic, evaluator = teach(decoder, people, ["Smiling", "Male"], teachers=1, passes=1,
-        ...     samples=64, rounds=0, max_train_steps=5, progress=False)
+        ...     samples=32, rounds=0, max_train_steps=5, progress=False)
         >>> faces = latentctl.condition(decoder, critic, evaluator=evaluator)
         >>> faces.edit(people.images(0, 2), Smiling=True).satisfied.shape
         torch.Size([2])

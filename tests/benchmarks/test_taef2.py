@@ -11,6 +11,7 @@ import benchmarks.edits.taef2_model as taef2
 from latentctl.evaluation.laws import check_decoder
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.data,
     pytest.mark.skipif(
         "LATENTCTL_DATA" not in os.environ,

@@ -301,7 +301,7 @@ def test_a_users_critic_works_with_condition(decoder):
 
 
 def test_the_public_names_exist_and_an_import_is_light():
-    assert len([name for name in latentctl.__all__ if name != "__version__"]) <= 28
+    assert len([name for name in latentctl.__all__ if name != "__version__"]) <= 29
     assert all(hasattr(latentctl, name) for name in latentctl.__all__)
     code = """
 import sys, torch, einops

@@ -120,6 +120,7 @@ def test_several_at_once_and_absence(base):
     assert torch.allclose(part, z[20:25], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unlabelled_rows_help_by_the_discriminator(latents, prior):
     labels = latents.labels.clone()
     labels[300:] = torch.nan

@@ -240,6 +240,7 @@ def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job
     assert not (main_job[0] / "refused").exists()
 
 
+@pytest.mark.slow
 def test_the_main_job_by_its_defaults(tmp_path):
     flags = ("--output_dir out", LITTLE, GAME.replace("--teachers 0", "--teachers 1"), TAUGHT)
     flags += ("--realism_train_steps 0 --teacher_train_steps 0",)

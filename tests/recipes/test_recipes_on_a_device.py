@@ -16,6 +16,7 @@ import latentctl
 from latentctl.knowledge import Knowledge
 from latentctl.random import generator
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 datasets = pytest.importorskip("datasets")

@@ -182,7 +182,7 @@ def turned_over(attributes: Tensor, *, seed: int, start: int = 0) -> Tensor:
             k = int(torch.randint(len(row), (), generator=draws))
             row = turned(row, k, bool(row[k] < 0.5))
         rows.append(row)
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else attributes.clone()
 
 
 def changed_region(image: Tensor, truth: Tensor) -> Tensor:
