@@ -28,8 +28,9 @@ from torch.utils.data import TensorDataset
 import latentctl
 from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
 from benchmarks.shared.run import Seconds, SeededFlags, run, write
-from latentctl import Actor, Ascent, Decoder, FlowMatching, Latents
-from latentctl.evaluation import frechet_distance, multilabel_scores
+from latentctl import Actor, Ascent, Conditional, Decoder, FlowMatching, Latents
+from latentctl.evaluation import edit_scores, frechet_distance, identity, multilabel_scores
+from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
 JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 96, 128)}}
 
@@ -169,7 +170,28 @@ def measured(seed: int) -> dict[str, float]:
     found["frechet_other_people"] = frechet_distance(seen(others)[1], real)
     found["frechet_samples"] = frechet_distance(seen(samples.x)[1], real)
     found["sample_accuracy"] = multilabel_scores(seen(samples.x)[0], labels).accuracy
-    return found
+    return found | edited(faces, judge, x[:40])
+
+
+def edited(faces: Conditional, judge: PixelClassifier, x: Tensor) -> dict[str, float]:
+    """Success of each attribute flipped from the judge's value, and means of the others' figures.
+
+    Identity is the cosine of the judge's features to the reconstruction's.
+    """
+    start = faces.decoder.decode(faces.decoder.encode(x).mean)
+    before, features = judge.probability(start), judge.features(start)
+    found, rows = {}, []
+    for name in FLIPPED:
+        column = faces.names.index(name)
+        target = torch.full_like(before, torch.nan)
+        target[:, column] = (before[:, column] <= 0.5).float()
+        images = faces.edit(x, y=target).x
+        scores = edit_scores(before, judge.probability(images), target)
+        same = identity(features, judge.features(images)).mean().item()
+        found[f"edits_{name}"] = scores.success
+        rows.append((scores.success, scores.leakage, same))
+    means = torch.tensor(rows).mean(0).tolist()
+    return dict(zip(("edits", "edits_leakage", "edits_identity"), means, strict=True)) | found
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from latentctl_adapters import embedded
-from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, ProceduralFaces, turned
+from latentctl_adapters.embedded.counterfactuals import turned
+from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, ProceduralFaces
 
 import latentctl
 from latentctl.errors import AdapterError, UnknownNameError

@@ -12,7 +12,15 @@ all other attributes as before. Two kinds of pairs are left out, by rules (`is_f
 
 from __future__ import annotations
 
-__all__ = ["Pairs", "changed_region", "counterfactuals", "dataset", "is_fair", "turned_over"]
+__all__ = [
+    "Pairs",
+    "changed_region",
+    "counterfactuals",
+    "dataset",
+    "is_fair",
+    "turned",
+    "turned_over",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +32,7 @@ from torch import Tensor
 from latentctl.errors import AdapterError, UnknownNameError
 from latentctl.random import generator
 
-from .drawn_faces import ATTRIBUTES, FACTORS, Factors, ProceduralFaces, turned
+from .drawn_faces import ATTRIBUTES, FACTORS, Factors, ProceduralFaces
 
 if TYPE_CHECKING:
     import datasets
@@ -32,6 +40,15 @@ if TYPE_CHECKING:
 UNCOVERING = ("Bald", "Wearing_Hat", "No_Beard")  # not to be taken away beside the request
 CHANGED = 4 / 255  # of the largest channel, from which a pixel belongs to the region
 SEEN, SEEN_SHARE = 0.1, 0.0025
+COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+EXCLUDED: dict[str, tuple[str, ...]] = {  # what a face with the attribute cannot have
+    "Bald": (*COLOURS, "Bangs", "Wearing_Hat"),
+    "Wearing_Hat": ("Bald", "Bangs"),
+    "Bangs": ("Bald", "Wearing_Hat"),
+    "Mustache": ("No_Beard",),
+    "No_Beard": ("Mustache",),
+    **{name: ("Bald", *(other for other in COLOURS if other != name)) for name in COLOURS},
+}
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,37 @@ def dataset(
                 }
 
     return datasets.Dataset.from_list(list(rows()), features=features)
+
+
+def turned(attributes: Tensor, attribute: int | str, value: bool) -> Tensor:
+    """The attributes of the same people with one attribute given.
+
+    What the new value excludes is taken away with it: a bald head has neither hair colour, bangs
+    nor hat, and a new hair colour replaces the old one. All else stays.
+
+    Arguments:
+        attributes: `(..., 15)`, 0 or 1, columns as in `ATTRIBUTES`.
+        attribute: A name or a column.
+        value: Whether they are to have it.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Example:
+        >>> from latentctl_adapters.embedded.drawn_faces import sample_factors
+        >>> dark = sample_factors(0, 100, seed=0).attributes
+        >>> bald = turned(dark, "Bald", True)
+        >>> bool(bald[:, ATTRIBUTES.index("Black_Hair")].any())
+        False
+    """
+    name = ATTRIBUTES[attribute] if isinstance(attribute, int) else attribute
+    if name not in ATTRIBUTES:
+        raise UnknownNameError("attribute of the drawn faces", name, ATTRIBUTES)
+    new = attributes.clone()
+    new[..., ATTRIBUTES.index(name)] = float(value)
+    if value:
+        new[..., [ATTRIBUTES.index(other) for other in EXCLUDED.get(name, ())]] = 0.0
+    return new
 
 
 def turned_over(attributes: Tensor, *, seed: int, start: int = 0) -> Tensor:

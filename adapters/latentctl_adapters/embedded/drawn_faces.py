@@ -34,15 +34,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = [
-    "ATTRIBUTES",
-    "FACTORS",
-    "Factors",
-    "ProceduralFaces",
-    "render",
-    "sample_factors",
-    "turned",
-]
+__all__ = ["ATTRIBUTES", "FACTORS", "Factors", "ProceduralFaces", "render", "sample_factors"]
 
 import operator
 from collections.abc import Sequence
@@ -88,15 +80,6 @@ SHARES = {
     "Wearing_Lipstick": (0.80, 0.76, 0.0, 0.0),
 }
 ATTRIBUTES: tuple[str, ...] = tuple(SHARES)
-COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
-EXCLUDED: dict[str, tuple[str, ...]] = {  # what a face with the attribute cannot have
-    "Bald": (*COLOURS, "Bangs", "Wearing_Hat"),
-    "Wearing_Hat": ("Bald", "Bangs"),
-    "Bangs": ("Bald", "Wearing_Hat"),
-    "Mustache": ("No_Beard",),
-    "No_Beard": ("Mustache",),
-    **{name: ("Bald", *(other for other in COLOURS if other != name)) for name in COLOURS},
-}
 CHUNK = 32  # faces drawn together: more would not fit the processor's cache
 SPLITS = {"train": 0, "validation": 2**40, "test": 2**41}
 
@@ -189,36 +172,6 @@ def sample_factors(start: int, count: int, *, seed: int) -> Factors:
         is_[name] = free & (draw["Black_Hair"] >= below) & (draw["Black_Hair"] < below + chance)
         below = below + chance
     return Factors(identity, torch.stack([is_[name] for name in ATTRIBUTES], 1).float())
-
-
-def turned(attributes: Tensor, attribute: int | str, value: bool) -> Tensor:
-    """The attributes of the same people with one attribute given.
-
-    What the new value excludes is taken away with it: a bald head has neither hair colour, bangs
-    nor hat, and a new hair colour replaces the old one. All else stays.
-
-    Arguments:
-        attributes: `(..., 15)`, 0 or 1, columns as in `ATTRIBUTES`.
-        attribute: A name or a column.
-        value: Whether they are to have it.
-
-    Returns:
-        A new tensor of the same shape.
-
-    Example:
-        >>> dark = sample_factors(0, 100, seed=0).attributes
-        >>> bald = turned(dark, "Bald", True)
-        >>> bool(bald[:, ATTRIBUTES.index("Black_Hair")].any())
-        False
-    """
-    name = ATTRIBUTES[attribute] if isinstance(attribute, int) else attribute
-    if name not in ATTRIBUTES:
-        raise UnknownNameError("attribute of the drawn faces", name, ATTRIBUTES)
-    new = attributes.clone()
-    new[..., ATTRIBUTES.index(name)] = float(value)
-    if value:
-        new[..., [ATTRIBUTES.index(other) for other in EXCLUDED.get(name, ())]] = 0.0
-    return new
 
 
 class ProceduralFaces(Dataset[dict[str, Any]]):

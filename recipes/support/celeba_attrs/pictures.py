@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, Factors, ProceduralFaces, turned
+from latentctl_adapters.embedded.counterfactuals import counterfactuals
+from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, ProceduralFaces
 
 from latentctl import Actor, AttributeCritic, Conditional
 
@@ -90,20 +91,15 @@ class Pictures:
         """Edits beside the same people drawn with the attribute changed."""
         decoder, names = trained.conditional.decoder, trained.conditional.names
         people = ProceduralFaces.split("test", 6, seed, decoder.sample_shape[-1])
-        factors = people.factors(0, len(people))
-        x = people.draw(factors).float() / 255
+        x = people.images(0, len(people)).float() / 255
         rows = torch.stack([x, decode(decoder, decoder.encode(x).mean)], 1)
         labels, columns = ["drawn", "reconstruction"], [rows]
         for name in [name for name in names if name in ATTRIBUTES]:
-            value = 1 - factors.attributes[:, ATTRIBUTES.index(name)]
+            pairs = counterfactuals(people, name, fair=False)
             target = torch.full((len(x), len(names)), torch.nan)
-            target[:, names.index(name)] = value
+            target[:, names.index(name)] = pairs.value.float()
             edited = trained.conditional.edit(x, y=target).x.cpu().clamp(0, 1)
-            turned_to = [
-                turned(row, name, bool(v)) for row, v in zip(factors.attributes, value, strict=True)
-            ]
-            drawn = people.draw(Factors(factors.identity, torch.stack(turned_to))).float() / 255
-            columns.append(torch.stack([edited, drawn], 1))
+            columns.append(torch.stack([edited, pairs.truth.float() / 255], 1))
             labels += [name, "truth"]
         self.report.section(
             "Beside the truth",
