@@ -77,7 +77,7 @@ def teach(
     *,
     latents: Latents | None = None,
     teachers: int = 2,
-    passes: float | None = None,
+    passes: int | None = None,
     max_train_samples: int = 20_000,
     held_out: float = 0.1,
     max_train_seconds: float | None = None,
@@ -154,7 +154,7 @@ def teach(
         raise InputError(f"{len(x)} images are too few to hold any out. Give more.")
     images = _as_bytes(reconstructed[count:], decoder)
     epochs = _epochs(passes, len(images))
-    fit = network or _default_network()
+    fit = network or _class().fit
     networks: list[Any] = []
     resumed = options.get("resume_from_checkpoint")
     wanted = [(f"teacher-{number}", TEACHERS[number]) for number in range(teachers)]
@@ -239,14 +239,16 @@ def _reconstruct(
     decoder: Decoder, x: Tensor, progress: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Means and stds of the posteriors of samples, and their reconstructions, on the CPU."""
-    means, stds, out = [], [], []
+    means: list[Tensor] = []
+    stds: list[Tensor] = []
+    out: list[Tensor] = []
     for part in track(x.split(BATCH), "Reconstruct", "batch", progress=progress):
         posterior = decoder.encode(part.to(decoder.device))
         means.append(posterior.mean.cpu())
-        stds.append(None if posterior.std is None else posterior.std.cpu())
+        if posterior.std is not None:
+            stds.append(posterior.std.cpu())
         out.append(decoder.decode(posterior.mean).cpu())
-    known = [std for std in stds if std is not None]
-    return torch.cat(means), torch.cat(known) if known else None, torch.cat(out)
+    return torch.cat(means), torch.cat(stds) if stds else None, torch.cat(out)
 
 
 def _as_bytes(x: Tensor, decoder: Decoder) -> Tensor:
@@ -254,12 +256,12 @@ def _as_bytes(x: Tensor, decoder: Decoder) -> Tensor:
     return (255 * (x - low) / (high - low)).round().clamp(0, 255).byte()
 
 
-def _epochs(passes: float | None, images: int) -> int:
+def _epochs(passes: int | None, images: int) -> int:
     if passes is None:
         return min(30, max(3, round(60_000 / images)))
     if passes < 1:
-        raise InputError(f"passes is at least 1, it was given as {passes:g}.")
-    return round(passes)
+        raise InputError(f"passes is at least 1, it was given as {passes}.")
+    return passes
 
 
 def _class() -> Any:
@@ -270,8 +272,3 @@ def _class() -> Any:
             f"one, or install latentctl with its adapters."
         )
     return points[DEFAULT_NETWORK].load()
-
-
-def _default_network() -> Callable[..., nn.Module]:
-    fit: Callable[..., nn.Module] = _class().fit
-    return fit

@@ -22,7 +22,7 @@ class TeachFlags:
     teachers: int = 1
     """Networks that it is distilled from; 0 fits it to the labels of encodings alone, which edits
     exploit."""
-    network_passes: float | None = 8
+    network_passes: int | None = 8
     """Passes of each network over the reconstructions; by their number if not given."""
     network_train_seconds: float | None = None  # Most seconds of each network.
     distillation_samples: int = 4000
