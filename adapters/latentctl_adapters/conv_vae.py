@@ -22,7 +22,6 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -30,7 +29,8 @@ from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 from latentctl.storage import register_to_config
 
-from .wrapping.outputs import decode_view, encode_view, posterior_of
+from .square_vae import kl_divergence, normal_of, square_decoder
+from .wrapping.outputs import posterior_of
 from .wrapping.pretrained import Pretrained, loader
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 WIDTHS = (1, 2, 4, 8)
 KERNELS = (5, 5, 3, 3)
-STD_FLOOR = 1e-4  # keeps the KL finite where softplus underflows
 
 
 class ConvAE(Pretrained, kind="conv-ae"):
@@ -167,8 +166,7 @@ class ConvVAE(ConvAE, kind="conv-vae"):
 
     def encode(self, x: Tensor) -> Normal:
         """The posterior `q(z | x)`, a Normal over `(B, latent_size)`."""
-        mean, raw = self.encoder(x).chunk(2, dim=1)
-        return Normal(mean, F.softplus(raw) + STD_FLOOR, validate_args=False)
+        return normal_of(self.encoder(x))
 
     def loss(
         self, x: Tensor, eps: Tensor | None = None, *, beta: float = 1.0
@@ -194,8 +192,7 @@ class ConvVAE(ConvAE, kind="conv-vae"):
             raise InputError("A ConvVAE is trained with noise: pass eps (B, latent_size).")
         q = self.encode(x)
         nll = self._pixel_nll(x, q.mean + q.stddev * eps)
-        per_dimension = 0.5 * (q.mean**2 + q.stddev**2 - 1) - q.stddev.log()
-        kl = per_dimension.sum(1).mean()
+        kl = kl_divergence(q)
         return nll + beta * kl, {"nll": nll.detach(), "kl": kl.detach()}
 
 
@@ -214,20 +211,7 @@ def accepts(model: object) -> bool:
 
 def wrap(model: ConvAE, **options: Any) -> Decoder:
     """The frozen decoder of `model`, with `options` as in `latentctl.wrap`."""
-    if options.keys() - {"prior", "value_range"}:
-        from . import torch_module
-
-        return torch_module.wrap(model, **options)
-    side, channels = model.config["resolution"], model.config["channels"]
-    return Decoder(
-        model,
-        decode_view,
-        encode_view,
-        latent_shape=(int(model.config["latent_size"]),),
-        sample_shape=(int(channels), int(side), int(side)),
-        value_range=options.get("value_range", (0.0, 1.0)),
-        prior=options.get("prior"),
-    )
+    return square_decoder(model, **options)
 
 
 load = loader(wrap, ConvAE)

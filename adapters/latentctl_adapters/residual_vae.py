@@ -33,10 +33,9 @@ from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 from latentctl.storage import register_to_config
 
-from .wrapping.outputs import decode_view, encode_view, posterior_of
+from .square_vae import kl_divergence, normal_of, square_decoder
+from .wrapping.outputs import posterior_of
 from .wrapping.pretrained import Pretrained, loader
-
-STD_FLOOR = 1e-4  # keeps the KL finite where softplus underflows
 
 
 class ResidualVAE(Pretrained, kind="residual-vae"):
@@ -112,8 +111,7 @@ class ResidualVAE(Pretrained, kind="residual-vae"):
 
         A Normal over `(B, latent_size)`.
         """
-        mean, raw = self.encoder(x).chunk(2, dim=1)
-        return Normal(mean, F.softplus(raw) + STD_FLOOR, validate_args=False)
+        return normal_of(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images `(B, channels, resolution, resolution)` in [0, 1] of `z (B, latent_size)`."""
@@ -152,8 +150,7 @@ class ResidualVAE(Pretrained, kind="residual-vae"):
         q = self.encode(x)
         error = (self.decode(q.mean + q.stddev * eps) - x).square()
         nll = error.flatten(1).sum(1).mean() / (2 * self.sigma_x**2)
-        per_dimension = 0.5 * (q.mean**2 + q.stddev**2 - 1) - q.stddev.log()
-        kl = per_dimension.sum(1).mean()
+        kl = kl_divergence(q)
         parts = {"nll": nll.detach(), "kl": kl.detach(), "mse": error.detach().mean()}
         return nll + beta * kl, parts
 
@@ -188,20 +185,7 @@ def accepts(model: object) -> bool:
 
 def wrap(model: ResidualVAE, **options: Any) -> Decoder:
     """The frozen decoder of `model`, with `options` as in `latentctl.wrap`."""
-    if options.keys() - {"prior", "value_range"}:
-        from . import torch_module
-
-        return torch_module.wrap(model, **options)
-    side, channels = int(model.config["resolution"]), int(model.config["channels"])
-    return Decoder(
-        model,
-        decode_view,
-        encode_view,
-        latent_shape=(int(model.config["latent_size"]),),
-        sample_shape=(channels, side, side),
-        value_range=options.get("value_range", (0.0, 1.0)),
-        prior=options.get("prior"),
-    )
+    return square_decoder(model, **options)
 
 
 load = loader(wrap, ResidualVAE)

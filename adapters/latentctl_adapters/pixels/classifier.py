@@ -29,6 +29,7 @@ from latentctl.storage import register_to_config
 from latentctl.training import Step, train
 
 from ..wrapping.pretrained import Pretrained
+from .architecture import check_architecture
 from .augment import augment_images
 
 if TYPE_CHECKING:
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
 
 Augmentation = Callable[[Tensor, Step], Tensor]
 SMALL_RESNET = {"channels": (48, 96, 192, 320)}  # half the cost of a full ResNet-18
-# a saved network is untrusted input: of timm's options, those that state sizes
-OPTIONS = (
-    *("channels", "layers", "base_width", "cardinality", "stem_width", "stem_type", "avg_down"),
-    *("act_layer", "global_pool", "img_size", "patch_size", "embed_dim", "depth", "num_heads"),
-    *("depths", "dims", "mlp_ratio", "drop_rate", "drop_path_rate"),
-)
 WARMUP = 5  # steps; few, since a time limit may end the run after some dozens
 
 
@@ -51,9 +46,9 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
     Arguments:
         names: Name of each attribute, K of them.
         model_name: A timm architecture, as in `timm.list_models()`.
-        model_options: Its keyword arguments, those that state sizes (`OPTIONS`): numbers, lists of
-            numbers and names. By default a narrower ResNet for `resnet18`, and nothing for any
-            other architecture.
+        model_options: Its keyword arguments, those that state sizes (`architecture.OPTIONS`):
+            numbers, lists of numbers and names. By default a narrower ResNet for `resnet18`, and
+            nothing for any other architecture.
         channels: Channels of the images.
         resolution: Height and width of the images in pixels.
         mean: Mean of each channel, in the images' [0, 1].
@@ -96,7 +91,7 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
             ) from error
         if model_options is None:
             model_options = SMALL_RESNET if model_name == "resnet18" else {}
-        _check_architecture(timm, model_name, model_options)
+        check_architecture(timm, model_name, model_options)
         self.names, self.scores = tuple(names), dict(scores or {})
         if len(set(self.names)) < len(self.names):
             raise InputError(f"The names of attributes must be unique: {', '.join(self.names)}.")
@@ -247,24 +242,6 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
             progress=progress,
         )
         return network.cpu()
-
-
-def _check_architecture(timm: Any, model_name: Any, options: Mapping[str, Any]) -> None:
-    """Raises unless timm builds the network from its own code, without reading any file."""
-    if not isinstance(model_name, str) or not timm.is_model(model_name) or ":" in model_name:
-        raise InputError(
-            f"{model_name!r} is no architecture of timm (timm.list_models()). For other networks "
-            f"use TimmNetwork, or your own network."
-        )
-    for name, value in options.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        numbers = all(isinstance(item, int | float) for item in values)
-        word = isinstance(value, str) and value.isidentifier()
-        if name not in OPTIONS or not (numbers or word):
-            raise InputError(
-                f"The option {name}={value!r} is not one of {', '.join(OPTIONS)} with numbers or "
-                f"a name. For other networks use TimmNetwork, or your own network."
-            )
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
