@@ -172,7 +172,6 @@ def train(
         decoder,
         critic,
         controllers[flags.controller],
-        editor=Ascent.for_edits(critic),
         evaluator=evaluator,
         realism=actor.realism,
         prior=prior,

@@ -186,7 +186,7 @@ def build_editor(
     editor = latentctl.condition(
         decoder,
         pack.critic,
-        controllers[model.controller],
+        editor=controllers[model.controller],
         refine_with=refine_with,
         evaluator=evaluator,
         realism=pack.realism if model.controller == "paper" else None,

@@ -20,7 +20,8 @@ NAN = torch.nan
 
 @pytest.fixture
 def faces(decoder, critic):
-    return condition(decoder, critic, Ascent(critic, steps=15))
+    ascent = Ascent(critic, steps=15)
+    return condition(decoder, critic, ascent, editor=ascent)
 
 
 @pytest.fixture

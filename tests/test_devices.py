@@ -131,7 +131,7 @@ def test_controllers(kind, decoder, critic, latents, photos):
     else:
         made = {"langevin": Ascent(critic, noise=0.1, steps=5), "transport": Transport(critic)}
         controller = made[kind]
-    faces = condition(decoder, critic, controller)
+    faces = condition(decoder, critic, controller, editor=controller)
     assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
 
 

@@ -105,7 +105,8 @@ CONTROLLERS = {
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_samples_and_edits_of_a_bf16_decoder(name):
     decoder = bf16_decoder()
-    faces = condition(decoder, critic(), CONTROLLERS[name]())
+    mover = CONTROLLERS[name]()
+    faces = condition(decoder, critic(), mover, editor=mover)
     x = decoder.decode(torch.zeros(3, 8))
     for photos in (x, x.float()):
         assert faces.edit(photos, Male=True).x.isfinite().all()
@@ -127,7 +128,8 @@ def test_a_conditional_in_autocast():
     decoder = toy_decoder(ToyVAE())
     with torch.autocast("cpu", torch.bfloat16):
         for make in CONTROLLERS.values():
-            faces = condition(decoder, critic(), make())
+            mover = make()
+            faces = condition(decoder, critic(), mover, editor=mover)
             faces.sample(3, Smiling=True)
             faces.edit(torch.rand(3, 3, 4, 4), Male=True)
 

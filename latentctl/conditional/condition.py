@@ -28,14 +28,15 @@ def condition(
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: Any `Critic`, such as an `AttributeCritic` or a `KnowledgeBase`.
-        controller: Moves latents; gradient ascent on the critics if not given.
-        editor: Moves the latents of edits; if not given the controller, or `Ascent.for_edits`
-            where no controller is given either.
+        controller: Moves the latents of samples; gradient ascent on the critics if not given.
+        editor: Moves the latents of edits; `Ascent.for_edits(critic)` if not given, whatever the
+            controller is. A controller that is made for edits, such as that of
+            `controllers.amortise`, is passed here.
         refine_with: Networks on samples, of the same attributes, on which edits are refined after
             the fast move (`controllers.Refined`): slower and better.
         evaluator: Networks on samples, of the same attributes, that no edit ascends. The receipt
             then has their scores instead of the critic's.
-        realism: The critic of realism for the default controller; a given controller has its own.
+        realism: The critic of realism for the default controller; a given one has its own.
         prior: Distribution of the starts of samples; the decoder's prior if not given.
         threshold: Probability, in (0, 1), at which a request counts as satisfied: by default 0.95,
             or 0.8 with an evaluator, since no edit ascends it.

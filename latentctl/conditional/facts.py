@@ -28,7 +28,7 @@ def _settings(
     return {
         "critic": type(critic).__name__,
         "controller": type(controller).__name__,
-        "editor": "the controller" if editor is controller else type(editor).__name__,
+        "editor": type(editor).__name__,
         "realism critic": "none" if realism is None else type(realism).__name__,
         "evaluator": "none, the critic itself" if evaluator is None else type(evaluator).__name__,
         "prior": f"{describe_prior(prior)}, the decoder's own" if own else describe_prior(prior),

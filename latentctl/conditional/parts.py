@@ -54,10 +54,9 @@ def fitting_parts(
         raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
     attribute_names(critic.names)
     critic.to(decoder.device).eval()
-    if controller is None:
-        controller = Ascent(critic if critic.names else None, realism)
-        editor = editor if editor is not None else Ascent.for_edits(controller.attributes)
-    editor = editor if editor is not None else controller
+    climbed = critic if critic.names else None
+    controller = controller if controller is not None else Ascent(climbed, realism)
+    editor = editor if editor is not None else Ascent.for_edits(climbed)
     if realism is None:
         realism = controller.realism
     elif isinstance(controller, GradientController) and controller.realism is not realism:

@@ -68,7 +68,7 @@ def test_samples_have_the_requested_attributes(kind, decoder, critic, learned):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_receipt_has_the_scores_of_the_critic(kind, decoder, critic, learned, photos):
-    faces = condition(decoder, critic, build(kind, critic, learned), threshold=0.9)
+    faces = condition(decoder, critic, editor=build(kind, critic, learned), threshold=0.9)
     out = faces.edit(photos, Smiling=True)
     assert out.names == NAMES and len(out) == 40
     p, before = critic.probability(out.z), critic.probability(out.start)
@@ -86,7 +86,8 @@ def test_the_receipt_has_the_scores_of_the_critic(kind, decoder, critic, learned
 def test_an_input_that_satisfies_the_request_is_reconstructed_bit_for_bit(
     kind, decoder, critic, learned, photos
 ):
-    out = condition(decoder, critic, build(kind, critic, learned)).edit(photos, Smiling=True)
+    editor = build(kind, critic, learned)
+    out = condition(decoder, critic, editor=editor).edit(photos, Smiling=True)
     rebuilt = decoder.decode(decoder.encode(photos).mean)
     held = critic.probability(out.start)[:, 0] >= 0.95
     assert 0 < held.sum() < 40
@@ -100,7 +101,7 @@ def test_an_input_that_satisfies_the_request_is_reconstructed_bit_for_bit(
 def test_strength_zero_is_the_reconstruction_and_more_moves_further(
     kind, decoder, critic, learned, photos
 ):
-    faces = condition(decoder, critic, build(kind, critic, learned))
+    faces = condition(decoder, critic, editor=build(kind, critic, learned))
     rebuilt = decoder.decode(decoder.encode(photos).mean)
     still = faces.edit(photos, Smiling=True, strength=0)
     assert torch.equal(still.x, rebuilt) and (still.shift == 0).all()
@@ -111,6 +112,17 @@ def test_strength_zero_is_the_reconstruction_and_more_moves_further(
         assert moved.any() and (far.shift[moved] > near.shift[moved]).all()
         distance = [(out.x - rebuilt).flatten(1).norm(dim=1).mean() for out in (near, far)]
         assert distance[1] > distance[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edits_are_by_the_editor_whatever_moves_the_samples(kind, decoder, critic, learned, photos):
+    controller = build(kind, critic, learned)
+    faces, plain = condition(decoder, critic, controller), condition(decoder, critic)
+    assert faces.controller is controller and faces.editor is not controller
+    edits = [f.edit(photos, Smiling=True).z for f in (faces, plain)]
+    assert torch.equal(*edits) and faces.editor.config == Ascent.for_edits(critic).config
+    samples = [f.sample(4, Smiling=True).z for f in (faces, plain)]
+    assert kind == "ascent" or not torch.equal(*samples)
 
 
 def test_attributes_that_are_not_named_are_held(faces, photos):
@@ -145,7 +157,7 @@ def test_a_held_attribute_of_probability_one_is_no_target(decoder, critic, photo
     certain = AttributeCritic((8,), NAMES, width=8)
     torch.nn.init.zeros_(certain.net.head.weight)
     certain.net.head.bias.data = torch.tensor([-1.0, 50.0, -120.0])  # probabilities of exactly 1, 0
-    condition(decoder, certain, Spy(certain, steps=2)).edit(photos, Smiling=True)
+    condition(decoder, certain, editor=Spy(certain, steps=2)).edit(photos, Smiling=True)
     (request,) = requests
     assert (request.target[:, 0] == 1).all() and request.target[:, 1:].isnan().all()
     assert request.hold.tolist() == [[False, True, True]] * 40
@@ -281,7 +293,8 @@ def test_grids_through_samples_and_edits(spatial_latents):
     critic = AttributeCritic.fit(
         spatial_latents, width=8, depth=1, max_train_steps=60, batch_size=32, learning_rate=2e-2
     )
-    faces = condition(decoder, critic, Ascent(critic, steps=150), threshold=0.9)
+    ascent = Ascent(critic, steps=150)
+    faces = condition(decoder, critic, ascent, editor=ascent, threshold=0.9)
     out = faces.sample(8, Bright=True)
     assert out.x.shape == (8, 1, 16, 16) and out.satisfied.float().mean() > 0.8
     assert (out.z[:, 0].mean((1, 2)) > out.start[:, 0].mean((1, 2)))[out.evaluations > 0].all()

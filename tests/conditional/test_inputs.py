@@ -37,7 +37,8 @@ UNIT = torch.from_numpy(BYTES).permute(2, 0, 1)[None].repeat(2, 1, 1, 1) / 255
 @pytest.fixture(scope="module")
 def faces():
     critic = AttributeCritic((8,), NAMES, width=8)
-    return condition(toy_decoder(ToyVAE()), critic, Ascent(critic, steps=3))
+    ascent = Ascent(critic, steps=3)
+    return condition(toy_decoder(ToyVAE()), critic, ascent, editor=ascent)
 
 
 def haves(folder):

@@ -58,7 +58,7 @@ def pack(faces, tmp_path):
 @pytest.mark.parametrize("kind", ["ascent", "transport", "actor", "flow-matching", "updater"])
 def test_a_round_trip_gives_bit_equal_outcomes(kind, decoder, critic, realism, learned, tmp_path):
     controller = build(kind, critic, realism, learned)
-    faces = condition(decoder, critic, controller, threshold=0.9)
+    faces = condition(decoder, critic, controller, editor=controller, threshold=0.9)
     path = faces.save_pretrained(tmp_path / "pack")
     again = Conditional.from_pretrained(path, toy_decoder(ToyVAE()))
     assert again.threshold == 0.9 and again.names == faces.names
@@ -125,7 +125,8 @@ def test_a_conditional_is_copied_and_pickled(decoder, critic, realism, latents):
     pixels = PixelCritic(wrapped, Brightness(), names=critic.names)
     for base in (wrapped, with_inversion(wrapped, steps=2), wrapped.through(LatentFlow((8,)))):
         parts = {"evaluator": pixels, "prior": Gaussian.fit(latents), "realism": realism}
-        faces = condition(base, critic, Ascent(critic, realism, steps=4), **parts)
+        mover = Ascent(critic, realism, steps=4)
+        faces = condition(base, critic, mover, editor=mover, **parts)
         photos = base.decode(latents[:3].mean)
         for other in (copy.deepcopy(faces), pickle.loads(pickle.dumps(faces))):
             assert other.decoder is not base and other.decoder.fingerprint() == base.fingerprint()
@@ -316,7 +317,7 @@ def test_a_decoder_without_encoder_still_samples_from_a_pack(pack):
 
 def test_a_controller_may_ascend_another_critic_than_the_one_that_scores(decoder, critic, tmp_path):
     other = AttributeCritic((8,), critic.names, width=8)
-    faces = condition(decoder, critic, Ascent(other))
+    faces = condition(decoder, critic, Ascent(other), editor=Ascent.for_edits(other))
     again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
     assert torch.equal(again.sample(3, Smiling=True).x, faces.sample(3, Smiling=True).x)
     assert again.controller.attributes is again.editor.attributes is not again.critic

@@ -231,8 +231,8 @@ def test_it_imitates_ascent_in_a_few_evaluations(critic, learned):
 
 def test_it_edits_and_keeps_what_is_held(decoder, critic, held_out, learned):
     photos = decoder.decode(held_out.mean[:60])
-    out = condition(decoder, critic, learned[Updater]).edit(photos, Smiling=True)
-    asked = condition(decoder, critic, Ascent(critic)).edit(photos, Smiling=True)
+    out = condition(decoder, critic, editor=learned[Updater]).edit(photos, Smiling=True)
+    asked = condition(decoder, critic, editor=Ascent(critic)).edit(photos, Smiling=True)
     assert out.satisfied.float().mean() > 0.6
     assert out.leakage.nanmean() < 0.1 + asked.leakage.nanmean()
     already = out.evaluations == 0

@@ -39,7 +39,8 @@ def read(data):
 @pytest.fixture
 def faces():
     critic = AttributeCritic((8,), NAMES, width=8)
-    return condition(toy_decoder(ToyVAE()), critic, Ascent(critic, steps=3))
+    ascent = Ascent(critic, steps=3)
+    return condition(toy_decoder(ToyVAE()), critic, ascent, editor=ascent)
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_notebook_tables_are_escaped_and_well_formed(tmp_path):
     critic = AttributeCritic((8,), names, width=8)
     decoder = toy_decoder(ToyVAE())
     decoder.name = EVIL
-    faces = condition(decoder, critic, Ascent(critic, steps=2))
+    faces = condition(decoder, critic, editor=Ascent(critic, steps=2))
     out = faces.edit(torch.rand(20, 3, 4, 4), y=[[1, None]])
     latents = Latents(torch.zeros(4, 8), None, torch.ones(4, 2), names)
     things = [out, faces, decoder, critic, critic[EVIL], latents, faces.sample(2)]

@@ -94,7 +94,7 @@ def test_every_fit_sample_and_edit(kind):
     ]
     for mover in movers:
         check_controller(mover, latents.mean[:3], torch.tensor([[1.0, torch.nan]]))
-        faces = condition(decoder, critic, mover)
+        faces = condition(decoder, critic, mover, editor=mover)
         assert faces.sample(3, First=True).x.shape == (3, *shape)
         assert faces.edit(latents.mean[:2], Mean=False).x.shape == (2, *shape)
     assert RealismCritic(shape, width=8)(latents.mean[:3]).shape == (3, 1)

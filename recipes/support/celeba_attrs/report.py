@@ -227,7 +227,7 @@ def edit_rows(
     outcomes = []
     for name, controller in (editors or ascents).items():
         editor = latentctl.condition(
-            decoder, trained.attributes, controller, evaluator=conditional.evaluator
+            decoder, trained.attributes, editor=controller, evaluator=conditional.evaluator
         )
         started = time.monotonic()
         out = editor.edit(x.repeat(len(names), 1, 1, 1), y=requested)
