@@ -20,8 +20,7 @@ leakage into held attributes, the shift of the latent, and whose probabilities t
     --evaluator DIR                             score them by another, independent network
 
 In `--output_dir`: `report.html`, `edits.png`, a strip for each face in `faces/` and, of several
-strengths, for each request in `strengths/`, `receipts.csv`, `receipts.json` and `config.json`. Each
-edit is in `edited/`, with its receipt, and what made them is in `pack/`, for `latentctl verify`.
+strengths, for each request in `strengths/`, `receipts.csv`, `receipts.json` and `config.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ import torch
 from accelerate import Accelerator
 from latentctl_adapters import embedded
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
-from support.edit_identity.receipts import Edited, receipts, save_edits, write_receipts
+from support.edit_identity.receipts import Edited, receipts, write_receipts
 from support.edit_identity.report import Sources, write_report
 from support.faces import Faces, direction, reconstruct
 from support.models import DecoderFlags, load_decoder, load_network
@@ -104,8 +103,6 @@ class Change:
     where: Critic | None = None
     value: bool | None = None
     """The value that is asked for; None flips the attribute."""
-    expression: str | None = None
-    """The text of `where`, if it was one."""
 
     @property
     def label(self) -> str:
@@ -128,7 +125,7 @@ def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: in
         if not pack.names:
             raise InputError("--where needs a pack with named attributes.")
         where = parse(flags.where, pack.critic)
-        requests.append(Change(flags.where, where, expression=flags.where))
+        requests.append(Change(flags.where, where))
     if flags.from_examples is not None:
         learned = learn(Path(flags.from_examples), pack, data, seed)
         requests.append(Change(learned.names[0], learned))
@@ -234,7 +231,7 @@ def make(
     outcomes = [
         editor.edit(
             x,
-            where=request.expression or where,
+            where=where,
             hold=hold != ("none",) and hold,
             strength=strength,
             seed=seed,
@@ -276,8 +273,6 @@ def main(flags: Flags) -> Path | None:
 
     write_json(folder / "config.json", flags)
     write_receipts(folder, rows)
-    editor.save_pretrained(folder / "pack")
-    save_edits(folder, files, edits, flags.edit.strength)
     settings = dataclasses.asdict(flags)
     report = write_report(folder, settings, editor, sources, x, files, start, edits, rows)
     print(f"{len(rows)} edits of {len(files)} faces. The report is {report}.")

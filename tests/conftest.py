@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from latentctl import condition
 from latentctl.controllers import Actor, Ascent, FlowMatching, Updater
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
 from latentctl.decoder import Decoder, Gaussian, Posterior
 from latentctl.latents import Latents
 from latentctl.random import generator, noise, seeded
+from latentctl.studio.source import Source
 from latentctl.training import Player, fit
 
 NAMES = ("Smiling", "Male", "Hat")
@@ -182,3 +184,28 @@ def spatial_latents():
     z[:, 0, :, :4] += noise(0, 400, (1, 1), seed=0, purpose="side")
     labels = torch.stack([z[:, 0].mean((1, 2)) > 0, z[:, 0, :, :4].mean((1, 2)) > 0], 1)
     return Latents(z, torch.full_like(z, 0.1), labels.float(), ["Bright", "Left"])
+
+
+@pytest.fixture(scope="session")
+def served_faces():
+    """A quickly fitted `Conditional` that can be saved as a pack, for the studio."""
+    z = noise(0, 1000, (8,), seed=0, purpose="studio")
+    critic = AttributeCritic.fit(
+        Latents(z, torch.full_like(z, 0.1), truth(z), NAMES),
+        max_train_steps=80,
+        learning_rate=2e-2,
+        batch_size=64,
+        width=16,
+        depth=1,
+    )
+    return condition(toy_decoder(ToyVAE()), critic)
+
+
+@pytest.fixture(scope="session")
+def source(served_faces):
+    """What a studio of the toy world serves; the lines need `pictures` and a pack in `pack`."""
+    code = "import latentctl\nfrom conftest import ToyVAE, toy_decoder\n\n"
+    code += 'faces = latentctl.Conditional.from_pretrained("pack", toy_decoder(ToyVAE()))'
+    z = noise(0, 30, (8,), seed=1, purpose="studio pictures")
+    pictures = served_faces.decoder.decode(z)
+    return Source(served_faces, code, pictures, lambda n: f"picture = pictures[{n}:{n + 1}]")

@@ -13,10 +13,11 @@ from typing import Any
 from ..conditional import condition
 from ..critics import AttributeCritic
 from ..decoder import encode_dataset
+from ..decoder.samples import fit_images
 from ..errors import InputError, UnknownNameError
 from ..latents import Latents
 from ..random import permutation
-from .sources import add_model, fit_images, image_files, load_decoder
+from .sources import add_model, image_files, load_decoder
 
 HELD_OUT = 0.1  # share of the images on which the critic is measured
 

@@ -7,7 +7,6 @@ __all__ = [
     "add_model",
     "add_pack",
     "add_request",
-    "fit_images",
     "image_files",
     "load_decoder",
     "load_function",
@@ -31,6 +30,7 @@ from ..conditional import Conditional
 from ..decoder import Decoder
 from ..decoder.dataset import SampleReader, Source
 from ..decoder.registry import available, load, wrap
+from ..decoder.samples import fit_images
 from ..errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -199,17 +199,3 @@ def sample_rows(
     source = Source(rows, image_column)
     reader = SampleReader(decoder, source, (), image_column, fit_images(decoder), 0)
     return torch.stack([reader(index).x for index in order or range(len(rows))])
-
-
-def fit_images(decoder: Decoder) -> Any:
-    """Crops and resizes images to what the decoder takes; leaves everything else as it is."""
-
-    def transform(value: Any) -> Any:
-        if not hasattr(value, "getbands") or len(decoder.sample_shape) != 3:
-            return value
-        from PIL import Image, ImageOps
-
-        height, width = decoder.sample_shape[1:]
-        return ImageOps.fit(value, (width, height), Image.Resampling.BICUBIC)
-
-    return transform

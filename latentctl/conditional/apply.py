@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["apply_request", "carry_out"]
+__all__ = ["apply_request"]
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,45 +13,10 @@ from ..controllers import Controller, Request
 from ..critics import Critic, PixelCritic
 from ..critics.base import Scored
 from ..decoder import Decoder
-from .origin import Kind, Maker, Origin
 from .outcome import Outcome
 from .request import least_likely
 
 BATCH = 64  # samples decoded at once
-
-
-def carry_out(
-    kind: Kind,
-    parts: Mapping[str, Any],
-    z: Tensor,
-    request: Request,
-    *,
-    where: str | None = None,
-    inputs: Tensor | None = None,
-) -> Outcome:
-    """The outcome of a request to the parts of a `Conditional`, with its origin.
-
-    Arguments:
-        kind: "sample" moves every latent by the controller: samples of the prior may be
-            off-manifold even if they satisfy the request. "edit" moves those that do not satisfy it
-            by the editor.
-        parts: The fields of a `Conditional`.
-        z: Latents, `(B, *latent_shape)`.
-        request: The request.
-        where: The expression of its `where`, if it was given as text.
-        inputs: The inputs that were encoded.
-    """
-    edits = kind == "edit"
-    outcome = apply_request(
-        *(parts["decoder"], parts["critic"], parts["editor" if edits else "controller"]),
-        parts["evaluator"],
-        z,
-        request,
-        skip_satisfied=edits,
-        inputs=inputs,
-    )
-    origin = Origin(kind, request.for_latents(z), where, Maker(parts))
-    return dataclasses.replace(outcome, origin=origin)
 
 
 @torch.no_grad()

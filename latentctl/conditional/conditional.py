@@ -25,11 +25,11 @@ from ..decoder import Decoder, Prior, read_samples
 from ..display import Described
 from ..knowledge import KnowledgeBase
 from ..latents import Latents, require_latents
-from .apply import carry_out
+from .apply import apply_request
 from .card import card_of
 from .facts import facts, for_card
 from .hub import fetch, push
-from .inputs import as_text, read_count, read_inputs, read_mask, read_where
+from .inputs import read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .parts import check_extensible, fitting_parts
@@ -98,18 +98,19 @@ class Conditional(Described):
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
-        count, start, goal = read_count(count), read_count(start), read_where(where, self.critic)
-        target = requested_targets(self.names, count, y, goal, attributes)
+        count, start, where = read_count(count), read_count(start), read_where(where, self.critic)
+        target = requested_targets(self.names, count, y, where, attributes)
         request = Request(
             target=target,
-            where=goal,
+            where=where,
             strength=strength,
             threshold=self.threshold,
             seed=seed,
             index=torch.arange(start, start + count),
         )
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        return carry_out("sample", vars(self), z, request, where=as_text(where))
+        # samples of the prior are moved even if they satisfy the request: they may be off-manifold
+        return apply_request(self.decoder, self.critic, self.controller, self.evaluator, z, request)
 
     def edit(
         self,
@@ -148,20 +149,23 @@ class Conditional(Described):
             InputError: If a value is out of [0, 1], the request contradicts itself, or `x` cannot
                 be read, is not finite or not in the decoder's range.
         """
-        x, goal = read_inputs(x, self.decoder), read_where(where, self.critic)
-        target = requested_targets(self.names, len(x), y, goal, attributes)
+        x, where = read_inputs(x, self.decoder), read_where(where, self.critic)
+        target = requested_targets(self.names, len(x), y, where, attributes)
         z = self._encoded(x)
         request = Request(
             target=target,
-            hold=held_attributes(self.names, target, goal, hold),
-            where=goal,
+            hold=held_attributes(self.names, target, where, hold),
+            where=where,
             region=None if mask is None else latent_region(mask, self.decoder, len(z)),
             strength=strength,
             threshold=self.threshold,
             seed=seed,
         )
-        inputs = None if isinstance(x, Latents) else x
-        return carry_out("edit", vars(self), z, request, where=as_text(where), inputs=inputs)
+        return apply_request(
+            *(self.decoder, self.critic, self.editor, self.evaluator, z, request),
+            skip_satisfied=True,
+            inputs=None if isinstance(x, Latents) else x,
+        )
 
     @torch.no_grad()
     def score(self, x: Any) -> Tensor:

@@ -6,7 +6,7 @@ last. Nothing is resized, padded or clipped: what does not fit is refused.
 
 from __future__ import annotations
 
-__all__ = ["picture_mode", "read_samples", "sample_of"]
+__all__ = ["fit_images", "picture_mode", "read_samples", "sample_of"]
 
 from collections.abc import Mapping, Sequence
 from numbers import Number
@@ -37,6 +37,20 @@ def picture_mode(decoder: Layout) -> str:
     """The mode of pictures that have the channels of a decoder's samples."""
     shape = decoder.sample_shape
     return MODES.get(shape[0], "RGB") if len(shape) == 3 else "L"
+
+
+def fit_images(decoder: Layout) -> Any:
+    """Crops and resizes images to what the decoder takes; leaves everything else as it is."""
+
+    def transform(value: Any) -> Any:
+        if not hasattr(value, "getbands") or len(decoder.sample_shape) != 3:
+            return value
+        from PIL import Image, ImageOps
+
+        height, width = decoder.sample_shape[1:]
+        return ImageOps.fit(value, (width, height), Image.Resampling.BICUBIC)
+
+    return transform
 
 
 def sample_of(value: Any, decoder: Layout) -> Tensor:

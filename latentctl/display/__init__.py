@@ -8,13 +8,11 @@ __all__ = [
     "Show",
     "grid",
     "html_table",
-    "pixel_hash",
     "png",
     "save_pictures",
     "thumbnails",
-    "with_fields",
 ]
 
 from .markup import Described, html_table
-from .picture import grid, pixel_hash, png, save_pictures, with_fields
+from .picture import grid, png, save_pictures
 from .samples import Display, Show, thumbnails

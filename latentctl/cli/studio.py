@@ -1,0 +1,118 @@
+"""`latentctl studio` opens a page in the browser that edits, samples and teaches."""
+
+from __future__ import annotations
+
+__all__ = ["add_parser", "run", "source_of"]
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..conditional import Conditional
+from ..decoder import read_samples
+from ..errors import InputError
+from ..studio.source import Source
+from ..studio.uploads import picture_code
+from .sources import MODEL, add_loading, image_files, load_function, load_pack, sample_rows
+
+EMBEDDED = "latentctl_adapters.embedded"
+PICTURES = 48
+DRAWN = (
+    "Drawn faces and the generator that ships with the package. Move a slider: one attribute "
+    "changes, and every other one is held."
+)
+OWN = "Move a slider: one attribute changes, and every other one is held."
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "studio",
+        help="a page in the browser: sliders, receipts, teaching",
+        description="Opens a page in the browser that edits, samples, teaches and compares. "
+        "Without a pack it serves the drawn faces that ship with the package. It listens on "
+        "127.0.0.1 and loads nothing from the network.",
+    )
+    parser.add_argument(
+        "pack", nargs="?", help="a folder written by save_pretrained, or owner/name on the hub"
+    )
+    parser.add_argument("--decoder", help=MODEL)
+    add_loading(parser)
+    parser.add_argument("--images", help="a folder of pictures to begin with")
+    parser.add_argument("--port", type=int, help="the port; a free one from 7860 on by default")
+    parser.add_argument("--no_browser", action="store_true", help="do not open the browser")
+    parser.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Serves until it is interrupted."""
+    try:
+        from ..studio.page import serve
+    except ImportError as error:
+        raise InputError(
+            f"The studio needs gradio ({error}): pip install 'latentctl[ui]'."
+        ) from error
+    serve(source_of(flags), port=flags.port, inbrowser=not flags.no_browser)
+    return 0
+
+
+def source_of(flags: argparse.Namespace) -> Source:
+    """What the flags name: a pack on its decoder, or the drawn faces."""
+    if flags.pack is None and flags.decoder is None:
+        source = _drawn(flags)
+    elif flags.pack is None or flags.decoder is None:
+        raise InputError(
+            "A pack needs the decoder it was made for: PACK --decoder FILE.py:FUNCTION."
+        )
+    else:
+        source = Source(load_pack(flags), _code(flags), note=OWN)
+    if flags.images is not None:
+        _add_pictures(source, Path(flags.images))
+    return source
+
+
+def _drawn(flags: argparse.Namespace) -> Source:
+    faces: Conditional = load_function(f"{EMBEDDED}:pack", "studio")()
+    data = load_function(f"{EMBEDDED}.drawn_faces:ProceduralFaces", "studio")(PICTURES)
+    code = f"import latentctl\nfrom {EMBEDDED} import pack\n\nfaces = pack()"
+
+    def code_of(place: int) -> str:
+        return (
+            f"from {EMBEDDED}.drawn_faces import ProceduralFaces\n\n"
+            f"picture = ProceduralFaces({PICTURES}).images(0, {PICTURES})[{place}:{place + 1}]"
+        )
+
+    images = read_samples(data.images(0, PICTURES), faces.decoder)
+    return Source(faces.to(flags.device), code, images, code_of, DRAWN)
+
+
+def _add_pictures(source: Source, folder: Path) -> None:
+    decoder = source.decoder
+    files = image_files(folder)[:PICTURES]
+    if not files:
+        raise InputError(f"--images {folder}: there is no image there.")
+    if not decoder.can_encode or len(decoder.sample_shape) != 3:
+        raise InputError(
+            f"--images needs a decoder of pictures with an encoder, as {decoder.name} is not."
+        )
+    rows = [{"image": {"bytes": None, "path": str(file)}} for file in files]
+    source.pictures = sample_rows(decoder, rows)
+    source.code_of = lambda place: picture_code(str(files[place]), decoder)
+
+
+def _code(flags: argparse.Namespace) -> str:
+    """The lines of Python that load what the flags name."""
+    if flags.adapter:
+        model = (
+            f"latentctl.load({flags.adapter!r}, pretrained_model_name_or_path={flags.decoder!r})"
+        )
+        before = ""
+    else:
+        where, _, name = flags.decoder.rpartition(":")
+        if where.endswith(".py"):
+            before, model = "import runpy\n\n", f"runpy.run_path({where!r})[{name!r}]()"
+        else:
+            before, model = f"from {where} import {name}\n\n", f"{name}()"
+    device = "" if flags.device == "cpu" else f".to({flags.device!r})"
+    load = f"faces = latentctl.Conditional.from_pretrained({flags.pack!r}, {model}){device}"
+    return f"import latentctl\n{before}{load}"

@@ -1,0 +1,15 @@
+"""The studio: a page in a browser over the public API, opened by `latentctl studio`.
+
+What a visitor did is in a `Session` of their own. The modules below do not import gradio; the page,
+its widgets and its tabs do.
+
+- `source`: what is served: a `Conditional`, pictures to begin with, and the lines that load it;
+- `session`: starts, requests, and the history of a visitor;
+- `receipt`: a result in words and as JSON;
+- `script`: the lines of Python that give the same result;
+- `uploads`: pictures from visitors, within bounds;
+- `teaching`: attributes from marked pictures;
+- `comparing`: one request by several controllers.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,223 @@
+"""The Edit tab: a start, a slider for each attribute, before and after, and the receipt."""
+
+from __future__ import annotations
+
+__all__ = ["EditTab"]
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from . import pictures, receipt, script, uploads
+from .session import Demand, Result, Session
+from .source import Source
+from .widgets import Guarded, message, panel, panel_value, paragraphs, plain, stage, tiles
+
+SEEDS = 2**31
+SHOWN = 24  # pictures to start from
+
+
+class EditTab:
+    """Its components and events.
+
+    Arguments:
+        source: What is served.
+        session: The state that holds a `Session`.
+    """
+
+    def __init__(self, source: Source, session: gr.State) -> None:
+        self.source, self.session = source, session
+        with gr.Row(elem_classes="workbench"):
+            with gr.Column(scale=7, min_width=320):
+                self.stage = stage()
+                with gr.Row(elem_classes="actions"):
+                    self.undo = gr.Button("Undo", size="sm")
+                    self.redo = gr.Button("Redo", size="sm")
+                    self.reset = gr.Button("Reset", size="sm")
+                    self.spread = gr.Button("Strip of strengths", size="sm")
+                    self.cancel = gr.Button("Cancel", size="sm", visible=False)
+                self.strengths = tiles("strengths", "Strengths")
+                self.receipt = plain(name="receipt")
+                self.history = tiles("history", "History: press to go back")
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row(elem_classes="starts"):
+                    self.seed = gr.Number(
+                        0, label="Sample of seed", precision=0, minimum=0, maximum=SEEDS - 1
+                    )
+                    self.another = gr.Button("Another one", size="sm", elem_id="another")
+                    self.upload = gr.UploadButton(
+                        "Upload a picture", file_types=["image"], size="sm", elem_id="upload"
+                    )
+                self.problem = plain(name="problem")
+                self.panel = panel("attributes")
+                self.where = gr.Textbox(
+                    label="And, as a logical expression",
+                    placeholder=_example(source.faces.names),
+                    elem_id="where",
+                    max_lines=2,
+                )
+                self.where_problem = plain(name="where-problem")
+        self.gallery = None
+        if len(source.gallery):
+            with gr.Accordion("Start from one of these pictures", open=True):
+                self.gallery = tiles("gallery", "Pictures to start from")
+        with gr.Accordion("Copy as Python: the lines that give exactly this result", open=False):
+            self.code = gr.Code(language="python", label="Python", elem_id="code")
+        self.quick = [self.stage, self.panel, self.receipt]
+        self.whole = [*self.quick, self.history, self.code, self.where]
+        self._connect()
+
+    def _connect(self) -> None:
+        session, where = self.session, self.where
+        moves: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.panel.input(
+            Guarded(3)(self._move),
+            [session, where],
+            [*self.quick, self.where_problem],
+            trigger_mode="always_last",
+            queue=False,
+            **moves,
+        )
+        whole = [*self.whole, self.where_problem]
+        self.panel.submit(
+            Guarded(6)(self._edit), [session, where], whole, trigger_mode="always_last", **moves
+        )
+        for event in (where.submit, where.blur):
+            event(Guarded(6)(self._rewrite), [session, where], whole, **moves)
+        steps = {self.undo: Session.undo, self.redo: Session.redo, self.reset: Session.reset}
+        for button, step in steps.items():
+            button.click(self._stepped(step), session, whole, **moves)
+        self.history.select(Guarded(6)(self._go), session, whole, **moves)
+        starts = [*self.whole, self.problem]
+        another = Guarded(7)(self._another)
+        self.another.click(
+            another, [session, self.seed], [*self.whole, self.seed, self.problem], **moves
+        )
+        self.seed.submit(Guarded(6)(self._sample), [session, self.seed], starts, **moves)
+        self.upload.upload(Guarded(6)(self._upload), [session, self.upload], starts, **moves)
+        if self.gallery is not None:
+            self.gallery.select(Guarded(6)(self._picture), session, starts, **moves)
+        running = self.spread.click(
+            self._strengths,
+            session,
+            [self.strengths, self.cancel, self.where_problem],
+            api_visibility="private",
+            show_progress="minimal",
+        )
+        self.cancel.click(
+            lambda: gr.Button(visible=False), None, self.cancel, cancels=[running], queue=False
+        )
+
+    def show(self, session: Session) -> tuple[Any, ...]:
+        """The values of `whole`."""
+        result = session.shown
+        history = [
+            {
+                "src": self._uri(past, past.outcome.x),
+                "caption": str(place + 1),
+                "words": _summary(past),
+                "mark": "current" if place == session.place else "",
+            }
+            for place, past in enumerate(session.past)
+        ]
+        code = script.lines(result, self.source)
+        return (*self._quick(session), {"items": history}, code, result.demand.where)
+
+    def open(self) -> Any:
+        """The pictures to start from."""
+        x = self.source.pictures
+        if x is None:
+            return None
+        captions = [str(place + 1) for place in range(len(x[:SHOWN]))]
+        return {"items": pictures.tiles(self.source.decoder, x[:SHOWN], captions)}
+
+    def _uri(self, result: Result, x: Any) -> str:
+        return pictures.uris(self.source.decoder, x)[0]
+
+    def _quick(self, session: Session) -> tuple[Any, ...]:
+        result, decoder = session.shown, self.source.decoder
+        outcome = result.outcome
+        before = result.origin(decoder)
+        value = {
+            "before": self._uri(result, before),
+            "before_words": f"Before: {result.start.words}",
+            "after": self._uri(result, outcome.x),
+            "after_words": f"After: {_summary(result)}",
+            "difference": pictures.difference(decoder, before, outcome.x),
+            "difference_words": "Difference of before and after",
+            "origin": f"Before: {result.start.words}",
+            "note": result.start.note,
+            "json": pictures.data_uri(
+                json.dumps(receipt.document(result), indent=1).encode(), "application/json"
+            ),
+        }
+        demand = result.demand
+        rows = panel_value(receipt.rows(result), session.version, demand.hold, demand.strength)
+        return value, rows, paragraphs(receipt.sentences(result), "receipt")
+
+    def _move(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
+        session.edit(Demand.of(event._data, where), moving=True)
+        return self._quick(session)
+
+    def _edit(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
+        session.edit(Demand.of(event._data, where))
+        return self.show(session)
+
+    def _rewrite(self, session: Session, where: str) -> tuple[Any, ...]:
+        demand = session.shown.demand
+        if where.strip() != demand.where:
+            session.edit(Demand(demand.wanted, demand.hold, where.strip(), demand.strength))
+        return self.show(session)
+
+    def _stepped(self, step: Any) -> Any:
+        def stepped(session: Session) -> tuple[Any, ...]:
+            step(session)
+            return self.show(session)
+
+        return Guarded(6)(stepped)
+
+    def _go(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
+        session.go(int(event._data["place"]))
+        return self.show(session)
+
+    def _another(self, session: Session, seed: float | None) -> tuple[Any, ...]:
+        following = (int(seed or 0) + 1) % SEEDS
+        session.begin(session.sample(following))
+        return *self.show(session), following
+
+    def _sample(self, session: Session, seed: float | None) -> tuple[Any, ...]:
+        session.begin(session.sample(int(seed or 0)))
+        return self.show(session)
+
+    def _upload(self, session: Session, path: str) -> tuple[Any, ...]:
+        session.begin(uploads.start_of(path, self.source))
+        return self.show(session)
+
+    def _picture(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
+        session.begin(session.picture(int(event._data["place"])))
+        return self.show(session)
+
+    def _strengths(self, session: Session) -> Iterator[Any]:
+        if session.shown.demand.is_empty:
+            yield gr.skip(), gr.skip(), message("Nothing is requested yet. Move a slider.")
+            return
+        items: list[dict[str, str]] = []
+        for strength, x in session.strengths():
+            items += pictures.tiles(self.source.decoder, x, [f"{strength:g}"])
+            yield {"items": items}, gr.Button(visible=True), message()
+        yield {"items": items}, gr.Button(visible=False), message()
+
+
+def _summary(result: Result) -> str:
+    wanted = [f"{receipt.words(name)} {value:.2f}" for name, value in result.demand.wanted]
+    wanted += [result.demand.where] if result.demand.where else []
+    return ", ".join(wanted) or "nothing changed"
+
+
+def _example(names: tuple[str, ...]) -> str:
+    simple = [name for name in names if name.isidentifier()]
+    if "Smiling" in simple:
+        simple = ["Smiling", *(name for name in simple if name != "Smiling")]
+    return f"such as {simple[0]} & ~{simple[1]}" if len(simple) > 1 else ""

@@ -1,0 +1,131 @@
+"""A result in words, as rows for the page, and as JSON."""
+
+from __future__ import annotations
+
+__all__ = ["LEAK", "document", "evaluator_words", "move", "rows", "sentences", "words"]
+
+import math
+from typing import Any
+
+from ..conditional import Conditional
+from ..storage import VERSION
+from .session import Result
+
+LEAK = 0.1  # change of a probability that is marked
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """A row for each attribute: `name`, `was`, `now`, `wanted`, `held` and a `mark`.
+
+    The mark is "reached", "beyond" or "missed" for what is wanted, "leaked" for a held attribute
+    whose probability changed by more than `LEAK`, "changed" for another one, and otherwise "".
+    """
+    outcome, wanted = result.outcome, dict(result.demand.wanted)
+    now, leaks = outcome.probability[0].tolist(), outcome.leakage[0].tolist()
+    found = []
+    for name, was, after, leak in zip(
+        outcome.names, result.before.tolist(), now, leaks, strict=True
+    ):
+        held = not math.isnan(leak)
+        if result.demand.is_empty:
+            held = result.demand.hold is None or name in result.demand.hold
+        row = {"name": name, "was": was, "now": after, "wanted": wanted.get(name), "held": held}
+        found.append({**row, "mark": _mark(row, result)})
+    return found
+
+
+def _mark(row: dict[str, Any], result: Result) -> str:
+    if row["wanted"] is not None:
+        left = row["wanted"] - row["now"]
+        if 1 - abs(left) >= result.faces.threshold:
+            return "reached"
+        return "beyond" if left * (row["wanted"] - row["was"]) < 0 else "missed"
+    if abs(row["now"] - row["was"]) <= LEAK:
+        return ""
+    return "leaked" if row["held"] and not result.demand.is_empty else "changed"
+
+
+def evaluator_words(faces: Conditional) -> str:
+    """Who measured the probabilities of a receipt."""
+    if faces.evaluator is None:
+        return (
+            f"Measured by the {type(faces.critic).__name__} that the edit itself follows. There is "
+            f"no independent evaluator, so these figures are optimistic."
+        )
+    networks = ", ".join(type(network).__name__ for network in faces.evaluator.networks)
+    return (
+        f"Measured on the picture by an independent evaluator ({networks}), which the edit does "
+        f"not follow."
+    )
+
+
+def sentences(result: Result) -> list[str]:
+    """The receipt in words; the last sentence names the evaluator."""
+    outcome, demand = result.outcome, result.demand
+    if demand.is_empty:
+        return ["Nothing is changed yet. Move a slider.", evaluator_words(result.faces)]
+    marked = rows(result)
+    found = [_reached(row) for row in marked if row["wanted"] is not None]
+    if demand.where:
+        whole = "holds" if bool(outcome.satisfied[0]) else "does not hold"
+        found.append(f"The whole request, with {demand.where}, {whole}.")
+    leaked = [row for row in marked if row["mark"] == "leaked"]
+    if leaked:
+        found.append(f"Held, but changed: {'; '.join(map(move, leaked))}.")
+    elif held := sum(row["held"] and row["wanted"] is None for row in marked):
+        found.append(f"All {held} held attributes stay within {LEAK:g}.")
+    if changed := [row for row in marked if row["mark"] == "changed"]:
+        found.append(f"Free, and changed: {'; '.join(map(move, changed))}.")
+    if bool(outcome.unreachable[0]):
+        found.append("The request is out of reach from this start.")
+    found.append(
+        f"The latent moved by {float(outcome.shift[0]):.2f} (root mean square), in "
+        f"{_count(int(outcome.evaluations[0]), 'evaluation')} and {1000 * result.seconds:.0f} ms."
+    )
+    return [*found, evaluator_words(result.faces)]
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The receipt for a JSON file."""
+    demand = result.demand
+    return {
+        "latentctl": VERSION,
+        "start": result.start.words,
+        "wanted": dict(demand.wanted),
+        "where": demand.where or None,
+        "hold": "default" if demand.hold is None else list(demand.hold),
+        "strength": demand.strength,
+        "evaluator": evaluator_words(result.faces),
+        "threshold": result.faces.threshold,
+        "before": dict(zip(result.outcome.names, result.before.tolist(), strict=True)),
+        "receipt": result.outcome.receipts()[0],
+    }
+
+
+def words(name: str) -> str:
+    """The name of an attribute for a reader.
+
+    Example:
+        >>> words("Wearing_Hat")
+        'Wearing hat'
+    """
+    plain = name.replace("_", " ").strip()
+    return plain[:1].upper() + plain[1:].lower()
+
+
+def _reached(row: dict[str, Any]) -> str:
+    verdicts = {
+        "reached": "as wanted",
+        "beyond": f"further than the wanted {row['wanted']:.2f}",
+        "missed": f"not the wanted {row['wanted']:.2f}",
+    }
+    return f"{move(row)}, {verdicts[row['mark']]}."
+
+
+def move(row: dict[str, Any]) -> str:
+    """An attribute of `rows`, before and after."""
+    return f"{words(row['name'])} {row['was']:.2f} → {row['now']:.2f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
