@@ -14,7 +14,7 @@ leakage into held attributes, the shift of the latent, and whose probabilities t
     --where "(Smiling & Eyeglasses) | ~Male"    satisfy a logical expression
     --from_examples DIR                         or what the images in DIR/with have and those in
                                                 DIR/without lack; or pairs, in before and after
-    --hold Male Young                           hold these alone; `--hold none` holds nothing
+    --hold Male Young                           hold these alone; `all` or `none` of them
     --strength 0 0.5 1                          the same edits at several strengths
     --refine_with DIR ...                       refine edits on networks on pixels
     --evaluator DIR                             score them by another, independent network
@@ -49,6 +49,7 @@ from latentctl.critics.expression import parse
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.progress import track
 
+HOLDS: dict[tuple[str, ...], bool | str] = {(): "untied", ("all",): True, ("none",): False}
 VALUES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
 
@@ -78,7 +79,8 @@ class EditFlags:
     from_examples: str | None = None
     """A folder with `with/` and `without/`, or `before/` and `after/`, of an attribute to add."""
     hold: tuple[str, ...] = ()
-    """The attributes to hold; all that are not requested if none is given, `none` for none."""
+    """The attributes to hold; `all` for all, `none` for none; if not given, those that are not tied
+    to what is requested."""
     num_faces: int = 8  # Faces, the first ones of the folder or of the data set.
     strength: tuple[float, ...] = (1.0,)  # Shares of the move: 0 the reconstruction, 1 all of it.
     threshold: float | None = None
@@ -118,7 +120,7 @@ def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: in
         raise InputError("--strength needs at least one value, such as 1.")
     other = flags.where is not None or flags.from_examples is not None
     requests = [read_change(text) for text in flags.attributes or (() if other else pack.names)]
-    for name in (*(r.name for r in requests), *(() if flags.hold == ("none",) else flags.hold)):
+    for name in (*(r.name for r in requests), *(() if flags.hold in HOLDS else flags.hold)):
         if name not in pack.names:
             raise UnknownNameError("attribute in the pack", name, pack.names)
     if flags.where is not None:
@@ -227,12 +229,11 @@ def make(
         requested = (before <= 0.5).float() if request.value is None else requested * request.value
         target["y"] = torch.full_like(start.probability, torch.nan)
         target["y"][:, editor.names.index(request.name)] = requested
-    hold: bool | tuple[str, ...] = flags.hold or True
     outcomes = [
         editor.edit(
             x,
             where=where,
-            hold=hold != ("none",) and hold,
+            hold=HOLDS.get(flags.hold, flags.hold),
             strength=strength,
             seed=seed,
             **target,

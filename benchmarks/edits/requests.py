@@ -31,7 +31,7 @@ def requests(setting: Setting) -> Any:
     rows = []
     for kind, pairs in PAIRS.items():
         for pair in pairs:
-            out = editor.edit(test.x, **dict.fromkeys(pair, True))
+            out = editor.edit(test.x, hold=True, **dict.fromkeys(pair, True))
             columns = [ATTRIBUTES.index(name) for name in pair]
             seen = (test.see(out.z)[0][:, columns] > 0.5).all(1)
             row = {
@@ -54,7 +54,7 @@ def logic(setting: Setting, editor: latentctl.Conditional) -> list[Row]:
     a, b, c = (setting.student[name] for name in ("Smiling", "Eyeglasses", "Young"))
 
     def satisfied(where: Critic) -> float:
-        return editor.edit(setting.test.x, where=where).satisfied.float().mean().item()
+        return editor.edit(setting.test.x, where=where, hold=True).satisfied.float().mean().item()
 
     parts = {"a": a, "b": b, "c": c, "~a": ~a, "~b": ~b, "~c": ~c}
     p = {name: satisfied(where) for name, where in parts.items()}
@@ -79,7 +79,7 @@ def strength(setting: Setting) -> Any:
     editor, test = setting.editor(), setting.test
     rows, pictures = [], []
     for value in STRENGTHS:
-        out = editor.edit(test.repeated, y=test.target, strength=value)
+        out = editor.edit(test.repeated, y=test.target, hold=True, strength=value)
         rows.append(test.judge(f"strength {value:g}", out.z, strength=value))
         pictures.append(out.x.view(K, len(test.x), *out.x.shape[1:])[:, :3])
     for key, up in (("success", True), ("shift", True), ("identity", False)):

@@ -80,7 +80,7 @@ def edited(
 ) -> Row:
     """Edits of the test faces, judged, with the truth of their receipts."""
     test, editor = setting.test, setting.editor(controller)
-    out, seconds = timed(editor.edit, test.repeated, y=test.target)
+    out, seconds = timed(editor.edit, test.repeated, y=test.target, hold=True)
     seen = test.see(out.z)
     row = test.judge(name, out.z, seen, cpu_seconds=seconds, edits=len(out), **more)
     row["evaluations"] = out.evaluations.float().mean().item()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "read_hold", "run"]
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "edit",
         help="edit images by a pack",
-        description="Edits every image of a folder: the requested attributes change, all others "
+        description="Edits every image of a folder: the requested attributes change, the others "
         "are held. Writes a PNG for each, and receipts.json. Images are cropped and resized to fit "
         "the decoder.",
     )
@@ -27,7 +28,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--images", required=True, help="a folder of images, or one image")
     add_request(parser)
     parser.add_argument(
-        "--hold", nargs="+", metavar="NAME", help="hold these alone; `none` for nothing"
+        "--hold",
+        nargs="+",
+        metavar="NAME",
+        help="hold these alone; `all` for all, `none` for nothing; by default what is not tied to "
+        "the request",
     )
     parser.add_argument("--output", default="edited", help="the folder of the results")
     parser.set_defaults(run=run)
@@ -44,8 +49,7 @@ def run(flags: argparse.Namespace) -> int:
     x = sample_rows(
         faces.decoder, [{"image": {"bytes": None, "path": str(file)}} for file in files]
     )
-    hold = True if flags.hold is None else [] if flags.hold == ["none"] else flags.hold
-    out = faces.edit(x, hold=hold, **request)
+    out = faces.edit(x, hold=read_hold(flags.hold), **request)
     names = _names(files, folder if folder.is_dir() else folder.parent)
     for name, picture in zip(names, faces.decoder.display(out.x), strict=True):
         save_pictures(Path(flags.output) / name, picture[None], margin=0)
@@ -57,6 +61,12 @@ def run(flags: argparse.Namespace) -> int:
     path.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{out}\n{path}")
     return 0
+
+
+def read_hold(names: Sequence[str] | None) -> bool | str | Sequence[str]:
+    """What `Conditional.edit` holds, of the words `all` or `none`, names, or nothing."""
+    words = {"all": True, "none": False}
+    return words.get(names[0], names) if names else "untied"
 
 
 def _names(files: list[Path], folder: Path) -> list[Path]:

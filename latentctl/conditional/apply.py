@@ -13,8 +13,8 @@ from ..controllers import Controller, Request
 from ..critics import Critic, PixelCritic
 from ..critics.base import Scored
 from ..decoder import Decoder
-from .outcome import Outcome
-from .request import least_likely
+from .outcome import CHANGES, Outcome
+from .request import Roles, least_likely
 
 BATCH = 64  # samples decoded at once
 
@@ -27,6 +27,7 @@ def apply_request(
     evaluator: PixelCritic | None,
     z: Tensor,
     request: Request,
+    roles: Roles | None = None,
     skip_satisfied: bool = False,
     inputs: Tensor | None = None,
 ) -> Outcome:
@@ -42,13 +43,13 @@ def apply_request(
         evaluator: The independent critic whose scores the receipt has; `critic` if None.
         z: Latents, `(B, *latent_shape)`.
         request: The request, with `target` and `hold`.
+        roles: The part of each attribute, of an edit.
         skip_satisfied: Whether latents that satisfy the request are not moved.
         inputs: The inputs that were encoded, for the outcome.
     """
     request = request.for_latents(z)
     free = z.new_full((len(z), len(critic.names)), torch.nan)
     target = free if request.target is None else request.target
-    hold = torch.zeros_like(target, dtype=torch.bool) if request.hold is None else request.hold
     if not critic.names and request.where is None and not controller.learned:
         request = dataclasses.replace(request, where=critic)  # such a critic is itself the request
     where = critic if not critic.names and request.where is None else request.where
@@ -87,7 +88,10 @@ def apply_request(
         satisfied=(least >= request.threshold) & finite,
         unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
-        leakage=torch.where(hold, (after - before).abs(), torch.nan),
+        **{
+            field: torch.where(places.to(z.device), (after - before).abs(), torch.nan)
+            for field, places in zip(CHANGES, roles or [torch.tensor(False)] * 3, strict=True)
+        },
         shift=(moved - z).flatten(1).square().mean(1).sqrt(),
         evaluations=evaluations,
         names=critic.names,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..controllers import Controller, Request
 from ..controllers.cgml.completion import Completion, complete
 from ..critics import AttributeCritic, Critic, JoinedCritic, PixelCritic, RealismCritic
+from ..critics.ties import ties_in
 from ..decoder import Decoder, Prior, read_samples
 from ..display import Described
 from ..knowledge import KnowledgeBase
@@ -33,7 +34,7 @@ from .inputs import read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .parts import check_extensible, fitting_parts
-from .request import Value, held_attributes, latent_region, requested_targets
+from .request import Value, latent_region, requested_targets, roles
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -92,7 +93,7 @@ class Conditional(Described):
             seed: Seed of the prior's noise.
             start: Index of the first sample in the sequence of this seed.
             attributes: A value for each named attribute: True, False, a target probability, None
-                for free, or a sequence with one value for each sample.
+                for free, or a sequence with one for each sample.
 
         Raises:
             UnknownNameError: If an attribute is not known.
@@ -118,13 +119,13 @@ class Conditional(Described):
         *,
         y: Any = None,
         where: Critic | str | None = None,
-        hold: bool | Iterable[str] = True,
+        hold: bool | str | Iterable[str] = "untied",
         mask: Any = None,
         strength: float = 1.0,
         seed: int = 0,
         **attributes: Value,
     ) -> Outcome:
-        """Real inputs with some attributes changed and all others held.
+        """Real inputs with some attributes changed and the others held.
 
         An input that satisfies the request is returned as its reconstruction, bit for bit.
 
@@ -132,14 +133,15 @@ class Conditional(Described):
             x: Inputs, `(B, *sample_shape)`: a tensor, or pictures, paths, arrays and lists of
                 these, see `latentctl.decoder.read_samples`; or `Latents`, whose means are edited.
             y: Targets `(B, K)` or `(1, K)`, NaN = not named, instead of names.
-            where: A critic to satisfy, or an expression as text.
-            hold: True holds all attributes, False none; or names to hold. What is requested is not
+            where: A critic to satisfy, or text.
+            hold: `"untied"` for all attributes but those that are tied to what is requested
+                (`Critic.ties`), True for all, False for none, or names. What is requested is not
                 held, so that one list serves all edits.
             mask: 1, True or white where the input may change, `(h, w)`, `(1, h, w)` or
-                `(B, 1, h, w)` in pixels, for spatial latents. A cell may move if half of its pixels
-                may change; the other cells stay bit for bit, and pixels outside the mask change
-                only within the decoder's receptive field.
-            strength: Share of the move: 0 is the reconstruction, 1 the whole move.
+                `(B, 1, h, w)` in pixels, for spatial latents. A cell moves if half of its pixels
+                may; the other cells stay bit for bit, and pixels outside the mask change only
+                within the decoder's receptive field.
+            strength: Share of the move: 0 is the reconstruction.
             seed: Seed of the controller's noise, if it uses any.
             attributes: As in `sample`.
 
@@ -151,10 +153,11 @@ class Conditional(Described):
         """
         x, where = read_inputs(x, self.decoder), read_where(where, self.critic)
         target = requested_targets(self.names, len(x), y, where, attributes)
+        parts = roles(self.critic, target, where, hold)
         z = self._encoded(x)
         request = Request(
             target=target,
-            hold=held_attributes(self.names, target, where, hold),
+            hold=parts.held,
             where=where,
             region=None if mask is None else latent_region(mask, self.decoder, len(z)),
             strength=strength,
@@ -163,6 +166,7 @@ class Conditional(Described):
         )
         return apply_request(
             *(self.decoder, self.critic, self.editor, self.evaluator, z, request),
+            roles=parts,
             skip_satisfied=True,
             inputs=None if isinstance(x, Latents) else x,
         )
@@ -193,8 +197,7 @@ class Conditional(Described):
     def add(self, name: str, latents: Latents, **options: Any) -> Critic:
         """Fits one more attribute, in seconds, without a change of any other output.
 
-        A `KnowledgeBase` fits a `Knowledge`; any other critic is joined with an `AttributeCritic`
-        of that label. `edit` then holds the new attribute too, by default.
+        A `KnowledgeBase` fits a `Knowledge`; another critic is joined with an `AttributeCritic`.
 
         Arguments:
             name: The attribute, a label of `latents`.
@@ -215,7 +218,9 @@ class Conditional(Described):
         else:
             new = AttributeCritic.fit(latents.select([name]), **options)
             older = self.critic if isinstance(self.critic, JoinedCritic) else [self.critic]
+            ties = self.critic.ties
             self.critic = JoinedCritic(*older, new.to(self.critic.device)).eval()
+            self.critic.ties = (*ties, *(t for t in ties_in(latents, self.critic) if name in t))
         self.critic.to(self.decoder.device)
         for mover in (self.controller, self.editor):
             mover.attributes = self.critic

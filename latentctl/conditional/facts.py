@@ -52,5 +52,6 @@ def for_card(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
     """The facts of a model card, which a pack records, too."""
     config: Any = parts["controller"].config
     rows = _settings(decoder, critic, **parts)
+    rows["ties"] = ", ".join(str(tie) for tie in critic.ties) or "none"
     rows |= {key: config[key] for key in config if key not in ("latent_shape", "names")}
     return card_facts(decoder, critic.names, rows)

@@ -18,6 +18,7 @@ from ..display import Display, html_table, save_pictures, thumbnails
 
 SHOWN = 16  # rows of a notebook's table
 KEEPS = ("names", "display")  # fields that are not tensors of B rows
+CHANGES = ("leakage", "tied", "free")  # of attributes that are held, tied to the request, or free
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +51,12 @@ class Outcome:
 
     leakage: Tensor
     """Change of that probability of each held attribute, `(B, K)`; NaN for the others."""
+
+    tied: Tensor
+    """The same of each attribute that is tied to the request and not held (`Critic.ties`)."""
+
+    free: Tensor
+    """The same of each attribute that is neither requested, held nor tied; NaN of samples."""
 
     shift: Tensor
     """Root mean square move of a latent dimension, `(B,)`, in latent units."""
@@ -84,11 +91,12 @@ class Outcome:
         """A row for each sample, as JSON and CSV hold it; what does not apply is None.
 
         The columns are `satisfied`, `unreachable`, `shift` and `evaluations`, and for each
-        attribute `requested_NAME`, `probability_NAME` and `leakage_NAME`.
+        attribute `requested_NAME`, `probability_NAME`, `leakage_NAME`, `tied_NAME` and `free_NAME`.
         """
         scalars = ("satisfied", "unreachable", "shift", "evaluations")
         columns: dict[str, list[Any]] = {name: getattr(self, name).tolist() for name in scalars}
-        parts = {"requested": self.target, "probability": self.probability, "leakage": self.leakage}
+        parts = {"requested": self.target, "probability": self.probability}
+        parts |= {change: getattr(self, change) for change in CHANGES}
         for number, name in enumerate(self.names):
             for kind, values in parts.items():
                 column = values[:, number].tolist()
@@ -107,11 +115,11 @@ class Outcome:
         """Means over the samples."""
         if not len(self):
             return {"samples": 0}
-        leakage = float(self.leakage.nanmean())
+        changes = {change: float(getattr(self, change).nanmean()) for change in CHANGES}
         return {
             "satisfied": f"{int(self.satisfied.sum())} of {len(self)}",
             "unreachable": int(self.unreachable.sum()) or None,
-            "leakage": None if math.isnan(leakage) else f"{leakage:.3f}",
+            **{key: None if math.isnan(mean) else f"{mean:.3f}" for key, mean in changes.items()},
             "shift": f"{float(self.shift.mean()):.3f}",
             "evaluations a sample": f"{float(self.evaluations.float().mean()):.1f}",
         }
@@ -121,7 +129,7 @@ class Outcome:
         parts = [f"{len(self)} samples", f"{satisfied} satisfied"]
         parts += [f"{unreachable} unreachable"] * bool(unreachable)
         means = self.facts()
-        parts += [f"{key} {means[key]}" for key in ("leakage", "shift") if means.get(key)]
+        parts += [f"{key} {means[key]}" for key in (*CHANGES, "shift") if means.get(key)]
         if len(self):
             parts.append(f"{means['evaluations a sample']} evaluations a sample")
         return f"Outcome({', '.join(parts)})"
@@ -144,11 +152,11 @@ def _marks(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
     verdict = "✓ satisfied" if row["satisfied"] else "✗ not satisfied"
     cells = {"request": "✗ unreachable" if row["unreachable"] else verdict}
     for name in names:
-        wanted, leaked = row[f"requested_{name}"], row[f"leakage_{name}"]
         text = f"{row[f'probability_{name}']:.2f}"
-        if wanted is not None:
-            text += f", requested {wanted:g}"
-        elif leaked is not None:
-            text += f", held, Δ {leaked:.2f}"
+        if row[f"requested_{name}"] is not None:
+            text += f", requested {row[f'requested_{name}']:g}"
+        for change, role in zip(CHANGES, ("held", "tied", "free"), strict=True):
+            if row[f"{change}_{name}"] is not None:
+                text += f", {role}, Δ {row[f'{change}_{name}']:.2f}"
         cells[name] = text
     return {**cells, "shift": f"{row['shift']:.2f}", "evaluations": str(row["evaluations"])}

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["Value", "held_attributes", "latent_region", "least_likely", "requested_targets"]
+__all__ = ["Roles", "Value", "latent_region", "least_likely", "requested_targets", "roles"]
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..critics import Critic
+from ..critics.ties import tied_to
 from ..decoder import Decoder
 from ..errors import InputError, ShapeError, UnknownNameError
 from .inputs import read_mask
 
 BATCH = 64  # latents of a critic that may decode them
+UNTIED = "untied"
 
 Value: TypeAlias = bool | float | Sequence[bool | float | None] | Tensor | None
 """The value of an attribute: one for all samples, or one for each."""
@@ -75,30 +77,51 @@ def requested_targets(
     return requested
 
 
-def held_attributes(
-    names: Sequence[str], requested: Tensor, where: Critic | None, hold: bool | Iterable[str]
-) -> Tensor:
-    """Which attributes of which samples are held, `(B, K)` booleans.
+class Roles(NamedTuple):
+    """The part of each attribute of each sample in an edit, `(B, K)` booleans.
+
+    What is requested, by name or in `where`, has none of them.
+    """
+
+    held: Tensor
+    tied: Tensor
+    """Tied to what is requested, and not held."""
+    free: Tensor
+
+
+def roles(
+    critic: Critic, requested: Tensor, where: Critic | None, hold: bool | str | Iterable[str]
+) -> Roles:
+    """Which attributes of which samples are held, tied to the request, or free.
 
     Arguments:
-        names: The K attributes of the critic.
+        critic: The critic, with its ties.
         requested: Targets, `(B, K)`, NaN = free.
         where: A further critic to satisfy; the attributes it depends on are not held.
-        hold: True for all attributes, False for none, or names. What is requested is not held, so
-            that one list serves all edits.
+        hold: `"untied"` for all attributes that are not tied to what is requested, True for all,
+            False for none, or names. What is requested is not held, so that one list serves all
+            edits.
 
     Raises:
         UnknownNameError: If an attribute is not known.
     """
-    free = torch.isnan(requested)
-    used = where.attributes if where is not None else frozenset[str]()
-    if isinstance(hold, bool):
-        hold = names if hold else ()
-    if not isinstance(hold, Iterable):
-        raise InputError(f"hold= takes True, False, or names of attributes; found {hold!r}.")
-    columns = {_index(names, name) for name in ([hold] if isinstance(hold, str) else hold)}
-    kept = [k in columns and name not in used for k, name in enumerate(names)]
-    return free & torch.tensor(kept, dtype=torch.bool, device=free.device)
+    names, asked = critic.names, ~torch.isnan(requested)
+    for name in where.attributes & {*names} if where is not None else ():
+        asked[:, names.index(name)] = True
+    tied = tied_to(asked, critic.ties, names)
+    if isinstance(hold, bool) or hold == UNTIED:
+        held = torch.full_like(asked, hold is not False) & ~asked
+        if hold == UNTIED:
+            held &= ~tied
+    elif isinstance(hold, Iterable):
+        kept = {_index(names, name) for name in ([hold] if isinstance(hold, str) else hold)}
+        columns = torch.tensor([k in kept for k in range(len(names))], dtype=torch.bool)
+        held = columns.to(asked.device) & ~asked
+    else:
+        raise InputError(
+            f"hold= takes {UNTIED!r}, True, False, or names of attributes; found {hold!r}."
+        )
+    return Roles(held, tied & ~held, ~(asked | held | tied))
 
 
 def latent_region(mask: Any, decoder: Decoder, count: int) -> Tensor:

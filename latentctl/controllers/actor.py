@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..critics import AttributeCritic, RealismCritic
-from ..critics.base import cross_entropy
+from ..critics.log_odds import cross_entropy
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents, require_latents

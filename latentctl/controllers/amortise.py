@@ -3,7 +3,8 @@ r"""Amortised edits: an actor is trained to make in one pass the edits of an asc
 .. math:: \min_G \; \mathbb{E}_{z \sim q, \, y} \, L\big(G(z, y); z, y\big)
 
 with the objective :math:`L` of the ascent, encodings :math:`z` of real data, and requests :math:`y`
-to flip one or two attributes and to hold all others. No demonstrations are collected.
+to flip one or two attributes and to hold the others: all of them, or those that are not tied to
+what is flipped, as edits do by default. No demonstrations are collected.
 
 References:
     | Latent Constraints: Learning to Generate Conditionally from Unconditional Generative Models
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 __all__ = ["amortise"]
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..critics.ties import tied_to
 from ..errors import InputError
 from ..latents import Latents, require_latents
 from ..random import seeded
@@ -27,6 +30,7 @@ from .actor import Actor
 from .ascent import Ascent
 from .request import flips
 
+UNTIED_SHARE = 0.7  # of requests that hold what is untied; the others hold all
 TRAINING: dict[str, Any] = {
     "max_train_steps": 3000,
     "batch_size": 256,
@@ -86,6 +90,12 @@ def amortise(
         second = step.integers(count, purpose="second").to(z.device)
         second = torch.where(step.uniform(1, purpose="two")[:, 0] < two_share, second, first)
         request = flips(current, first, second)
+        if critic.ties:
+            asked = torch.zeros_like(current, dtype=torch.bool)
+            asked.scatter_(1, torch.stack([first, second], 1), True)
+            tied = tied_to(asked, critic.ties, critic.names)
+            tied &= step.uniform(1, purpose="untied").to(z.device) < UNTIED_SHARE
+            request = dataclasses.replace(request, hold=~(asked | tied))
         moved = actor.move(z, request).z
         each, _ = ascent.objective(moved, z, request)
         shift = (moved - z).detach().flatten(1).square().mean(1).sqrt().mean()

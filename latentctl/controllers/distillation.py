@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..critics import AttributeCritic, Critic
+from ..critics.ties import ties_in
 from ..decoder import Gaussian, Prior
 from ..errors import InputError
 from ..latents import Latents, require_latents
@@ -79,7 +80,8 @@ def distill(
 
     Arguments:
         teacher: A critic of the same latents, differentiable in them, such as a `PixelCritic`.
-        latents: Encodings; their labels, if any, are not used.
+        latents: Encodings; the ties of attributes are found in their labels, if there are any,
+            and in probabilities by the student otherwise.
         prior: Where further latents are sampled; by default N(0, I), or of a grid the normal
             with the moments of `latents`.
         samples: Latents of the first round.
@@ -132,6 +134,7 @@ def distill(
         settings = {"seed": seed + number, "output_dir": folder, **TRAINING, **options}
         settings |= {"progress": progress, "derived_from": [latents, teacher]}
         train(student, loss, TensorDataset(*data), name="student", **settings)
+    student.ties = ties_in(latents, student)
     return student
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..critics.base import cross_entropy
+from ..critics.log_odds import cross_entropy
 from ..errors import NonFiniteError
 from .base import Controller
 from .request import Request

@@ -21,7 +21,7 @@ from ..latents import Latents
 from ..latents.covariance import default_rank
 from ..random import seeded
 from ..training import Step
-from .base import cross_entropy
+from .log_odds import cross_entropy
 from .network import NetworkCritic, require_labels
 
 
@@ -38,6 +38,7 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
             gradients are fitted (`latentctl.distill`).
         rank: Leading directions of the latents' covariance in which edits are measured, 0 for no
             covariance; see `latentctl.latents.Covariance`.
+        ties: Pairs of attributes that are tied, see `Critic.ties`; `fit` finds them in the labels.
 
     Example:
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)

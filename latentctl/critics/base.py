@@ -14,24 +14,24 @@ computed on log-odds, so that gradients do not vanish where probabilities round 
 
 from __future__ import annotations
 
-__all__ = ["Critic", "Scored", "cross_entropy", "log_odds"]
+__all__ = ["Critic", "Scored"]
 
 import abc
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, ShapeError, UnknownNameError, check_kind
 from ..latents import Covariance
+from ..latents.names import attribute_names
 from ..progress import track
 from ..storage import Saved, register_to_config
-
-MIN_SURPRISE = 1e-30  # keeps the log-odds of a certain event finite, at 69
+from .log_odds import cross_entropy, log_odds
+from .ties import Tie, read_ties
 
 
 class Critic(Saved, abc.ABC):
@@ -98,6 +98,7 @@ class Critic(Saved, abc.ABC):
         weights = sum(p.numel() for p in self.parameters())
         return {
             "attributes": self.names or sorted(self.attributes) or "unnamed",
+            "ties": ", ".join(str(tie) for tie in self.ties) or None,
             "latent": self.latent_shape or None,
             "weights": f"{weights:,} on {self.device}",
         }
@@ -110,8 +111,25 @@ class Critic(Saved, abc.ABC):
 
     def __getitem__(self, name: str) -> Critic:
         """The critic of one attribute."""
-        self.index(name)
-        return _Head(self, name)
+        return self.select([name])
+
+    def select(self, names: Sequence[str]) -> Critic:
+        """The critic of some of the attributes, in this order, with the ties among them."""
+        return _Columns(self, names)
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """Pairs of attributes that go together or exclude each other (`latentctl.critics.ties`).
+
+        Where they contradict a request, `Conditional.edit` does not hold them. Assign pairs of
+        names to override them: `critic.ties = [("Smiling", "High_Cheekbones")]`, or none.
+        """
+        return tuple(Tie(*tie) for tie in getattr(self, "config", {}).get("ties") or ())
+
+    @ties.setter
+    def ties(self, ties: Iterable[Sequence[Any]]) -> None:
+        read = [list(tie) for tie in read_ties(ties, self.names)]
+        self.config = {**getattr(self, "config", {}), "ties": read}
 
     def match(self, y: Tensor) -> Critic:
         r"""The critic of a whole target `y (B, K)` or `(1, K)`, NaN = free.
@@ -207,26 +225,35 @@ class _Weighted(_Expression, kind="weighted"):
         return out
 
 
-class _Head(Critic, kind="attribute"):
-    """One attribute of a critic."""
+class _Columns(Critic, kind="columns"):
+    """Some attributes of a critic."""
 
     @register_to_config
-    def __init__(self, critic: Critic, name: str) -> None:
+    def __init__(
+        self, critic: Critic, names: Sequence[str], ties: Sequence[Sequence[Any]] | None = None
+    ) -> None:
         super().__init__()
-        self.critic, self.names, self.latent_shape = critic, (name,), critic.latent_shape
+        self.columns = [critic.index(name) for name in names]
+        self.critic, self.names = critic, attribute_names(names)
+        self.latent_shape = critic.latent_shape
+        # the critic's own, which are saved with it
+        self.register_buffer("posterior_std", critic.posterior_std, persistent=False)
+        vars(self)["covariance"] = critic.covariance
+        if ties is None:
+            ties = [t for t in critic.ties if {t.first, t.second} <= {*self.names}]
+        self.ties = ties
 
     @property
     def attributes(self) -> frozenset[str]:
         return frozenset(self.names)
 
     def of(self, critic: Critic, instead_of: Critic | None = None) -> Critic:
-        replaced = instead_of in (None, self.critic) and self.names[0] in critic.names
-        return critic[self.names[0]] if replaced else self
+        replaced = instead_of in (None, self.critic) and {*self.names} <= {*critic.names}
+        return critic.select(self.names) if replaced else self
 
     def forward(self, z: Tensor) -> Tensor:
         logits: Tensor = self.critic(z)
-        column = self.critic.index(self.names[0])
-        return logits[:, column : column + 1]
+        return logits[:, self.columns]
 
 
 class _Match(Critic, kind="match"):
@@ -267,17 +294,3 @@ class Scored(Critic):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.logits
-
-
-def log_odds(log_p: Tensor) -> Tensor:
-    """Log-odds of events with log-probabilities `log_p`; finite, with a gradient, near 0 and 1."""
-    surprise = (-log_p).clamp_min(MIN_SURPRISE)
-    return -(surprise + torch.log(-torch.expm1(-surprise)))
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy in nats of each target, `(B, K)`; 0 where the target is free."""
-    known = ~torch.isnan(y)
-    target = torch.where(known, y, torch.zeros_like(y)).expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return torch.where(known, entropy, torch.zeros_like(entropy))

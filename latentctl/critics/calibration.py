@@ -16,7 +16,7 @@ __all__ = ["platt_scaling"]
 import torch
 from torch import Tensor
 
-from .base import cross_entropy
+from .log_odds import cross_entropy
 
 PENALTY = 1e-3  # keeps the scale finite where the classes are separable
 

@@ -19,7 +19,7 @@ class JoinedCritic(Critic, kind="joined"):
 
     Arguments:
         critics: Critics with names, over latents of one shape. The first one gives
-            `posterior_std` and `covariance`.
+            `posterior_std` and `covariance`. Each gives its ties.
 
     Raises:
         InputError: If one has no names, or two have one in common.
@@ -44,7 +44,8 @@ class JoinedCritic(Critic, kind="joined"):
             shapes = ", ".join(str(critic.latent_shape) for critic in critics)
             raise ShapeError(f"Joined critics need latents of one shape, not {shapes}.")
         self.critics = nn.ModuleList(critics)
-        self.names, self.latent_shape, self.config = tuple(names), critics[0].latent_shape, {}
+        self.names, self.latent_shape = tuple(names), critics[0].latent_shape
+        self.ties = tuple(tie for critic in critics for tie in critic.ties)
         # the first critic's own, which are saved with it
         self.register_buffer("posterior_std", critics[0].posterior_std, persistent=False)
         vars(self)["covariance"] = critics[0].covariance
@@ -54,7 +55,9 @@ class JoinedCritic(Critic, kind="joined"):
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], parts: Mapping[str, Any]) -> JoinedCritic:
-        return cls(*parts.values())
+        joined = cls(*parts.values())
+        joined.ties = config["ties"]
+        return joined
 
     def __iter__(self) -> Any:
         return iter(self.critics)

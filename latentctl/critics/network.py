@@ -21,6 +21,7 @@ from ..nn.trunk import ScoreNet
 from ..storage import register_to_config
 from ..training import Step, train
 from .base import Critic
+from .ties import ties_in
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,6 +54,7 @@ class NetworkCritic(Critic):
         dropout: float = 0.0,
         smooth: bool = False,
         rank: int = 0,
+        ties: Sequence[Sequence[Any]] = (),
     ) -> None:
         super().__init__()
         self.latent_shape, self.names = tuple(latent_shape), attribute_names(names)
@@ -63,6 +65,7 @@ class NetworkCritic(Critic):
             latent_shape, self.heads_per_name * len(self.names), width=width, **sizes
         )
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
+        self.ties = ties
 
     @abc.abstractmethod
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,6 +90,7 @@ class NetworkCritic(Critic):
                 decay 1e-2.
         """
         self.fit_statistics(latents, seed=seed)
+        self.ties = ties_in(latents, self)
         train(self, self.loss, latents, name=name, seed=seed, **{**TRAINING, **options})
         return self
 

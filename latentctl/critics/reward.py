@@ -30,7 +30,7 @@ from ..latents import Latents
 from ..random import seeded
 from ..storage import register_to_config
 from ..training import Step
-from .base import cross_entropy
+from .log_odds import cross_entropy
 from .network import NetworkCritic, require_labels
 
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ..critics import Critic
+from ..critics.ties import ties_in
 from ..decoder.prior import Flow
 from ..errors import InputError, UnknownNameError
 from ..latents import Latents
@@ -83,7 +84,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
         self.prior: Any = prior
         self.latent_shape = tuple(latent_shape)
         self.groups: list[Group] = []
-        self.config = {"latent_shape": list(latent_shape), "exclusive": []}
+        self.config = {"latent_shape": list(latent_shape), "exclusive": [], "ties": []}
         self.realism = None
         self.known = nn.ModuleList()
         self.register_buffer("posterior_std", torch.ones(self.latent_shape))
@@ -122,6 +123,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
             self.posterior_std.copy_(new.presence.posterior_std)
             self.realism = _fit_realism(self.prior, latents, **options)
         self._hold([*self, new])
+        self.ties = (*self.ties, *(tie for tie in ties_in(latents, self) if name in tie))
         return new
 
     def remove(self, name: str) -> Knowledge:
@@ -129,6 +131,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
         gone = self[name]
         self._hold([knowledge for knowledge in self if knowledge is not gone])
         self._group(left for group in self.groups if (left := group.without(name)))
+        self.ties = [tie for tie in self.ties if name not in tie]
         return gone
 
     def declare_exclusive(self, names: Iterable[str], *, exhaustive: bool = False) -> None:
@@ -188,6 +191,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
         base._hold(part for name, part in parts.items() if name.startswith("known."))
         for group in config["exclusive"]:
             base.declare_exclusive(group["names"], exhaustive=group["exhaustive"])
+        base.ties = config["ties"]
         return base
 
     def save(self, path: str | Path) -> Path:

@@ -43,7 +43,7 @@ from ..controllers.actor import Actor
 from ..controllers.ascent import distance
 from ..controllers.request import prior_starts
 from ..critics import RealismCritic, RewardCritic
-from ..critics.base import cross_entropy
+from ..critics.log_odds import cross_entropy
 from ..decoder import Prior
 from ..latents import Latents
 from ..training import Player, Step

@@ -15,7 +15,8 @@ import latentctl.critics.attributes as attributes_module
 import latentctl.critics.base as base_module
 import latentctl.critics.realism as realism_module
 from latentctl.critics import AttributeCritic, Critic, RealismCritic
-from latentctl.critics.base import Scored, cross_entropy
+from latentctl.critics.base import Scored
+from latentctl.critics.log_odds import cross_entropy
 from latentctl.critics.realism import gradient_penalty
 from latentctl.errors import LawError, ShapeError
 from latentctl.evaluation.laws import check_critic

@@ -9,7 +9,7 @@ from torch import nn
 
 from latentctl import Decoder, PixelCritic, condition
 from latentctl.controllers import Ascent
-from latentctl.critics.base import cross_entropy
+from latentctl.critics.log_odds import cross_entropy
 from latentctl.errors import InputError, ShapeError, UnknownNameError
 from latentctl.evaluation.laws import check_critic
 from latentctl.random import generator, seeded

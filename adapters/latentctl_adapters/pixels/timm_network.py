@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentctl.critics.base import log_odds
+from latentctl.critics.log_odds import log_odds
 from latentctl.errors import AdapterError, InputError, ShapeError
 
 from .labels import Labelled, label
