@@ -15,7 +15,7 @@ from ..conditional import Conditional
 from ..controllers import Ascent, Controller, Request
 from ..controllers.base import Move, refuse_where
 from ..critics import Critic
-from ..critics.base import cross_entropy
+from ..critics.log_odds import cross_entropy
 from ..errors import InputError, LatentctlError
 from ..latents import Latents
 from .session import Result
