@@ -1,4 +1,4 @@
-"""The command `latentctl`: `sample`, `edit`, `fit`, `push` and `doctor`."""
+"""The command `latentctl`: `sample`, `edit`, `verify`, `fit`, `push` and `doctor`."""
 
 from __future__ import annotations
 

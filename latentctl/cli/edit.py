@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..display import save_pictures
+from ..decoder.signatures import warn_of_signatures
 from ..errors import InputError
 from .sources import add_pack, add_request, image_files, load_pack, requested, sample_rows
 
@@ -21,8 +21,8 @@ def add_parser(commands: Any) -> None:
         "edit",
         help="edit images by a pack",
         description="Edits every image of a folder: the requested attributes change, the others "
-        "are held. Writes a PNG for each, and receipts.json. Images are cropped and resized to fit "
-        "the decoder.",
+        "are held. Writes a PNG with its receipt for each, and receipts.json of all of them. "
+        "Images are cropped and resized to fit the decoder.",
     )
     add_pack(parser)
     parser.add_argument("--images", required=True, help="a folder of images, or one image")
@@ -46,13 +46,14 @@ def run(flags: argparse.Namespace) -> int:
         raise InputError(f"--images {folder}: there is no image there.")
     request = requested(flags)
     faces = load_pack(flags)
+    warn_of_signatures(files)
     x = sample_rows(
         faces.decoder, [{"image": {"bytes": None, "path": str(file)}} for file in files]
     )
     out = faces.edit(x, hold=read_hold(flags.hold), **request)
     names = _names(files, folder if folder.is_dir() else folder.parent)
-    for name, picture in zip(names, faces.decoder.display(out.x), strict=True):
-        save_pictures(Path(flags.output) / name, picture[None], margin=0)
+    for number, name in enumerate(names):
+        out[number].save(Path(flags.output) / name, margin=0)
     rows = [
         {"file": str(file), "edited": str(name), **row}
         for file, name, row in zip(files, names, out.receipts(), strict=True)

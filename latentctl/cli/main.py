@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from ..errors import LatentctlError
 from ..storage import VERSION
-from . import doctor, edit, fit, push, sample, studio
+from . import doctor, edit, fit, push, sample, studio, verify
 
-COMMANDS = (sample, edit, fit, push, doctor, studio)
+COMMANDS = (sample, edit, verify, fit, push, doctor, studio)
 WRONG = 2  # exit code of a command that cannot be carried out
 
 
@@ -36,7 +36,9 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carries out a command line; 0 if all is well, 1 if a law is broken, 2 if it failed.
+    """Carries out a command line; 0 if all is well, 2 if it failed, or the command's own code.
+
+    The code 1 of `doctor` says that a law is broken, that of `verify` that a picture was changed.
 
     Arguments:
         argv: The words after `latentctl`; those of the process if not given.

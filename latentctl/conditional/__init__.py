@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Conditional", "Outcome", "Taught", "condition", "teach"]
+__all__ = ["Conditional", "Outcome", "Taught", "Verdict", "condition", "teach", "verify"]
 
 from .condition import condition
 from .conditional import Conditional
 from .outcome import Outcome
 from .teach import Taught, teach
+from .verify import Verdict, verify

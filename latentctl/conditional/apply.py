@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["apply_request"]
+__all__ = ["apply_request", "carry_out"]
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +15,45 @@ from ..controllers import Controller, Request
 from ..critics import Critic, PixelCritic
 from ..critics.base import Scored
 from ..decoder import Decoder
-from .outcome import CHANGES, Outcome
-from .request import Roles, least_likely
+from .origin import Kind, Maker, Origin
+from .outcome import Outcome
+from .request import least_likely, unheld
 
 BATCH = 64  # samples decoded at once
+
+
+def carry_out(
+    kind: Kind,
+    parts: Mapping[str, Any],
+    z: Tensor,
+    request: Request,
+    *,
+    where: str | None = None,
+    inputs: Tensor | None = None,
+) -> Outcome:
+    """The outcome of a request to the parts of a `Conditional`, with its origin.
+
+    Arguments:
+        kind: "sample" moves every latent by the controller: samples of the prior may be
+            off-manifold even if they satisfy the request. "edit" moves those that do not satisfy it
+            by the editor.
+        parts: The fields of a `Conditional`.
+        z: Latents, `(B, *latent_shape)`.
+        request: The request.
+        where: The expression of its `where`, if it was given as text.
+        inputs: The inputs that were encoded.
+    """
+    edits = kind == "edit"
+    outcome = apply_request(
+        *(parts["decoder"], parts["critic"], parts["editor" if edits else "controller"]),
+        parts["evaluator"],
+        z,
+        request,
+        skip_satisfied=edits,
+        inputs=inputs,
+    )
+    origin = Origin(kind, request.for_latents(z), where, Maker(parts))
+    return dataclasses.replace(outcome, origin=origin)
 
 
 @torch.no_grad()
@@ -27,7 +64,6 @@ def apply_request(
     evaluator: PixelCritic | None,
     z: Tensor,
     request: Request,
-    roles: Roles | None = None,
     skip_satisfied: bool = False,
     inputs: Tensor | None = None,
 ) -> Outcome:
@@ -43,13 +79,14 @@ def apply_request(
         evaluator: The independent critic whose scores the receipt has; `critic` if None.
         z: Latents, `(B, *latent_shape)`.
         request: The request, with `target` and `hold`.
-        roles: The part of each attribute, of an edit.
         skip_satisfied: Whether latents that satisfy the request are not moved.
         inputs: The inputs that were encoded, for the outcome.
     """
     request = request.for_latents(z)
     free = z.new_full((len(z), len(critic.names)), torch.nan)
     target = free if request.target is None else request.target
+    held = torch.zeros_like(free, dtype=torch.bool) if request.hold is None else request.hold
+    tied, others = unheld(critic, target, request.where, held)
     if not critic.names and request.where is None and not controller.learned:
         request = dataclasses.replace(request, where=critic)  # such a critic is itself the request
     where = critic if not critic.names and request.where is None else request.where
@@ -79,6 +116,7 @@ def apply_request(
     x = decoder.decode(moved, batch_size=BATCH)
     logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
     after, least = evaluate(moved, logits)
+    change = (after - before).abs()
     whole, finite = request.strength >= 1, torch.isfinite(moved).flatten(1).all(1)
     return Outcome(
         x=x,
@@ -88,10 +126,9 @@ def apply_request(
         satisfied=(least >= request.threshold) & finite,
         unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
-        **{
-            field: torch.where(places.to(z.device), (after - before).abs(), torch.nan)
-            for field, places in zip(CHANGES, roles or [torch.tensor(False)] * 3, strict=True)
-        },
+        leakage=torch.where(held, change, torch.nan),
+        tied=torch.where(tied, change, torch.nan) if request.hold is not None else free,
+        free=torch.where(others, change, torch.nan) if request.hold is not None else free,
         shift=(moved - z).flatten(1).square().mean(1).sqrt(),
         evaluations=evaluations,
         names=critic.names,

@@ -26,15 +26,15 @@ from ..decoder import Decoder, Prior, read_samples
 from ..display import Described
 from ..knowledge import KnowledgeBase
 from ..latents import Latents, require_latents
-from .apply import apply_request
+from .apply import carry_out
 from .card import card_of
 from .facts import facts, for_card
 from .hub import fetch, push
-from .inputs import read_count, read_inputs, read_mask, read_where
+from .inputs import as_text, read_count, read_inputs, read_mask, read_where
 from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .parts import check_extensible, fitting_parts
-from .request import Value, latent_region, requested_targets, roles
+from .request import Value, held_attributes, latent_region, requested_targets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -99,19 +99,18 @@ class Conditional(Described):
             UnknownNameError: If an attribute is not known.
             InputError: If a value is out of [0, 1], or the request contradicts itself.
         """
-        count, start, where = read_count(count), read_count(start), read_where(where, self.critic)
-        target = requested_targets(self.names, count, y, where, attributes)
+        count, start, goal = read_count(count), read_count(start), read_where(where, self.critic)
+        target = requested_targets(self.names, count, y, goal, attributes)
         request = Request(
             target=target,
-            where=where,
+            where=goal,
             strength=strength,
             threshold=self.threshold,
             seed=seed,
             index=torch.arange(start, start + count),
         )
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        # samples of the prior are moved even if they satisfy the request: they may be off-manifold
-        return apply_request(self.decoder, self.critic, self.controller, self.evaluator, z, request)
+        return carry_out("sample", vars(self), z, request, where=as_text(where))
 
     def edit(
         self,
@@ -151,25 +150,20 @@ class Conditional(Described):
             InputError: If a value is out of [0, 1], the request contradicts itself, or `x` cannot
                 be read, is not finite or not in the decoder's range.
         """
-        x, where = read_inputs(x, self.decoder), read_where(where, self.critic)
-        target = requested_targets(self.names, len(x), y, where, attributes)
-        parts = roles(self.critic, target, where, hold)
+        x, goal = read_inputs(x, self.decoder), read_where(where, self.critic)
+        target = requested_targets(self.names, len(x), y, goal, attributes)
         z = self._encoded(x)
         request = Request(
             target=target,
-            hold=parts.held,
-            where=where,
+            hold=held_attributes(self.critic, target, goal, hold),
+            where=goal,
             region=None if mask is None else latent_region(mask, self.decoder, len(z)),
             strength=strength,
             threshold=self.threshold,
             seed=seed,
         )
-        return apply_request(
-            *(self.decoder, self.critic, self.editor, self.evaluator, z, request),
-            roles=parts,
-            skip_satisfied=True,
-            inputs=None if isinstance(x, Latents) else x,
-        )
+        inputs = None if isinstance(x, Latents) else x
+        return carry_out("edit", vars(self), z, request, where=as_text(where), inputs=inputs)
 
     @torch.no_grad()
     def score(self, x: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["read_count", "read_inputs", "read_mask", "read_where"]
+__all__ = ["as_text", "read_count", "read_inputs", "read_mask", "read_where"]
 
 import operator
 from typing import Any
@@ -14,6 +14,7 @@ from ..critics import Critic
 from ..critics.expression import parse
 from ..decoder import Decoder, read_samples
 from ..decoder.pictures import is_picture, read_picture
+from ..decoder.signatures import warn_of_signatures
 from ..errors import FingerprintError, InputError, ShapeError, check_kind
 from ..latents import Latents
 
@@ -27,6 +28,7 @@ def read_inputs(x: Any, decoder: Decoder) -> Latents | Tensor:
         FingerprintError: If latents were made by another decoder.
     """
     if not isinstance(x, Latents):
+        warn_of_signatures(x)
         return read_samples(x, decoder)
     if x.latent_shape != decoder.latent_shape:
         raise ShapeError(
@@ -50,6 +52,11 @@ def read_where(where: Any, critic: Critic) -> Critic | None:
             where, Critic, "where=", 'Write an expression of names, such as "Smiling | ~Male".'
         )
     return where  # type: ignore[no-any-return]
+
+
+def as_text(where: Any) -> str | None:
+    """The expression, if `where` was given as text."""
+    return where if isinstance(where, str) else None
 
 
 def read_mask(mask: Any) -> Tensor:

@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..display import Display, html_table, save_pictures, thumbnails
+from ..display import Display, grid, html_table, png, thumbnails
+from ..storage.files import sealed
+from .origin import Origin
+from .receipt import fields_of, receipt_of, sidecar
 
 SHOWN = 16  # rows of a notebook's table
-KEEPS = ("names", "display")  # fields that are not tensors of B rows
+KEEPS = ("names", "display", "origin")  # fields that are not tensors of B rows
 CHANGES = ("leakage", "tied", "free")  # of attributes that are held, tied to the request, or free
 
 
@@ -73,6 +76,9 @@ class Outcome:
     before: Tensor | None = None
     """The inputs of an edit, `(B, *sample_shape)`; None for samples and for edits of latents."""
 
+    origin: Origin | None = None
+    """How it was made, for the receipt of a saved picture; None of one that was made by hand."""
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -85,6 +91,8 @@ class Outcome:
             for name, value in values.items()
             if name not in KEEPS and value is not None
         }
+        if self.origin is not None:
+            parts["origin"] = self.origin.rows(rows.reshape(-1).to(self.x.device))
         return dataclasses.replace(self, **parts)
 
     def receipts(self) -> list[dict[str, Any]]:
@@ -103,13 +111,31 @@ class Outcome:
                 columns[f"{kind}_{name}"] = [None if math.isnan(v) else v for v in column]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
-        """Writes the samples as one PNG image, and makes its folder where needed.
+    def save(self, path: str | Path, *, columns: int | None = None, margin: int = 2) -> Path:
+        """Writes the samples as one PNG image with its receipt, and makes its folder where needed.
+
+        The receipt is in the metadata of the image and in `NAME.png.json`; `verify` reads it.
+
+        Arguments:
+            path: The file.
+            columns: Samples in a row; as near to a square as it gets if not given.
+            margin: White pixels between samples.
 
         Raises:
             InputError: If the samples cannot be shown as pictures.
         """
-        return save_pictures(path, self.display(self.x), columns=columns)
+        path, layout = Path(path), {"columns": columns, "margin": margin}
+        picture = grid(self.display(self.x), columns=columns, margin=margin)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.origin is None:
+            path.write_bytes(png(picture))
+            return path
+        receipt = receipt_of(
+            *(self.origin, self.names, self.receipts(), self.start, self.before, picture, layout)
+        )
+        sidecar(path).write_bytes(sealed(receipt))
+        path.write_bytes(png(picture, fields_of(receipt)))
+        return path
 
     def facts(self) -> dict[str, Any]:
         """Means over the samples."""

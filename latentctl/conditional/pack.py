@@ -9,13 +9,15 @@ were some, and loading takes them as arguments.
 
 from __future__ import annotations
 
-__all__ = ["load_pack", "push_pack", "save_pack"]
+__all__ = ["load_pack", "pack_fingerprint", "push_pack", "read_pack", "save_pack"]
 
 import contextlib
+import json
 import logging
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,14 @@ from ..controllers import Controller, Refined
 from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, wrap
 from ..errors import AdapterError, CheckpointError, FingerprintError
-from ..storage import Saved, load_folder, pack_modules, save_folder, unpack_modules
+from ..storage import (
+    Saved,
+    fingerprint_tensors,
+    load_folder,
+    pack_modules,
+    save_folder,
+    unpack_modules,
+)
 from ..storage.files import well_formed
 from .card import card_of
 from .facts import for_card
@@ -49,12 +58,7 @@ KEYS = {"base", "card", "decoder", "flows", "modules", "threshold"}  # of the st
 
 def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     """Writes the parts of a `Conditional`, as documented for `Conditional.save_pretrained`."""
-    refinement, editor = None, parts["editor"]
-    if isinstance(editor, Refined):
-        refinement, editor = editor.second.config, editor.first
-    saved = {name: parts[name] for name in ("critic", "realism", "controller")}
-    saved |= {"editor": editor, "prior": parts["prior"]}
-    modules = {name: module for name, module in saved.items() if module is not None}
+    modules, refinement = _saved(parts)
     tensors, state = pack_modules(modules, _given(decoder))
     base, flows = _flows(decoder)
     flow_tensors, flow_state = pack_modules({f"flow.{n}": flow for n, flow in enumerate(flows)})
@@ -71,6 +75,36 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     return save_folder(path, tensors, state)
 
 
+def pack_fingerprint(decoder: Decoder, **parts: Any) -> str:
+    """SHA-256 over what a pack of these parts holds: kinds, configurations, weights, the decoder.
+
+    Weights in half precision count as the same in single precision, in which they are loaded. The
+    evaluator and networks that refine edits are not in a pack.
+
+    Raises:
+        InputError: If a part cannot be saved.
+    """
+    modules, refinement = _saved(parts)
+    tensors, state = pack_modules(modules, _given(decoder))
+    state |= {"decoder": decoder.fingerprint(), "refinement": refinement}
+    state |= {"threshold": float(parts["threshold"])}
+    flat = {f"{name}/{key}": t for name, group in tensors.items() for key, t in group.items()}
+    return fingerprint_tensors(
+        {n: t.float() if t.is_floating_point() and t.itemsize < 4 else t for n, t in flat.items()},
+        json.dumps(state, sort_keys=True),
+    )
+
+
+def _saved(parts: Mapping[str, Any]) -> tuple[dict[str, nn.Module], Any]:
+    """The modules of a pack by name, and the configuration of the refinement, if there is one."""
+    refinement, editor = None, parts["editor"]
+    if isinstance(editor, Refined):
+        refinement, editor = editor.second.config, editor.first
+    saved = {name: parts[name] for name in ("critic", "realism", "controller")}
+    saved |= {"editor": editor, "prior": parts["prior"]}
+    return {name: module for name, module in saved.items() if module is not None}, refinement
+
+
 def load_pack(
     path: str | Path,
     decoder: Decoder | nn.Module,
@@ -79,28 +113,43 @@ def load_pack(
     evaluator: PixelCritic | None = None,
 ) -> dict[str, Any]:
     """The parts that `save_pack` wrote, as arguments of `latentctl.condition`."""
+    tensors, state, decoder = read_pack(path, decoder)
+    with well_formed(path, CheckpointError):
+        return _load(path, tensors, state, decoder, refine_with, evaluator)
+
+
+def read_pack(
+    path: str | Path, decoder: Decoder | nn.Module
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], Decoder]:
+    """The tensors and the state of a pack, and the decoder, with the pack's flows if it lacks them.
+
+    The decoder may be another one than the pack was made for.
+
+    Raises:
+        CheckpointError: If the pack is damaged.
+        AdapterError: If a bare model cannot be wrapped.
+    """
     tensors, state = load_folder(path)
     with well_formed(path, CheckpointError):
         _pack_state(path, state)
-        return _load(path, tensors, state, decoder, refine_with, evaluator)
+        if not isinstance(decoder, Decoder):
+            decoder = _wrapped(decoder, state["base"])
+        if state["flows"] and decoder.fingerprint() == state["base"]["fingerprint"]:
+            flows = unpack_modules(tensors, {"modules": state["flows"]})
+            for number in range(len(flows)):
+                decoder = decoder.through(flows[f"flow.{number}"])
+    return tensors, state, decoder
 
 
 def _load(
     path: str | Path,
     tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
-    decoder: Decoder | nn.Module,
+    decoder: Decoder,
     refine_with: PixelCritic | None,
     evaluator: PixelCritic | None,
 ) -> dict[str, Any]:
-    if not isinstance(decoder, Decoder):
-        decoder = _wrapped(decoder, state["base"])
     made_for, found = state["decoder"], decoder.fingerprint()
-    if state["flows"] and found == state["base"]["fingerprint"]:
-        flows = unpack_modules(tensors, {"modules": state["flows"]})
-        for number in range(len(flows)):
-            decoder = decoder.through(flows[f"flow.{number}"])
-        found = decoder.fingerprint()
     if made_for["fingerprint"] != found:
         raise FingerprintError(
             f"The pack at {path} was made for {made_for['name']} with fingerprint "

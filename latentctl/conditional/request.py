@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Roles", "Value", "latent_region", "least_likely", "requested_targets", "roles"]
+__all__ = [
+    "Value",
+    "held_attributes",
+    "latent_region",
+    "least_likely",
+    "requested_targets",
+    "unheld",
+]
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -77,25 +84,13 @@ def requested_targets(
     return requested
 
 
-class Roles(NamedTuple):
-    """The part of each attribute of each sample in an edit, `(B, K)` booleans.
-
-    What is requested, by name or in `where`, has none of them.
-    """
-
-    held: Tensor
-    tied: Tensor
-    """Tied to what is requested, and not held."""
-    free: Tensor
-
-
-def roles(
+def held_attributes(
     critic: Critic, requested: Tensor, where: Critic | None, hold: bool | str | Iterable[str]
-) -> Roles:
-    """Which attributes of which samples are held, tied to the request, or free.
+) -> Tensor:
+    """Which attributes of which samples are held, `(B, K)` booleans.
 
     Arguments:
-        critic: The critic, with its ties.
+        critic: The critic of the K attributes, with its ties.
         requested: Targets, `(B, K)`, NaN = free.
         where: A further critic to satisfy; the attributes it depends on are not held.
         hold: `"untied"` for all attributes that are not tied to what is requested, True for all,
@@ -105,23 +100,38 @@ def roles(
     Raises:
         UnknownNameError: If an attribute is not known.
     """
-    names, asked = critic.names, ~torch.isnan(requested)
-    for name in where.attributes & {*names} if where is not None else ():
-        asked[:, names.index(name)] = True
-    tied = tied_to(asked, critic.ties, names)
-    if isinstance(hold, bool) or hold == UNTIED:
-        held = torch.full_like(asked, hold is not False) & ~asked
-        if hold == UNTIED:
-            held &= ~tied
-    elif isinstance(hold, Iterable):
-        kept = {_index(names, name) for name in ([hold] if isinstance(hold, str) else hold)}
-        columns = torch.tensor([k in kept for k in range(len(names))], dtype=torch.bool)
-        held = columns.to(asked.device) & ~asked
-    else:
+    asked = _asked(critic, requested, where)
+    if hold == UNTIED:
+        return ~(asked | tied_to(asked, critic.ties, critic.names))
+    if isinstance(hold, bool):
+        return ~asked if hold else torch.zeros_like(asked)
+    if not isinstance(hold, Iterable):
         raise InputError(
             f"hold= takes {UNTIED!r}, True, False, or names of attributes; found {hold!r}."
         )
-    return Roles(held, tied & ~held, ~(asked | held | tied))
+    kept = {_index(critic.names, name) for name in ([hold] if isinstance(hold, str) else hold)}
+    columns = torch.tensor([k in kept for k in range(len(critic.names))], dtype=torch.bool)
+    return columns.to(asked.device) & ~asked
+
+
+def unheld(
+    critic: Critic, requested: Tensor, where: Critic | None, held: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attributes that are tied to what is requested and not held, and all others, `(B, K)` each.
+
+    The arguments are those of `held_attributes`, and its result.
+    """
+    asked = _asked(critic, requested, where)
+    tied = tied_to(asked, critic.ties, critic.names) & ~held
+    return tied, ~(asked | tied | held)
+
+
+def _asked(critic: Critic, requested: Tensor, where: Critic | None) -> Tensor:
+    """Attributes that are requested, by name or in `where`, `(B, K)` booleans."""
+    asked = ~torch.isnan(requested)
+    for name in where.attributes & {*critic.names} if where is not None else ():
+        asked[:, critic.names.index(name)] = True
+    return asked
 
 
 def latent_region(mask: Any, decoder: Decoder, count: int) -> Tensor:

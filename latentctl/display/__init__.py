@@ -8,11 +8,13 @@ __all__ = [
     "Show",
     "grid",
     "html_table",
+    "pixel_hash",
     "png",
     "save_pictures",
     "thumbnails",
+    "with_fields",
 ]
 
 from .markup import Described, html_table
-from .picture import grid, png, save_pictures
+from .picture import grid, pixel_hash, png, save_pictures, with_fields
 from .samples import Display, Show, thumbnails

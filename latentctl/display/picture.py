@@ -1,12 +1,15 @@
-"""Samples as one PNG picture."""
+"""Samples as one PNG picture, with texts in the file."""
 
 from __future__ import annotations
 
-__all__ = ["grid", "png", "save_pictures"]
+__all__ = ["grid", "pixel_hash", "png", "save_pictures", "with_fields"]
 
+import hashlib
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..errors import InputError
+
+COMPRESSED = 2000  # characters of a text from which on it is compressed
 
 
 def grid(
@@ -57,8 +62,18 @@ def grid(
     return (picture * 255).round().to(torch.uint8)
 
 
-def png(picture: Tensor) -> bytes:
+def pixel_hash(picture: Tensor) -> str:
+    """SHA-256 over the size and the bytes of a picture `(H, W, 3)`."""
+    raw = picture.contiguous().numpy().tobytes()
+    return hashlib.sha256(f"{tuple(picture.shape)}".encode() + raw).hexdigest()
+
+
+def png(picture: Tensor, fields: Mapping[str, str] | None = None) -> bytes:
     """The PNG file of a picture `(H, W, 3)` in bytes.
+
+    Arguments:
+        picture: The picture.
+        fields: Texts by name, such as `Software`, for the metadata of the file.
 
     Example:
         >>> png(torch.zeros(2, 2, 3, dtype=torch.uint8))[:4]
@@ -67,8 +82,37 @@ def png(picture: Tensor) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(picture.contiguous().numpy()).save(file, format="PNG")
+    image = Image.fromarray(picture.contiguous().numpy())
+    image.save(file, format="PNG", pnginfo=_texts(fields or {}))
     return file.getvalue()
+
+
+def with_fields(raw: bytes, fields: Mapping[str, str]) -> bytes:
+    """A PNG file with texts added to its metadata.
+
+    Example:
+        >>> b"Software" in with_fields(png(torch.zeros(2, 2, 3, dtype=torch.uint8)),
+        ...                            {"Software": "latentctl"})
+        True
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(raw)) as image:
+        file, texts = io.BytesIO(), {**getattr(image, "text", {}), **fields}
+        image.save(file, format="PNG", pnginfo=_texts(texts), dpi=image.info.get("dpi", ()) or None)
+    return file.getvalue()
+
+
+def _texts(fields: Mapping[str, str]) -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for name, text in fields.items():
+        if text.isascii() and len(text) < COMPRESSED:
+            info.add_text(name, text)
+        else:
+            info.add_itxt(name, text, zip=len(text) >= COMPRESSED)
+    return info
 
 
 def save_pictures(

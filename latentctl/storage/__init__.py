@@ -7,6 +7,7 @@ __all__ = [
     "Saved",
     "digest",
     "fingerprint",
+    "fingerprint_tensors",
     "load_folder",
     "load_strict",
     "pack_modules",
@@ -19,4 +20,4 @@ __all__ = [
 from .files import VERSION
 from .folder import load_folder, save_folder, verify_folder
 from .saved import Saved, pack_modules, register_to_config, unpack_modules
-from .weights import digest, fingerprint, load_strict
+from .weights import digest, fingerprint, fingerprint_tensors, load_strict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["digest", "fingerprint", "load_strict"]
+__all__ = ["digest", "fingerprint", "fingerprint_tensors", "load_strict"]
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,13 @@ from ..errors import CheckpointError
 
 def fingerprint(module: nn.Module, salt: str = "") -> str:
     """SHA-256 over `salt` and the names, shapes and bytes of all weights and buffers."""
+    return fingerprint_tensors(module.state_dict(), salt)
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
+    """SHA-256 over `salt` and the names, types, shapes and bytes of tensors."""
     found = hashlib.sha256(salt.encode())
-    for key, value in sorted(module.state_dict().items()):
+    for key, value in sorted(tensors.items()):
         found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         found.update(_bytes(value))
     return found.hexdigest()

@@ -28,6 +28,10 @@ def load():
     return latentctl.wrap(ToyVAE(), latent_shape=(8,))
 
 
+def conditional():
+    return latentctl.Conditional.from_pretrained("pack", load())
+
+
 def bare():
     return ToyVAE()
 
@@ -123,6 +127,24 @@ def test_edit_writes_an_image_and_a_receipt_for_each(run, world):
     assert code == 0 and row["leakage_Male"] is None and (world / "one" / "0.png").exists()
 
 
+def test_verify_makes_pictures_again(run, world):
+    words = ("edit", "pack", *MODEL_FLAGS, "--images", "images", "--attributes", "Smiling=1")
+    assert run(*words, "--output", "kept")[0] == 0
+    assert run(*SAMPLE, "--attributes", "Hat=1", "-n", 5, "--output", "kept/s.png")[0] == 0
+    pack = ("--pack", "pack", *MODEL_FLAGS)
+    files = ("kept/0.png", "kept/inside/1.png")
+    code, text, error = run("verify", *files, "kept/s.png", *pack)
+    assert code == 0 and text.count("Intact") == 3, (text, error)
+    code, text, _ = run("verify", *files, *pack, "--images", "images")
+    assert code == 0 and "inputs" not in text
+    assert "inputs are not among" in run("verify", *files, *pack, "--images", "images/2.png")[1]
+    code, text, _ = run("verify", *files, "--pack", "model.py:conditional", "--device", "cpu")
+    assert code == 0 and text.count("Intact") == 2
+    (world / "kept" / "0.png").write_bytes((world / "kept" / "2.png").read_bytes())
+    code, text, _ = run("verify", *files, *pack)
+    assert code == 1 and "kept/0.png: Changed: metadata" in text and text.count("Intact") == 1
+
+
 def test_fit_saves_a_pack_that_samples(run, world):
     words = ("fit", *MODEL_FLAGS, "--data", "images", "--labels", "labels.csv")
     code, text, _ = run(*words, "--max_train_steps", 3, "--output", "fitted")
@@ -178,6 +200,11 @@ def faults():
         ((*edit, "--images", "absent"), "no image"),
         ((*edit, "--images", "labels.csv"), "labels.csv"),
         ((*edit, "--attributes", "Smiling=1", "--hold", "Hut"), "Did you mean 'Hat'"),
+        (("verify", "images/0.png", "--pack", "pack", *MODEL_FLAGS), "no receipt"),
+        (("verify", "absent.png", "--pack", "pack", *MODEL_FLAGS), "absent.png"),
+        (("verify", "labels.csv", "--pack", "pack", *MODEL_FLAGS), "PNG"),
+        (("verify", "b.png", "--pack", "pack", "--device", "cpu"), "--decoder"),
+        (("verify", "b.png", "--pack", "model.py:load", "--device", "cpu"), "not a Conditional"),
         ((*fit, "absent.csv"), "not a file"),
         ((*fit, "labels.csv", "--data", "absent"), "not a folder"),
         ((*fit, "labels.csv", "--max_train_steps", "0"), "step"),
@@ -214,4 +241,4 @@ def test_whatever_is_wrong_is_one_sentence_and_exit_code_2(run, world):
         assert len(told) == 1 and "Traceback" not in error, (words, error)
         tried += 1
     print(f"{tried} wrong command lines")
-    assert tried == 94
+    assert tried == 99
