@@ -20,7 +20,8 @@ leakage into held attributes, the shift of the latent, and whose probabilities t
     --evaluator DIR                             score them by another, independent network
 
 In `--output_dir`: `report.html`, `edits.png`, a strip for each face in `faces/` and, of several
-strengths, for each request in `strengths/`, `receipts.csv`, `receipts.json` and `config.json`.
+strengths, for each request in `strengths/`, `receipts.csv`, `receipts.json` and `config.json`. Each
+edit is in `edited/`, with its receipt, and what made them is in `pack/`, for `latentctl verify`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import torch
 from accelerate import Accelerator
 from latentctl_adapters import embedded
 from support.edit_identity.faces import PART, FaceFlags, learn, read_faces
-from support.edit_identity.receipts import Edited, receipts, write_receipts
+from support.edit_identity.receipts import Edited, receipts, save_edits, write_receipts
 from support.edit_identity.report import Sources, write_report
 from support.faces import Faces, direction, reconstruct
 from support.models import DecoderFlags, load_decoder, load_network
@@ -105,6 +106,8 @@ class Change:
     where: Critic | None = None
     value: bool | None = None
     """The value that is asked for; None flips the attribute."""
+    expression: str | None = None
+    """The text of `where`, if it was one."""
 
     @property
     def label(self) -> str:
@@ -127,7 +130,7 @@ def read_requests(flags: EditFlags, data: FaceFlags, pack: Conditional, seed: in
         if not pack.names:
             raise InputError("--where needs a pack with named attributes.")
         where = parse(flags.where, pack.critic)
-        requests.append(Change(flags.where, where))
+        requests.append(Change(flags.where, where, expression=flags.where))
     if flags.from_examples is not None:
         learned = learn(Path(flags.from_examples), pack, data, seed)
         requests.append(Change(learned.names[0], learned))
@@ -232,7 +235,7 @@ def make(
     outcomes = [
         editor.edit(
             x,
-            where=where,
+            where=request.expression or where,
             hold=HOLDS.get(flags.hold, flags.hold),
             strength=strength,
             seed=seed,
@@ -274,6 +277,8 @@ def main(flags: Flags) -> Path | None:
 
     write_json(folder / "config.json", flags)
     write_receipts(folder, rows)
+    editor.save_pretrained(folder / "pack")
+    save_edits(folder, files, edits, flags.edit.strength)
     settings = dataclasses.asdict(flags)
     report = write_report(folder, settings, editor, sources, x, files, start, edits, rows)
     print(f"{len(rows)} edits of {len(files)} faces. The report is {report}.")

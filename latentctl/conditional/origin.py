@@ -6,6 +6,7 @@ __all__ = ["Kind", "Maker", "Origin"]
 
 import dataclasses
 import functools
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class Maker:
                 "editor": type(editor).__name__,
             },
             "evaluator": _network(self.parts["evaluator"]),
-            "refined_with": _network(editor.attributes if isinstance(editor, Refined) else None),
+            "refined_with": _network(editor.attributes, json.dumps(editor.second.config))
+            if isinstance(editor, Refined)
+            else None,
             "versions": {
                 "torch": torch.__version__,
                 "python": platform.python_version(),
@@ -83,7 +86,7 @@ def _pack(parts: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _network(critic: nn.Module | None) -> dict[str, Any] | None:
+def _network(critic: nn.Module | None, salt: str = "") -> dict[str, Any] | None:
     if critic is None:
         return None
-    return {"name": type(critic).__name__, "fingerprint": fingerprint(critic)}
+    return {"name": type(critic).__name__, "fingerprint": fingerprint(critic, salt)}

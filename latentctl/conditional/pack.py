@@ -84,10 +84,8 @@ def pack_fingerprint(decoder: Decoder, **parts: Any) -> str:
     Raises:
         InputError: If a part cannot be saved.
     """
-    modules, refinement = _saved(parts)
-    tensors, state = pack_modules(modules, _given(decoder))
-    state |= {"decoder": decoder.fingerprint(), "refinement": refinement}
-    state |= {"threshold": float(parts["threshold"])}
+    tensors, state = pack_modules(_saved(parts)[0], _given(decoder))
+    state |= {"decoder": decoder.fingerprint(), "threshold": float(parts["threshold"])}
     flat = {f"{name}/{key}": t for name, group in tensors.items() for key, t in group.items()}
     return fingerprint_tensors(
         {n: t.float() if t.is_floating_point() and t.itemsize < 4 else t for n, t in flat.items()},

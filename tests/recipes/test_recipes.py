@@ -209,6 +209,23 @@ def test_every_face_and_attribute_has_its_receipt(edited, made):
     assert json.loads((edited / "config.json").read_text())["model"]["pack"] == "out/pack"
 
 
+def test_each_edit_is_saved_with_its_receipt(edited, evaluated, main_job):
+    from latentctl.conditional import verify
+
+    folder = str(main_job[0] / "out" / "base")
+    decoder = latentctl.load("conv-vae", pretrained_model_name_or_path=folder)
+    files = sorted((edited / "edited").rglob("*.png"))
+    assert len(files) == 3 * len(NAMES) and len(list((evaluated / "edited").rglob("*.png"))) == 12
+    for file in files[:2]:
+        assert verify(file, edited / "pack", decoder).intact
+    file = next((evaluated / "edited").rglob("*x0.5.png"))
+    verdict = verify(file, evaluated / "pack", decoder)
+    assert not verdict.changed and "evaluator=" in str(verdict)
+    for name in ("edits.png", "faces/000_test_00000.png"):
+        with Image.open(edited / name) as image:
+            assert "Edited by AI" in image.text["Description"]
+
+
 def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job):
     rows = json.loads((evaluated / "receipts.json").read_text())
     assert [(row["request"], row["strength"], row["index"]) for row in rows] == [

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["Edited", "per_cent", "receipts", "summary", "words", "write_receipts"]
+__all__ = [
+    "Edited",
+    "file_name",
+    "per_cent",
+    "receipts",
+    "save_edits",
+    "summary",
+    "words",
+    "write_receipts",
+]
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +137,24 @@ def write_receipts(folder: Path, rows: Sequence[Row]) -> None:
         names, table = list(rows[0]), csv.writer(file)
         table.writerow([cell(name) for name in names])
         table.writerows([cell(row[name]) for name in names] for row in rows)
+
+
+def save_edits(
+    folder: Path, files: Sequence[str], edits: Sequence[Edited], strengths: Sequence[float]
+) -> None:
+    """Each edit of each face as a PNG with its receipt, which `latentctl verify` checks."""
+    for number, edited in enumerate(edits):
+        for strength, out in zip(strengths, edited.outcomes, strict=True):
+            power = f"_x{strength:g}" if len(strengths) > 1 else ""
+            name = f"{number:02d}_{file_name(edited.label)}{power}.png"
+            for index, file in enumerate(files):
+                face = f"{index:03d}_{Path(file).stem}"
+                out[index].save(folder / "edited" / face / name, margin=0)
+
+
+def file_name(label: str) -> str:
+    """A request in words as the name of a file."""
+    return re.sub(r"\W+", "_", label).strip("_")[:40]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float | str | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["Sources", "write_report"]
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from torch import Tensor
 
 from latentctl import Conditional
 from latentctl.conditional import Outcome
+from latentctl.conditional.receipt import ai_fields
+from latentctl.display import with_fields
 
 from ..report import Report, face_sheet
-from .receipts import Edited, Row, per_cent, summary
+from .receipts import Edited, Row, file_name, per_cent, summary
 
 SHOWN = 12  # faces on the page; every face has its strip
 CARD = 106  # pixels of the page across a face beside its receipt
@@ -129,7 +130,7 @@ class Sheets:
                 marked=marks[index],
                 notes=notes,
             )
-            (folder / "faces" / f"{index:03d}_{Path(file).stem}.png").write_bytes(strip)
+            (folder / "faces" / f"{index:03d}_{Path(file).stem}.png").write_bytes(labelled(strip))
         sheet = face_sheet(
             images[:SHOWN, self.place],
             scale=1.2,
@@ -141,7 +142,7 @@ class Sheets:
                 for index in range(len(self.files[:SHOWN]))
             ],
         )
-        (folder / "edits.png").write_bytes(sheet)
+        (folder / "edits.png").write_bytes(labelled(sheet))
 
     def strength_strip(self, request: int) -> bytes:
         """One request at all strengths, for the first faces, with its probability below."""
@@ -270,9 +271,14 @@ def add_strengths(report: Report, folder: Path, sheets: Sheets, rows: Sequence[R
     (folder / "strengths").mkdir(exist_ok=True)
     for number, edit in enumerate(sheets.edits):
         strip = sheets.strength_strip(number)
-        name = re.sub(r"\W+", "_", edit.label).strip("_")[:40]
-        (folder / "strengths" / f"{number:02d}_{name}.png").write_bytes(strip)
+        file = folder / "strengths" / f"{number:02d}_{file_name(edit.label)}.png"
+        file.write_bytes(labelled(strip))
         report.picture(strip, f"{edit.label}, with its probability below.")
+
+
+def labelled(picture: bytes) -> bytes:
+    """A PNG that says in its metadata that it was edited by AI."""
+    return with_fields(picture, ai_fields("edit"))
 
 
 def _short(text: str) -> str:
