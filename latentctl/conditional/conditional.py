@@ -28,6 +28,7 @@ from ..knowledge import KnowledgeBase
 from ..latents import Latents, require_latents
 from .apply import carry_out
 from .card import card_of
+from .compose import Term
 from .facts import facts, for_card
 from .hub import fetch, push
 from .inputs import as_text, read_count, read_inputs, read_mask, read_where
@@ -35,6 +36,7 @@ from .outcome import Outcome
 from .pack import load_pack, save_pack
 from .parts import check_extensible, fitting_parts
 from .request import Value, held_attributes, latent_region, requested_targets
+from .sums import Sums
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -43,7 +45,7 @@ BATCH = 64  # samples encoded at once
 
 
 @dataclass(eq=False, repr=False)
-class Conditional(Described):
+class Conditional(Sums, Described):
     """Made by `latentctl.condition`, which documents the parts and checks that they fit."""
 
     decoder: Decoder
@@ -54,6 +56,8 @@ class Conditional(Described):
     evaluator: PixelCritic | None
     prior: Prior
     threshold: float
+    terms: tuple[Term, ...] = ()
+    """The packs of a sum."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,12 +65,12 @@ class Conditional(Described):
         return self.critic.names
 
     def facts(self) -> dict[str, Any]:
-        return facts(**vars(self))
+        return facts(**self.parts)
 
     def to(self, device: torch.device | str) -> Conditional:
         """Moves every part to a device, in place, as modules do; returns itself."""
-        parts = (self.decoder, self.critic, self.controller, self.editor)
-        for part in (*parts, self.realism, self.evaluator, self.prior):
+        every = [self.parts, *(term.parts for term in self.terms)]
+        for part in (part for parts in every for part in parts.values()):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
@@ -110,7 +114,7 @@ class Conditional(Described):
             index=torch.arange(start, start + count),
         )
         z = self.prior.sample(count, seed=seed, start=start).to(self.decoder.device)
-        return carry_out("sample", vars(self), z, request, where=as_text(where))
+        return carry_out("sample", self.parts, z, request, where=as_text(where))
 
     def edit(
         self,
@@ -163,7 +167,7 @@ class Conditional(Described):
             seed=seed,
         )
         inputs = None if isinstance(x, Latents) else x
-        return carry_out("edit", vars(self), z, request, where=as_text(where), inputs=inputs)
+        return carry_out("edit", self.parts, z, request, where=as_text(where), inputs=inputs)
 
     @torch.no_grad()
     def score(self, x: Any) -> Tensor:
@@ -227,11 +231,11 @@ class Conditional(Described):
             InputError: If the critic, the controller or the prior is not one of latentctl's own.
             CheckpointError: If the disk is full, or `path` holds other files.
         """
-        return save_pack(path, **vars(self))
+        return save_pack(path, **self.parts)
 
     def model_card(self, repo_id: str, **options: Any) -> ModelCard:
         """The card of the pack; `options` are those of `latentctl.conditional.card.model_card`."""
-        return card_of(repo_id, for_card(**vars(self)), **options)
+        return card_of(repo_id, for_card(**self.parts), **options)
 
     def push_to_hub(
         self, repo_id: str, *, card: ModelCard | None = None, **options: Any

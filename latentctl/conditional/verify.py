@@ -141,7 +141,7 @@ def _compare_parts(
 
 def _same_parts(faces: Conditional, receipt: dict[str, Any], verdict: Verdict) -> bool:
     """Whether the picture can be made again by these parts."""
-    facts, same = Maker(vars(faces)).facts, True
+    facts, same = Maker(faces.parts).facts, True
     pack, recorded = facts["pack"]["fingerprint"], receipt["pack"]["fingerprint"]
     if recorded is None:
         verdict.notes.append("The pack had no fingerprint, since one of its parts is not saved.")
@@ -202,7 +202,7 @@ def _again(faces: Conditional, saved: SavedPicture) -> Outcome:
     else:
         z = torch.cat([faces.prior.sample(1, seed=request.seed, start=i) for i in index])
     z = z.to(faces.decoder.device)
-    return carry_out(receipt["kind"], vars(faces), z, request, where=where)
+    return carry_out(receipt["kind"], faces.parts, z, request, where=where)
 
 
 def _close(value: Any, recorded: Any) -> bool:

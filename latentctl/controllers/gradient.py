@@ -46,6 +46,8 @@ class GradientController(Controller):
                 if self.squared_hold:  # no NaN even where it is not chosen, or gradients are NaN
                     held = (torch.sigmoid(logits) - torch.nan_to_num(y)).square()
                 each, near = torch.where(hold, self.hold_weight * held, each), near | hold
+            if set(weights := self.attributes.weights) != {1.0}:
+                each = each * each.new_tensor(weights)
             loss = loss + each.sum(1)
             done &= (near | torch.isnan(y)).all(1)
         if request.where is not None:

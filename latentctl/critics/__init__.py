@@ -7,6 +7,8 @@ __all__ = [
     "Critic",
     "ExampleCritic",
     "JoinedCritic",
+    "JoinedPixelCritic",
+    "Member",
     "PixelCritic",
     "RealismCritic",
     "RewardCritic",
@@ -15,7 +17,7 @@ __all__ = [
 from .attributes import AttributeCritic
 from .base import Critic
 from .examples import ExampleCritic
-from .joined import JoinedCritic
+from .joined import JoinedCritic, JoinedPixelCritic, Member
 from .pixel import PixelCritic
 from .realism import RealismCritic
 from .reward import RewardCritic

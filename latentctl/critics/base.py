@@ -146,6 +146,11 @@ class Critic(Saved, abc.ABC):
         return _Match(self, y)
 
     @property
+    def weights(self) -> tuple[float, ...]:
+        """By how much each attribute counts in the loss of moves, 1 but for weighted packs."""
+        return (1.0,) * len(self.names)
+
+    @property
     def attributes(self) -> frozenset[str]:
         """Names of the attributes that this critic depends on."""
         return frozenset(self.names).union(*(c.attributes for c in self._operands().values()))
