@@ -105,7 +105,8 @@ def joined_parts(terms: Sequence[Term]) -> dict[str, Any]:
     _check_names(terms)
     critics = sorted((c for term in terms for c in term.critics()), key=lambda c: c.names)
     critic = JoinedCritic(*critics) if len(critics) > 1 else critics[0]
-    critic.ties = sorted((tie for term in terms for tie in term.ties), key=lambda tie: tie[:2])
+    ties = [tie for term in terms for tie in term.ties]
+    critic.ties = sorted(ties, key=lambda tie: (tie[0], tie[1]))
     evaluators = [term.parts["evaluator"] for term in terms]
     evaluator = None
     if all(evaluators):
@@ -180,8 +181,8 @@ def named(terms: Sequence[Term], names: Sequence[str]) -> list[Term]:
         if rest := {*term.names} - {*names}:
             raise InputError(
                 f"{', '.join(sorted({*term.names} & {*names}))} is of a pack that has "
-                f"{', '.join(sorted(rest))}, too. Packs are removed as a whole: name these as well, "
-                f"or take some attributes of a critic: critic.select(names)."
+                f"{', '.join(sorted(rest))}, too. Packs are removed as a whole: name these as "
+                f"well, or take some attributes of a critic: critic.select(names)."
             )
     return found
 
