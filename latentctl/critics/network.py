@@ -8,8 +8,8 @@ from __future__ import annotations
 __all__ = ["NetworkCritic", "require_labels"]
 
 import abc
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 1e-2,
     "lr_scheduler": "cosine",
 }
+
+
+Loss: TypeAlias = Callable[[Latents, Step], tuple[Tensor, dict[str, Tensor]]]
 
 
 class NetworkCritic(Critic):
@@ -78,11 +81,14 @@ class NetworkCritic(Critic):
         if self.covariance is not None:
             self.covariance.learn(latents, seed=seed)
 
-    def fit_network(self, latents: Latents, *, name: str, seed: int, **options: Any) -> Self:
+    def fit_network(
+        self, latents: Latents, loss: Loss | None = None, *, name: str, seed: int, **options: Any
+    ) -> Self:
         """Trains on latents with labels, in place.
 
         Arguments:
             latents: Encodings with labels.
+            loss: As `loss`, which is minimised if none is given.
             name: Its name in the log.
             seed: Decides every random number.
             options: Further arguments of `latentctl.training.train`; by default 1500 steps of
@@ -91,7 +97,7 @@ class NetworkCritic(Critic):
         """
         self.fit_statistics(latents, seed=seed)
         self.ties = ties_in(latents, self)
-        train(self, self.loss, latents, name=name, seed=seed, **{**TRAINING, **options})
+        train(self, loss or self.loss, latents, name=name, seed=seed, **{**TRAINING, **options})
         return self
 
 
