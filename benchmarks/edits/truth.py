@@ -47,7 +47,9 @@ class FactorReader:
     ) -> None:
         latents = encode(decoder, images, truth, (*FACTORS, *ATTRIBUTES))
         self.decoder = decoder
-        self.net = AttributeCritic.fit(latents, width=512, depth=3, seed=seed, **options)
+        self.net = AttributeCritic.fit(
+            latents, width=512, depth=3, robustness=0, seed=seed, **options
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

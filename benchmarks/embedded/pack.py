@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 import latentctl
 from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
 from benchmarks.shared.run import Seconds, SeededFlags, run, write
-from latentctl import Actor, Ascent, Conditional, Decoder, FlowMatching, Latents
+from latentctl import Actor, Ascent, AttributeCritic, Conditional, Decoder, FlowMatching, Latents
 from latentctl.evaluation import edit_scores, frechet_distance, identity, multilabel_scores
 from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
@@ -40,13 +40,13 @@ class Flags(SeededFlags):
     output_dir: Path = Path("outputs/embedded")
     generator: Path = Path("outputs/drawn_faces")  # The folder of `benchmarks.embedded.generator`.
     faces: int = 120_000  # Faces in `faces.bin` there.
-    network_faces: int = 12_000  # Faces that the networks are trained on.
-    latents: int = 30_000  # Faces that are encoded.
+    network_faces: int = 20_000  # Faces that the networks are trained on.
+    latents: int = 60_000  # Faces that are encoded.
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
-    parts: tuple[str, ...] = ("judge", "pack", "install")
+    parts: tuple[str, ...] = ("judge", "critic", "pack", "install")
     """What is trained; `install` copies everything into the package and measures it there."""
     distillation_samples: int = 9_000
-    distillation_train_steps: int = 1500
+    critic_train_steps: int = 1500
     flow_steps: int = 1500
     demonstration_steps: int = 1000
 
@@ -62,12 +62,15 @@ def main(flags: Flags) -> None:
         options = {"epochs": 2 * flags.passes, "seed": flags.seed + 50, **JUDGE}
         judge = seconds.measure("judge", PixelClassifier.fit, *data, ATTRIBUTES, **options)
         judge.half().save_pretrained(folder / "judge")
-    if "pack" in flags.parts:
+    if {"critic", "pack"} & {*flags.parts}:
         network = residual_vae.ResidualVAE.from_pretrained(flags.generator / "model")
         network.half().save_pretrained(folder / "generator")
         decoder = residual_vae.load(pretrained_model_name_or_path=folder / "generator")
         latents = seconds.measure("encode", encoded, decoder, images, labels, flags.latents)
-        pack(decoder, latents, TensorDataset(*data), flags, seconds)
+    if "critic" in flags.parts:
+        teach(decoder, latents, TensorDataset(*data), flags, seconds)
+    if "pack" in flags.parts:
+        pack(decoder, latents, flags, seconds)
     if "install" in flags.parts:
         for part in ("generator", "judge", "evaluator", "pack"):
             shutil.copytree(folder / part, embedded.WEIGHTS / part, dirs_exist_ok=True)
@@ -77,11 +80,10 @@ def main(flags: Flags) -> None:
     write(folder / f"seconds-{'-'.join(flags.parts)}.json", seconds)
 
 
-def pack(
+def teach(
     decoder: Decoder, latents: Latents, data: TensorDataset, flags: Flags, seconds: Seconds
 ) -> None:
-    """Writes the pack and the evaluator."""
-    seed, folder = flags.seed, flags.output_dir
+    """Writes the critic and the evaluator."""
     critic, evaluator = seconds.measure(
         "teach",
         latentctl.teach,
@@ -93,10 +95,18 @@ def pack(
         passes=flags.passes,
         samples=flags.distillation_samples,
         samples_per_round=flags.distillation_samples // 2,
-        max_train_steps=flags.distillation_train_steps,
-        seed=seed,
+        max_train_steps=flags.critic_train_steps,
+        seed=flags.seed,
+        output_dir=flags.output_dir / "teach",
     )
-    folded(evaluator).half().save_pretrained(folder / "evaluator")
+    critic.half().save(flags.output_dir / "critic")
+    folded(evaluator).half().save_pretrained(flags.output_dir / "evaluator")
+
+
+def pack(decoder: Decoder, latents: Latents, flags: Flags, seconds: Seconds) -> None:
+    """Writes the pack, of the critic that is there."""
+    seed, folder = flags.seed, flags.output_dir
+    critic = AttributeCritic.load(folder / "critic")
     steps = {"max_train_steps": flags.flow_steps, "seed": seed}
     flow = seconds.measure("flow", FlowMatching.fit, latents, **steps)
     cloned = {"demonstration_steps": flags.demonstration_steps, "max_train_steps": 0, "seed": seed}

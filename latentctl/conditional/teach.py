@@ -1,8 +1,9 @@
 r"""`teach`: from labelled images to a critic that edits can follow, and an evaluator of them.
 
-A critic that is fitted to encodings and labels alone has adversarial directions. Here networks on
-images are trained first, on the reconstructions of the images, since what the decoder draws is all
-that they will see. Through the decoder they are the teachers of a fast critic of latents
+A critic that edits ascend is exploited by them. Critics of two kinds make it harder together than
+each alone: one of latents that is trained on labels against adversarial moves (`AttributeCritic`),
+and networks on images through the decoder, which are trained on reconstructions, since what the
+decoder draws is all that they will see. Their mean is distilled into a fast critic of latents
 (`latentctl.distill`). One more network, of another architecture, becomes the evaluator: no edit
 ascends it, and it is calibrated on reconstructions of images that no network was trained on.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..controllers import distill
-from ..critics import AttributeCritic, PixelCritic
+from ..critics import AttributeCritic, MeanCritic, PixelCritic
 from ..decoder import Decoder
 from ..decoder.dataset import SampleReader, Source
 from ..errors import AdapterError, InputError
@@ -81,6 +82,7 @@ def teach(
     max_train_samples: int = 20_000,
     held_out: float = 0.1,
     max_train_seconds: float | None = None,
+    max_train_steps: int | None = None,
     image_column: str = "image",
     transform: Callable[[Any], Any] | None = None,
     network: Callable[..., nn.Module] | None = None,
@@ -97,13 +99,16 @@ def teach(
         decoder: A decoder of images with an encoder.
         data: Labelled images, a map-style data set as `latentctl.encode_dataset` reads it.
         attributes: Names of the label columns, K of them; those of `latents` if not given.
-        latents: Encodings to distil on, such as those of more data; those of `data` if not given.
-        teachers: Networks that the critic is distilled from, 1 to 3, each of another architecture.
+        latents: Labelled encodings that the critic is trained on, such as those of more data; those
+            of `data` if not given.
+        teachers: Networks that the critic is distilled from beside the labels, 0 to 3, each of
+            another architecture. With 0 there is no distillation.
         passes: Passes of each network over the reconstructions; by default as many as make 60,000
             images, and 3 to 30.
         max_train_samples: Most images that are read; a random part of a larger data set.
         held_out: Share of the images on which the evaluator is calibrated, at most 2,000.
         max_train_seconds: Most seconds of each network.
+        max_train_steps: Steps of the critic of latents, and of each round of distillation.
         image_column: Key of the image in a row that is a mapping.
         transform: As in `latentctl.encode_dataset`.
         network: Trains a network, called as `network(images, labels, names, seed=..., epochs=...,
@@ -156,12 +161,12 @@ def teach(
     epochs = _epochs(passes, len(images))
     fit = network or _class().fit
     networks: list[Any] = []
-    resumed = options.get("resume_from_checkpoint")
+    resumed = options.pop("resume_from_checkpoint", None)
     wanted = [(f"teacher-{number}", TEACHERS[number]) for number in range(teachers)]
     if evaluator is None:
         wanted.append(("evaluator", EVALUATOR))
     for number, (what, architecture) in enumerate(wanted):
-        folder = None if output_dir is None else Path(output_dir) / what
+        folder = _inside(output_dir, what)
         if resumed and folder is not None and folder.exists() and network is None:
             networks.append(_class().from_pretrained(folder))
             continue
@@ -184,16 +189,23 @@ def teach(
     if evaluator is None:
         evaluator = PixelCritic(decoder, networks.pop(), names=names)
         evaluator.calibrate(reconstructed[:count].to(decoder.device), labels[:count])
-    critic = distill(
-        PixelCritic(decoder, *networks, names=names),
-        latents,
-        prior=decoder.prior,
-        seed=seed,
-        output_dir=None if output_dir is None else Path(output_dir) / "distillation",
-        progress=progress,
-        **({} if accelerator is None else {"accelerator": accelerator}),
-        **options,
+    shared: dict[str, Any] = {"seed": seed, "progress": progress}
+    shared |= {} if accelerator is None else {"accelerator": accelerator}
+    shared |= {} if max_train_steps is None else {"max_train_steps": max_train_steps}
+    shared |= {"resume_from_checkpoint": resumed} if resumed else {}
+    sizes = {key: options[key] for key in ("width", "depth") if key in options}
+    critic = AttributeCritic.fit(
+        latents.select(names), output_dir=_inside(output_dir, "latents"), **sizes, **shared
     )
+    if networks:
+        critic = distill(
+            MeanCritic(PixelCritic(decoder, *networks, names=names), critic),
+            latents,
+            prior=decoder.prior,
+            output_dir=_inside(output_dir, "distillation"),
+            **shared,
+            **options,
+        )
     logger.info("teach: done in %.0f s", time.monotonic() - started)
     return Taught(critic, evaluator)
 
@@ -206,8 +218,8 @@ def _check(decoder: Decoder, teachers: int, held_out: float) -> None:
             f"{tuple(shape)}. Fit a critic to encodings (AttributeCritic.fit), or distil a network "
             f"of your own (latentctl.distill)."
         )
-    if not 1 <= teachers <= len(TEACHERS):
-        raise InputError(f"teachers is 1 to {len(TEACHERS)}, it was given as {teachers}.")
+    if not 0 <= teachers <= len(TEACHERS):
+        raise InputError(f"teachers is 0 to {len(TEACHERS)}, it was given as {teachers}.")
     if not 0 < held_out < 1:
         raise InputError(f"held_out is a share in (0, 1), it was given as {held_out:g}.")
 
@@ -249,6 +261,10 @@ def _reconstruct(
             stds.append(posterior.std.cpu())
         out.append(decoder.decode(posterior.mean).cpu())
     return torch.cat(means), torch.cat(stds) if stds else None, torch.cat(out)
+
+
+def _inside(folder: str | Path | None, name: str) -> Path | None:
+    return None if folder is None else Path(folder) / name
 
 
 def _as_bytes(x: Tensor, decoder: Decoder) -> Tensor:

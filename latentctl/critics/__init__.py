@@ -8,6 +8,7 @@ __all__ = [
     "ExampleCritic",
     "JoinedCritic",
     "JoinedPixelCritic",
+    "MeanCritic",
     "Member",
     "PixelCritic",
     "RealismCritic",
@@ -18,6 +19,7 @@ from .attributes import AttributeCritic
 from .base import Critic
 from .examples import ExampleCritic
 from .joined import JoinedCritic, JoinedPixelCritic, Member
+from .mean import MeanCritic
 from .pixel import PixelCritic
 from .realism import RealismCritic
 from .reward import RewardCritic

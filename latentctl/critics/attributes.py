@@ -28,6 +28,7 @@ from .network import NetworkCritic, require_labels
 from .robust import adversarial_moves
 
 ROBUSTNESS = 0.15  # of a critic of vectors
+DROPOUT = 0.3  # of one that is not robust
 
 
 class AttributeCritic(NetworkCritic, kind="attributes"):
@@ -85,7 +86,7 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         *,
         width: int = 512,
         depth: int = 3,
-        dropout: float = 0.0,
+        dropout: float | None = None,
         smooth: bool = True,
         rank: int | None = None,
         robustness: float | None = None,
@@ -98,7 +99,8 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
             latents: Encodings with labels in [0, 1], NaN where unknown.
             width: Units of each layer.
             depth: Number of layers.
-            dropout: Share of units dropped while training.
+            dropout: Share of units dropped while training; by default 0, and 0.3 without
+                adversarial moves.
             smooth: Use SiLU instead of ReLU.
             rank: As above; by default 512 for a grid, or half of its size, and 0 for a vector.
             robustness: Largest length of the adversarial moves, as a share of the root mean square
@@ -113,6 +115,12 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         """
         check_classes(latents)
         shape = latents.latent_shape
+        if robustness is None:
+            robustness = 0.0 if len(shape) > 1 else ROBUSTNESS
+        if not robustness >= 0:
+            raise InputError(f"robustness is at least 0, it was given as {robustness:g}.")
+        if dropout is None:
+            dropout = 0.0 if robustness else DROPOUT
         sizes: dict[str, Any] = {
             "width": width,
             "depth": depth,
@@ -120,10 +128,6 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
             "smooth": smooth,
         }
         rank = default_rank(shape) if rank is None else rank
-        if robustness is None:
-            robustness = 0.0 if len(shape) > 1 else ROBUSTNESS
-        if not robustness >= 0:
-            raise InputError(f"robustness is at least 0, it was given as {robustness:g}.")
         radius = robustness * float(latents.moments()[1].square().sum().sqrt())
         with seeded(seed, "attribute critic"):
             critic = cls(shape, latents.names, rank=rank, **sizes)

@@ -105,6 +105,25 @@ def test_the_evaluator_is_calibrated_on_images_that_no_network_saw(setting):
     assert given.evaluator is mine and len(seen) == 3
 
 
+def test_without_teachers_the_critic_learns_from_labels_alone(setting):
+    decoder, rows, _, labels = setting
+    seen = []
+    critic, evaluator = latentctl.teach(
+        decoder,
+        rows,
+        NAMES,
+        teachers=0,
+        network=lambda *a, **o: seen.append(1) or fit(*a, **o),
+        progress=False,
+        width=32,
+        max_train_steps=100,
+    )
+    assert len(seen) == 1  # the evaluator's network
+    z = decoder.encode(torch.stack([row["image"] for row in rows])).mean
+    assert ((critic(z) > 0).float() == labels).float().mean() > 0.9
+    assert evaluator.names == critic.names == NAMES
+
+
 def test_what_cannot_be_taught_is_refused(setting):
     decoder, rows, _, _ = setting
     with pytest.raises(InputError, match="square images"):
@@ -113,7 +132,7 @@ def test_what_cannot_be_taught_is_refused(setting):
         latentctl.teach(decoder, rows, network=fit)
     with pytest.raises(UnknownNameError, match="Did you mean 'bright'"):
         latentctl.teach(decoder, rows, ["brigth"], network=fit, progress=False)
-    with pytest.raises(InputError, match="1 to 3"):
-        latentctl.teach(decoder, rows, NAMES, teachers=0)
+    with pytest.raises(InputError, match="0 to 3"):
+        latentctl.teach(decoder, rows, NAMES, teachers=4)
     with pytest.raises(InputError, match="stream"):
         latentctl.teach(decoder, iter(rows), NAMES, network=fit)

@@ -95,10 +95,10 @@ def write_report(
         )
         report.table(*table(rows, SAMPLE_COLUMNS))
 
-        critic = "distilled from networks on pixels, none of which is the judge"
+        critic = "trained on labels and networks on pixels, none of which is the judge"
         receipt = "an evaluator that no edit follows" if conditional.evaluator else "the critic"
         if settings["teach"]["teachers"] == 0:
-            critic = "fitted to the labels of encodings alone, which edits exploit"
+            critic = "trained on the labels of encodings"
         report.section(
             "Edits of held-out faces",
             f"Each attribute of {min(count, len(test))} faces is flipped, one at a time, from the "

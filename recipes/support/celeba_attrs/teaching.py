@@ -17,18 +17,18 @@ from ..run import RunFlags
 
 @dataclass
 class TeachFlags:
-    """The critic, distilled from networks on pixels that are trained here (`latentctl.teach`)."""
+    """The critic, of labels and of networks on pixels that are trained here (`latentctl.teach`)."""
 
     teachers: int = 1
-    """Networks that it is distilled from; 0 fits it to the labels of encodings alone, which edits
-    exploit."""
-    network_passes: int | None = 8
+    """Networks that it is distilled from beside the labels; 0 for labels alone, without an
+    evaluator but the one that ships."""
+    critic_train_steps: int = 1000
+    """Steps of the critic on labels, and of each of the two rounds of distillation."""
+    network_passes: int | None = 4
     """Passes of each network over the reconstructions; by their number if not given."""
     network_train_seconds: float | None = None  # Most seconds of each network.
-    distillation_samples: int = 4000
+    distillation_samples: int = 3000
     """Latents of the first round; the second has half as many edits made with the critic."""
-    distillation_train_steps: int = 700  # Steps of the critic in each of the two rounds.
-    critic_train_steps: int = 600  # Steps of the critic without networks.
 
 
 def taught(
@@ -59,6 +59,6 @@ def taught(
         max_train_seconds=flags.network_train_seconds,
         samples=flags.distillation_samples,
         samples_per_round=max(1, flags.distillation_samples // 2),
-        max_train_steps=flags.distillation_train_steps,
+        max_train_steps=flags.critic_train_steps,
         **run.fit_options(accelerator, "teach"),
     )
