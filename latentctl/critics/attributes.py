@@ -85,7 +85,7 @@ class AttributeCritic(NetworkCritic, kind="attributes"):
         latents: Latents,
         *,
         width: int = 512,
-        depth: int = 3,
+        depth: int = 2,
         dropout: float | None = None,
         smooth: bool = True,
         rank: int | None = None,

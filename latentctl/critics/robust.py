@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..training import Step
-from .base import Critic, cross_entropy
+from .base import Critic
+from .log_odds import cross_entropy
 
 STRIDE = 1.5  # length of the step in radii, before the move is shortened to the radius
 
@@ -64,4 +65,5 @@ def adversarial_moves(
 
 def _length(move: Tensor) -> Tensor:
     """Lengths `(B, 1)` of `(B, D)`, at least a tiny number."""
-    return move.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = move.norm(dim=1, keepdim=True)
+    return length.clamp_min(1e-12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latentctl import AttributeCritic, Latents
-from latentctl.critics.base import cross_entropy
+from latentctl.critics.log_odds import cross_entropy
 from latentctl.critics.robust import adversarial_moves
 from latentctl.errors import InputError
 from latentctl.training import Step
