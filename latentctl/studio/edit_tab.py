@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["EditTab"]
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,10 +138,11 @@ class EditTab:
         return pictures.uris(self.source.decoder, x)[0]
 
     def _quick(self, session: Session) -> tuple[Any, ...]:
+        began = time.perf_counter()
         result, decoder = session.shown, self.source.decoder
         outcome = result.outcome
         before = result.origin(decoder)
-        value = {
+        value: dict[str, Any] = {
             "before": self._uri(result, before),
             "before_words": f"Before: {result.start.words}",
             "after": self._uri(result, outcome.x),
@@ -155,7 +157,9 @@ class EditTab:
         }
         demand = result.demand
         rows = panel_value(receipt.rows(result), session.version, demand.hold, demand.strength)
-        return value, rows, paragraphs(receipt.sentences(result), "receipt")
+        said = paragraphs(receipt.sentences(result), "receipt")
+        value["seconds"] = result.seconds + time.perf_counter() - began
+        return value, rows, said
 
     def _move(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
         session.edit(Demand.of(event._data, where), moving=True)
