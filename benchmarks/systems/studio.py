@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -59,20 +60,23 @@ MOVE = """async ([name, value]) => {
 
 
 @contextlib.contextmanager
-def served() -> Iterator[tuple[int, float]]:
-    """The process of a studio, and the seconds until it answered."""
-    began = time.perf_counter()
+def served() -> Iterator[tuple[int, dict[str, float]]]:
+    """The process of a studio, and the seconds until its pages answered."""
+    began, seconds = time.perf_counter(), {}
     command = [sys.executable, "-m", "latentctl.cli", "studio", "--no_browser"]
     process = subprocess.Popen([*command, "--port", str(PORT)], stdout=subprocess.DEVNULL)
     try:
         while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(address(), timeout=5).read()
-                break
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answer = urllib.request.urlopen(address(), timeout=5)
+                page = "waiting_page" if "X-Waiting" in answer.headers else "controls"
+                seconds.setdefault(page, round(time.perf_counter() - began, 2))
+                if page == "controls":
+                    break
             if process.poll() is not None:
                 raise SystemExit("the studio ended")
             time.sleep(0.05)
-        yield process.pid, time.perf_counter() - began
+        yield process.pid, seconds
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
@@ -162,7 +166,7 @@ def main() -> None:
         page = opened(chromium.new_page(viewport={"width": 1280, "height": 900}))
         found: dict[str, Any] = {
             "load": os.getloadavg()[0],
-            "seconds_until_the_address_answers": round(answered, 2),
+            "seconds_after_the_command": answered,
             "seconds_of_the_page_in_the_browser": round(time.perf_counter() - began, 2),
         }
         if flags.visitors:

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["add_parser", "run", "source_of"]
 
 import argparse
+import importlib.util
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ..errors import InputError
 from ..studio.source import Source
 from ..studio.uploads import picture_code
 from .sources import MODEL, add_loading, image_files, load_function, load_pack, sample_rows
+from .waiting import Waiting
 
 EMBEDDED = "latentctl_adapters.embedded"
 PICTURES = 48
@@ -45,14 +48,20 @@ def add_parser(commands: Any) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Serves until it is interrupted."""
+    """Serves until it is interrupted. A waiting page is there before anything is loaded."""
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("The studio needs gradio: pip install 'latentctl[ui]'.")
+    waiting = Waiting(flags.port)
     try:
+        print(f"latentctl studio: {waiting.address} (Ctrl+C ends it)", flush=True)
+        if not flags.no_browser:
+            webbrowser.open(waiting.address)
         from ..studio.page import serve
-    except ImportError as error:
-        raise InputError(
-            f"The studio needs gradio ({error}): pip install 'latentctl[ui]'."
-        ) from error
-    serve(source_of(flags), port=flags.port, inbrowser=not flags.no_browser)
+
+        source = source_of(flags)
+    finally:
+        waiting.close()
+    serve(source, waiting.port)
     return 0
 
 

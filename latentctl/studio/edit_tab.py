@@ -116,7 +116,7 @@ class EditTab:
         result = session.shown
         history = [
             {
-                "src": self._uri(past, past.outcome.x),
+                "src": past.picture,
                 "caption": str(place + 1),
                 "words": _summary(past),
                 "mark": "current" if place == session.place else "",
@@ -134,20 +134,16 @@ class EditTab:
         captions = [str(place + 1) for place in range(len(x[:SHOWN]))]
         return {"items": pictures.tiles(self.source.decoder, x[:SHOWN], captions)}
 
-    def _uri(self, result: Result, x: Any) -> str:
-        return pictures.uris(self.source.decoder, x)[0]
-
-    def _quick(self, session: Session) -> tuple[Any, ...]:
+    def _quick(self, session: Session, moving: bool = False) -> tuple[Any, ...]:
         began = time.perf_counter()
         result, decoder = session.shown, self.source.decoder
-        outcome = result.outcome
-        before = result.origin(decoder)
+        before, after = result.start.x, result.outcome.x
         value: dict[str, Any] = {
-            "before": self._uri(result, before),
+            "before": "" if moving else pictures.uris(decoder, before)[0],
             "before_words": f"Before: {result.start.words}",
-            "after": self._uri(result, outcome.x),
+            "after": result.picture,
             "after_words": f"After: {_summary(result)}",
-            "difference": pictures.difference(decoder, before, outcome.x),
+            "difference": pictures.difference(decoder, before, after),
             "difference_words": "Difference of before and after",
             "origin": f"Before: {result.start.words}",
             "note": result.start.note,
@@ -163,7 +159,7 @@ class EditTab:
 
     def _move(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
         session.edit(Demand.of(event._data, where), moving=True)
-        return self._quick(session)
+        return self._quick(session, moving=True)
 
     def _edit(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
         session.edit(Demand.of(event._data, where))

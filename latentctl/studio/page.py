@@ -77,12 +77,14 @@ def build(source: Source) -> gr.Blocks:
 
 
 @contextlib.contextmanager
-def opened(
-    source: Source, *, port: int | None = None, inbrowser: bool = False
-) -> Iterator[tuple[gr.Blocks, str]]:
+def opened(source: Source, port: int | None = None) -> Iterator[tuple[gr.Blocks, str]]:
     """Serves a source on 127.0.0.1 meanwhile; gives the page and its address.
 
     Uploads are in a temporary folder, which is removed at the end.
+
+    Arguments:
+        source: What is served.
+        port: The port; a free one from 7860 on if not given.
     """
     with tempfile.TemporaryDirectory(prefix="latentctl-studio-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -91,7 +93,7 @@ def opened(
             server_name="127.0.0.1",
             server_port=port,
             share=False,
-            inbrowser=inbrowser,
+            inbrowser=False,
             prevent_thread_lock=True,
             quiet=True,
             max_file_size=MOST_BYTES,
@@ -111,16 +113,9 @@ def opened(
             page.close(verbose=False)
 
 
-def serve(source: Source, *, port: int | None = None, inbrowser: bool = True) -> None:
-    """Serves a source on 127.0.0.1 until it is interrupted, and prints its address.
-
-    Arguments:
-        source: What is served.
-        port: The port; a free one from 7860 on if not given.
-        inbrowser: Whether the browser is opened.
-    """
-    with opened(source, port=port, inbrowser=inbrowser) as (page, address):
-        print(f"latentctl studio: {address} (Ctrl+C ends it)", flush=True)
+def serve(source: Source, port: int | None = None) -> None:
+    """Serves a source on 127.0.0.1 until it is interrupted."""
+    with opened(source, port) as (page, _):
         page.block_thread()
 
 

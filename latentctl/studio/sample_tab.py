@@ -97,6 +97,7 @@ class SampleTab:
         load = "" if faces is self.source.faces else f"{script.LOAD}\n"
         start = Start(
             out.z[place : place + 1],
+            out.x[place : place + 1],
             f"sample {place + 1}",
             f"{load}start = latentctl.Latents({call}.z[{place}:{place + 1}])",
         )

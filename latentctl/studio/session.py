@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Demand", "Result", "Session", "Start"]
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..conditional import Conditional, Outcome
-from ..decoder import Decoder
 from ..errors import InputError
 from ..latents import Latents
+from .pictures import uris
 from .source import Source
 
 HISTORY = 40  # results that can be undone
@@ -28,12 +29,12 @@ class Start:
 
     z: Tensor
     """`(1, *latent_shape)`."""
+    x: Tensor
+    """The picture before any edit, `(1, *sample_shape)`: the upload, or the sample."""
     words: str
     """Where it is from."""
     code: str
     """Lines of Python that assign `start` from `faces`."""
-    x: Tensor | None = None
-    """The picture that was encoded, `(1, *sample_shape)`; None for a sample."""
     note: str = ""
     """A warning about it."""
 
@@ -100,9 +101,10 @@ class Result:
     """Probability of each attribute at the start, `(K,)`, by the receipt's critic."""
     seconds: float
 
-    def origin(self, decoder: Decoder) -> Tensor:
-        """The picture before the edit, `(1, *sample_shape)`: the upload, or the sample."""
-        return decoder.decode(self.start.z) if self.start.x is None else self.start.x
+    @functools.cached_property
+    def picture(self) -> str:
+        """The picture after the edit, as an address."""
+        return uris(self.faces.decoder, self.outcome.x)[0]
 
 
 @dataclass(eq=False)
@@ -141,7 +143,8 @@ class Session:
     def sample(self, seed: int) -> Start:
         """The sample of a seed, with all attributes free."""
         code = f"start = latentctl.Latents(faces.sample(1, seed={seed}).z)"
-        return Start(self.source.faces.sample(1, seed=seed).z, f"sample, seed {seed}", code)
+        out = self.source.faces.sample(1, seed=seed)
+        return Start(out.z, out.x, f"sample, seed {seed}", code)
 
     def picture(self, place: int) -> Start:
         """The start of one of the pictures to begin with."""
@@ -153,7 +156,7 @@ class Session:
             f"{self.source.code_of(place)}\n"
             f"start = latentctl.Latents(faces.decoder.encode(picture).mean)"
         )
-        return Start(self.source.decoder.encode(x).mean, f"picture {place + 1}", code, x)
+        return Start(self.source.decoder.encode(x).mean, x, f"picture {place + 1}", code)
 
     def opening(self) -> Start:
         """What a visit begins with: the first picture, or the sample of seed 0."""

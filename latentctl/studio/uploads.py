@@ -59,7 +59,7 @@ def start_of(path: str | Path, source: Source) -> Start:
         f"{picture_code(name, decoder)}\n"
         f"start = latentctl.Latents(faces.decoder.encode(picture).mean)"
     )
-    return Start(z, f"upload, {name}", code, x, note=unlike(x, z, source))
+    return Start(z, x, f"upload, {name}", code, note=unlike(x, z, source))
 
 
 def picture_code(file: str, decoder: Decoder) -> str:
