@@ -15,21 +15,21 @@ LEAK = 0.1  # change of a probability that is marked
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """A row for each attribute: `name`, `was`, `now`, `wanted`, `held` and a `mark`.
+    """A row for each attribute: `name`, `was`, `now`, `wanted`, `held`, `tied` and a `mark`.
 
     The mark is "reached", "beyond" or "missed" for what is wanted, "leaked" for a held attribute
     whose probability changed by more than `LEAK`, "changed" for another one, and otherwise "".
     """
     outcome, wanted = result.outcome, dict(result.demand.wanted)
-    now, leaks = outcome.probability[0].tolist(), outcome.leakage[0].tolist()
+    columns = (result.before, outcome.probability[0], outcome.leakage[0], outcome.tied[0])
+    parts = zip(outcome.names, *(column.tolist() for column in columns), strict=True)
     found = []
-    for name, was, after, leak in zip(
-        outcome.names, result.before.tolist(), now, leaks, strict=True
-    ):
+    for name, was, after, leak, tied in parts:
         held = not math.isnan(leak)
         if result.demand.is_empty:
             held = result.demand.hold is None or name in result.demand.hold
         row = {"name": name, "was": was, "now": after, "wanted": wanted.get(name), "held": held}
+        row["tied"] = not math.isnan(tied) and not result.demand.is_empty
         found.append({**row, "mark": _mark(row, result)})
     return found
 
@@ -74,8 +74,9 @@ def sentences(result: Result) -> list[str]:
         found.append(f"Held, but changed: {'; '.join(map(move, leaked))}.")
     elif held := sum(row["held"] and row["wanted"] is None for row in marked):
         found.append(f"All {held} held attributes stay within {LEAK:g}.")
-    if changed := [row for row in marked if row["mark"] == "changed"]:
-        found.append(f"Free, and changed: {'; '.join(map(move, changed))}.")
+    for tied, role in ((True, "Tied to the request, and changed"), (False, "Free, and changed")):
+        if changed := [r for r in marked if r["mark"] == "changed" and r["tied"] == tied]:
+            found.append(f"{role}: {'; '.join(map(move, changed))}.")
     if bool(outcome.unreachable[0]):
         found.append("The request is out of reach from this start.")
     found.append(

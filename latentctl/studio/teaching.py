@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..conditional import Conditional, condition
-from ..critics import ExampleCritic, JoinedCritic
+from ..critics import ExampleCritic
 from ..critics.network import NetworkCritic
 from ..errors import InputError
 from ..latents import Latents
@@ -123,12 +123,11 @@ def teach(name: str, pool: Pool, source: Source, known: Conditional) -> Lesson:
 
 
 def extended(source: Source, taught: Mapping[str, ExampleCritic]) -> Conditional:
-    """The generator with taught attributes; they have no evaluator, and samples are by ascent."""
-    base = source.faces
-    if not taught:
-        return base
-    critic = JoinedCritic(base.critic, *taught.values()).eval()
-    return condition(base.decoder, critic, prior=base.prior, threshold=base.threshold)
+    """The generator with taught attributes: a sum of packs, without an evaluator of its own."""
+    whole = source.faces
+    for critic in taught.values():
+        whole = whole + condition(source.decoder, critic)
+    return whole
 
 
 def saved_pack(faces: Conditional, folder: Path) -> Path:

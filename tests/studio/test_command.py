@@ -23,8 +23,6 @@ from conftest import ToyVAE, toy_decoder
 def load():
     return toy_decoder(ToyVAE())
 """
-    "from conftest import ToyVAE, toy_decoder\n\n\ndef load():\n    return toy_decoder(ToyVAE())\n"
-)
 
 
 def test_the_lines_load_the_pack_and_the_pictures(served_faces, tmp_path, monkeypatch):
