@@ -16,7 +16,7 @@ from ..critics import Critic, PixelCritic
 from ..critics.base import Scored
 from ..decoder import Decoder
 from .origin import Kind, Maker, Origin
-from .outcome import Outcome
+from .outcome import CLIMBED, CRITIC, EVALUATOR, Outcome
 from .request import least_likely, unheld
 
 BATCH = 64  # samples decoded at once
@@ -133,5 +133,6 @@ def apply_request(
         evaluations=evaluations,
         names=critic.names,
         display=decoder.display,
+        judged_by=EVALUATOR if evaluator is not None else CRITIC if controller.learned else CLIMBED,
         before=inputs,
     )

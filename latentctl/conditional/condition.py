@@ -38,8 +38,9 @@ def condition(
             then has their scores instead of the critic's.
         realism: The critic of realism for the default controller; a given one has its own.
         prior: Distribution of the starts of samples; the decoder's prior if not given.
-        threshold: Probability, in (0, 1), at which a request counts as satisfied: by default 0.95,
-            or 0.8 with an evaluator, since no edit ascends it.
+        threshold: Probability, in (0, 1), at which a request counts as satisfied. By default it is
+            the evaluator's, which `teach` chooses on edits, or 0.8 where none was chosen; without
+            an evaluator 0.95, and results are claimed by the critic.
 
     Raises:
         ShapeError: If one of them is over latents of another shape.

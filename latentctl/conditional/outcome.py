@@ -20,7 +20,10 @@ from .origin import Origin
 from .receipt import fields_of, receipt_of, sidecar
 
 SHOWN = 16  # rows of a notebook's table
-KEEPS = ("names", "display", "origin")  # fields that are not tensors of B rows
+KEEPS = ("names", "display", "judged_by", "origin")  # fields that are not tensors of B rows
+EVALUATOR = "the evaluator"
+CLIMBED = "the critic that was climbed"
+CRITIC = "the critic, no evaluator"
 CHANGES = ("leakage", "tied", "free")  # of attributes that are held, tied to the request, or free
 
 
@@ -73,6 +76,10 @@ class Outcome:
     display: Display
     """Draws samples as pictures."""
 
+    judged_by: str
+    """Whose probabilities these are: `EVALUATOR`, or a critic, which only claims: `CLIMBED` if
+    the controller follows its gradient, and `CRITIC` otherwise."""
+
     before: Tensor | None = None
     """The inputs of an edit, `(B, *sample_shape)`; None for samples and for edits of latents."""
 
@@ -98,11 +105,13 @@ class Outcome:
     def receipts(self) -> list[dict[str, Any]]:
         """A row for each sample, as JSON and CSV hold it; what does not apply is None.
 
-        The columns are `satisfied`, `unreachable`, `shift` and `evaluations`, and for each
-        attribute `requested_NAME`, `probability_NAME`, `leakage_NAME`, `tied_NAME` and `free_NAME`.
+        The columns are `satisfied`, `unreachable`, `shift`, `evaluations` and `judged_by`, and for
+        each attribute `requested_NAME`, `probability_NAME`, `leakage_NAME`, `tied_NAME` and
+        `free_NAME`.
         """
         scalars = ("satisfied", "unreachable", "shift", "evaluations")
         columns: dict[str, list[Any]] = {name: getattr(self, name).tolist() for name in scalars}
+        columns["judged_by"] = [self.judged_by] * len(self)
         parts = {"requested": self.target, "probability": self.probability}
         parts |= {change: getattr(self, change) for change in CHANGES}
         for number, name in enumerate(self.names):
@@ -143,16 +152,21 @@ class Outcome:
             return {"samples": 0}
         changes = {change: float(getattr(self, change).nanmean()) for change in CHANGES}
         return {
-            "satisfied": f"{int(self.satisfied.sum())} of {len(self)}",
+            "satisfied": f"{int(self.satisfied.sum())} of {len(self)}, {self._verdict}",
             "unreachable": int(self.unreachable.sum()) or None,
             **{key: None if math.isnan(mean) else f"{mean:.3f}" for key, mean in changes.items()},
             "shift": f"{float(self.shift.mean()):.3f}",
             "evaluations a sample": f"{float(self.evaluations.float().mean()):.1f}",
         }
 
+    @property
+    def _verdict(self) -> str:
+        words = "judged" if self.judged_by == EVALUATOR else "claimed"
+        return f"{words} by {self.judged_by}"
+
     def __repr__(self) -> str:
         satisfied, unreachable = int(self.satisfied.sum()), int(self.unreachable.sum())
-        parts = [f"{len(self)} samples", f"{satisfied} satisfied"]
+        parts = [f"{len(self)} samples", f"{satisfied} satisfied, {self._verdict}"]
         parts += [f"{unreachable} unreachable"] * bool(unreachable)
         means = self.facts()
         parts += [f"{key} {means[key]}" for key in (*CHANGES, "shift") if means.get(key)]
@@ -175,7 +189,8 @@ class Outcome:
 
 def _marks(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
     """The cells of a receipt: a mark for the request, and what became of each attribute."""
-    verdict = "✓ satisfied" if row["satisfied"] else "✗ not satisfied"
+    claimed = "" if row["judged_by"] == EVALUATOR else ", claimed"
+    verdict = f"✓ satisfied{claimed}" if row["satisfied"] else "✗ not satisfied"
     cells = {"request": "✗ unreachable" if row["unreachable"] else verdict}
     for name in names:
         text = f"{row[f'probability_{name}']:.2f}"

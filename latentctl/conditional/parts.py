@@ -15,7 +15,7 @@ from ..decoder import Decoder, Prior
 from ..errors import InputError, ShapeError, check_kind
 from ..latents.names import attribute_names
 
-EVALUATOR_THRESHOLD = 0.8
+EVALUATOR_THRESHOLD = 0.8  # where none was chosen
 
 
 def fitting_parts(
@@ -49,7 +49,7 @@ def fitting_parts(
             f"{type(prior).__name__}."
         )
     if threshold is None:
-        threshold = THRESHOLD if evaluator is None else EVALUATOR_THRESHOLD
+        threshold = THRESHOLD if evaluator is None else evaluator.threshold or EVALUATOR_THRESHOLD
     if not isinstance(threshold, Real) or not 0 < threshold < 1:
         raise InputError(f"threshold is a probability in (0, 1), it was given as {threshold}.")
     attribute_names(critic.names)

@@ -5,7 +5,8 @@ each alone: one of latents that is trained on labels against adversarial moves (
 and networks on images through the decoder, which are trained on reconstructions, since what the
 decoder draws is all that they will see. Their mean is distilled into a fast critic of latents
 (`latentctl.distill`). One more network, of another architecture, becomes the evaluator: no edit
-ascends it, and it is calibrated on reconstructions of images that no network was trained on.
+ascends it, it is calibrated on reconstructions of images that no network was trained on, and its
+threshold is chosen on edits of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from ..errors import AdapterError, InputError
 from ..latents import Latents
 from ..progress import track
 from ..random import permutation
+from .condition import condition
+from .threshold import RATE, choose_threshold
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,6 +90,7 @@ def teach(
     transform: Callable[[Any], Any] | None = None,
     network: Callable[..., nn.Module] | None = None,
     evaluator: PixelCritic | None = None,
+    rate: float = RATE,
     seed: int = 0,
     output_dir: str | Path | None = None,
     accelerator: Accelerator | None = None,
@@ -106,7 +110,7 @@ def teach(
         passes: Passes of each network over the reconstructions; by default as many as make 60,000
             images, and 3 to 30.
         max_train_samples: Most images that are read; a random part of a larger data set.
-        held_out: Share of the images on which the evaluator is calibrated, at most 2,000.
+        held_out: Share of the images on which the evaluator is calibrated; at most 2,000.
         max_train_seconds: Most seconds of each network.
         max_train_steps: Steps of the critic of latents, and of each round of distillation.
         image_column: Key of the image in a row that is a mapping.
@@ -117,6 +121,8 @@ def teach(
             `PixelClassifier.fit` of the adapters, which needs timm.
         evaluator: An independent evaluator that is at hand, of the same attributes. It is returned
             as it is, and none is trained.
+        rate: Share of right verdicts among edits that are called satisfied, for which the threshold
+            of the evaluator is chosen (`conditional.threshold`).
         seed: Decides every random number.
         output_dir: Folder of the logs, and of the networks, which a resumed run reads.
         accelerator: Where to train; `Accelerator()` by default.
@@ -186,6 +192,7 @@ def teach(
         if folder is not None and main_process and hasattr(made, "save_pretrained"):
             made.save_pretrained(folder)
         networks.append(made)
+    given = evaluator is not None
     if evaluator is None:
         evaluator = PixelCritic(decoder, networks.pop(), names=names)
         evaluator.calibrate(reconstructed[:count].to(decoder.device), labels[:count])
@@ -206,6 +213,9 @@ def teach(
             **shared,
             **options,
         )
+    if not given:
+        faces = condition(decoder, critic, evaluator=evaluator)
+        evaluator.threshold = choose_threshold(faces, Latents(mean[:count]), rate=rate, seed=seed)
     logger.info("teach: done in %.0f s", time.monotonic() - started)
     return Taught(critic, evaluator)
 

@@ -59,6 +59,9 @@ class PixelCritic(Critic):
 
     scale: Tensor
     bias: Tensor
+    threshold: float | None
+    """Probability from which it is right often enough about edits
+    (`conditional.threshold.choose_threshold`); None if none was chosen."""
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class PixelCritic(Critic):
             )
         self.names, self.latent_shape = attribute_names(found), decoder.latent_shape
         self.columns = [_columns(network, self.names) for network in networks]
-        self.decoder, self.probabilities = decoder, probabilities
+        self.decoder, self.probabilities, self.threshold = decoder, probabilities, None
         self.networks: list[Any] = [
             frozen_view(n) if isinstance(n, nn.Module) else n for n in networks
         ]
