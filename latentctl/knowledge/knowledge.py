@@ -51,6 +51,7 @@ from .density import ConditionalDensity, bound, normal
 from .training import BATCH, PRESENT, fit_density, standardise
 
 SAMPLES = 32  # of C, in a likelihood
+PRESENCE: dict[str, Any] = {"dropout": 0.3, "smooth": False}
 SIZES = ("code_size", "hidden", "width", "blocks", "critic_width")
 HELD_OUT = 0.1  # share of the latents for calibration and for the choice of the step
 
@@ -100,7 +101,7 @@ class Knowledge(Critic, kind="knowledge"):
         sizes = {"hidden": hidden, "width": width, "blocks": blocks}
         self.config = {"name": name, "latent_shape": list(latent_shape), "code_size": code_size}
         self.config |= {**sizes, "critic_width": critic_width}
-        self.presence = AttributeCritic(latent_shape, [name], width=critic_width, dropout=0.3)
+        self.presence = AttributeCritic(latent_shape, [name], width=critic_width, **PRESENCE)
         self.density = ConditionalDensity(latent_shape, code_size, **sizes)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         # mean and std of a code given by labels; inside, it is N(0, I)
@@ -232,7 +233,8 @@ class Knowledge(Critic, kind="knowledge"):
             width=new.config["critic_width"],
             max_train_steps=critic_steps,
             rank=0,
-            **options,
+            robustness=0.0,
+            **{**PRESENCE, **options},
         )
         new.to(home)  # fits end on the device that they are trained on
         if bool((labels <= 0.5).any()):
