@@ -97,6 +97,23 @@ def fit_realism(latents, names=(), steps=150, **sizes):
     return realism.eval()
 
 
+# files that train the networks below; each worker of pytest-xdist would train them again
+TOGETHER = ("tests/conditional/", "tests/controllers/", "tests/critics/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One worker runs all tests of a file, so that its fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return str(TOGETHER) if nodeid.startswith(TOGETHER) else nodeid.split("::")[0]
+
+    config.option.loadscopereorder = False  # by the number of tests, which says little of time
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from command_line import launch
 from conftest import NAMES, Linear
 
 from latentctl import Ascent, AttributeCritic, Latents, condition
@@ -194,9 +191,7 @@ def test_an_edit_without_an_encoder():
 
 
 def test_a_recipe_reports_errors_without_a_traceback(tmp_path):
-    recipe = Path(__file__).parents[1] / "recipes" / "celeba_attrs.py"
-    flags = ["--max_train_samples", "40", "--max_test_samples", "20", "--decoder", "no.py:load"]
-    command = [sys.executable, str(recipe), "--output_dir", str(tmp_path), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    flags = "--max_train_samples 40 --max_test_samples 20 --decoder no.py:load"
+    done = launch("celeba_attrs.py", flags, cwd=tmp_path, by=())
     assert done.returncode == 1 and "'no.py' is not a file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -40,6 +40,7 @@ from latentctl.latents.moments import aggregate
 from latentctl.priors import GaussianMixture
 from latentctl.random import generator, seeded
 from latentctl.rewards import edit_by_rule
+from latentctl.rewards.edit import REFRESH
 
 FEW = {"max_train_steps": 3, "batch_size": 32}
 SMALL = {"width": 16}
@@ -180,7 +181,8 @@ def test_examples(decoder, critic, latents, photos):
     condition(decoder, tall).edit(photos, Tall=True)
 
 
-def test_rules(decoder, latents):
+def test_rules(decoder, latents, monkeypatch):
+    monkeypatch.setitem(REFRESH, "max_train_steps", 3)
     rules = {"high": lambda x: (x > 0.5).float().mean((1, 2, 3))}
     quick = {"rounds": 1, "prior_samples": 60, "moves": 30, "width": 8, "first_steps": 5}
     for encodings in (None, latents):

@@ -16,6 +16,7 @@ from latentctl.knowledge import KnowledgeBase
 from latentctl.priors import LatentFlow
 from latentctl.progress import progress_bar, track
 from latentctl.rewards import edit_by_rule, encoding_rewards, explore, prior_rewards
+from latentctl.rewards.edit import REFRESH
 
 SHORT = {"max_train_steps": 3, "batch_size": 16}
 
@@ -112,6 +113,7 @@ def test_every_long_function_shows_its_bars_and_hides_them_on_request(
     model, few, tmp_path, shown, monkeypatch
 ):
     decoder = toy_decoder(model)
+    monkeypatch.setitem(REFRESH, "max_train_steps", 3)
     table = jobs(decoder, few, tmp_path)
     for name, (titles, job) in table.items():
         assert shown(job) == titles, name

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from test_recipes import PNG, done, run
+from command_line import done, run
+from test_recipes import PNG
 
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.random import generator
@@ -19,7 +20,7 @@ import support.cgml.flags as cgml_flags
 import support.cgml.images as cgml_images
 import support.cgml.networks as cgml_networks
 
-TINY = "--num_threads 1 --max_train_steps 4 --baseline_train_steps 12 --max_train_samples 200"
+TINY = "--max_train_steps 4 --baseline_train_steps 12 --max_train_samples 200"
 TINY += " --test_inputs 40 --starts 4 --steps 3 --width 8 --train_batch_size 16"
 
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 import torch
+from command_line import done, refused, run
 from latentctl_adapters.flow_decoder import PixelFlow
-from test_recipes import done, is_page, refused, run
+from test_recipes import is_page
 
 from latentctl import KnowledgeBase
 from latentctl.random import generator
@@ -18,7 +19,7 @@ datasets = pytest.importorskip("datasets")
 TINY = "--resolution 12 --padded 16 --patch 16 --prior_width 16 --prior_blocks 1"
 TINY += " --prior_train_steps 40 --prior_batch_size 64 --knowledge_train_steps 50 --hidden 8"
 TINY += " --knowledge_width 16 --knowledge_blocks 1 --critic_width 32 --critic_train_steps 60"
-TINY += " --train_batch_size 64 --num_threads 1"
+TINY += " --train_batch_size 64"
 PICTURES = ("prior", "mnist", "omniglot", "digits", "two", "absence", "walk_3")
 
 
@@ -55,7 +56,7 @@ def write(folder, draw, sizes=(500, 120)):
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("knowledge")
     sources = ["--mnist", write(folder / "m", digits), "--omniglot", write(folder / "o", letters)]
-    log = done(run("knowledge.py", TINY, sources, cwd=folder, launch=True))
+    log = done(run("knowledge.py", TINY, sources, cwd=folder))
     return folder / "outputs" / "knowledge", log
 
 

@@ -2,13 +2,10 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from command_line import run
 
 import latentctl
 from latentctl import LatentFlow
@@ -124,7 +121,7 @@ def test_each_way_of_training_leaves_an_autoencoder_and_its_flow(folder, tmp_pat
     assert ((tmp_path / "training" / "flow").exists()) == (training == "post-hoc")
 
 
-def test_it_is_launched_as_a_script_and_takes_a_decoder_of_the_user(folder, tmp_path):
+def test_its_command_line_takes_a_decoder_of_the_user(folder, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "from latentctl_adapters.conv_vae import ConvVAE\n"
@@ -132,24 +129,11 @@ def test_it_is_launched_as_a_script_and_takes_a_decoder_of_the_user(folder, tmp_
         "    torch.manual_seed(0)\n"
         f"    return ConvVAE(resolution={SIDE}, channels=1, latent_size=6, width=4)\n"
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
     words = "--decoder mine.py:vae --kind spline --flow_width 16 --blocks 1 --flow_train_steps 8"
     words += " --flow_batch_size 32 --output_dir out --max_test_samples 20"
     words += " --cache_dir cache --train_data_dir"
-    result = subprocess.run(
-        [
-            *command,
-            str(Path(__file__).parents[2] / "recipes" / "latent_flow.py"),
-            *words.split(),
-            str(folder),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    result = run("latent_flow.py", words, [folder], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert f"the local folder {folder}" in result.stderr and "20 test images" in result.stderr
     assert "nats per dimension" in result.stdout
     out = tmp_path / "out"

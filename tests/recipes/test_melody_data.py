@@ -6,12 +6,11 @@ import importlib.util
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import run
 from latentctl_adapters.melody_rewards import HOLD, REST
 
 from latentctl.decoder.registry import load
@@ -24,7 +23,6 @@ from support.melody.data import Melodies, MelodyDataFlags, load_melodies
 from support.melody.evaluation import reconstruction_scores
 from support.melody.midi import monophonic, read_midi, windows, write_midi
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_melody_vae.py"
 STEP = 120  # ticks of a sixteenth
 
 
@@ -256,13 +254,10 @@ def test_the_recipe_trains_saves_and_prints_its_scores(tmp_path):
     folder_of_midi(data, good=10)
     out = tmp_path / "out"
     sizes = "--latent_size 8 --embedding 8 --encoder_size 8 --decoder_size 8 --vae_batch_size 4"
-    steps = "--vae_train_steps 6 --validation_steps 3 --transpose 2 --num_threads 1"
-    command = [sys.executable, str(RECIPE), "--train_data_dir", str(data), "--output_dir", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, *sizes.split(), *steps.split()], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    steps = "--vae_train_steps 6 --validation_steps 3 --transpose 2"
+    place = ["--train_data_dir", data, "--output_dir", out]
+    done = run("pretrain_melody_vae.py", place, sizes, steps, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "held-out melodies" in done.stdout and "are polyphonic" in done.stderr
     results = json.loads((out / "results.json").read_text())
     assert 0 <= results["greedy"] <= 1 and results["nll"] > 0

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
+from command_line import done, run
 from latentctl_adapters.melody_rewards import HOLD, onsets
-from test_recipes import PNG, done, run
+from test_recipes import PNG
 
 import latentctl
 from latentctl.errors import InputError
@@ -24,7 +25,7 @@ from latentctl_adapters.melody_vae import MelodyVAE
 from support.melody.rules import RuleFlags, rules_of
 from support.run import run as run_recipe
 
-TINY = "--num_threads 1 --rounds 2 --prior_samples 120 --max_reward_calls 900 --num_melodies 40"
+TINY = "--rounds 2 --prior_samples 120 --max_reward_calls 900 --num_melodies 40"
 TINY += " --num_edits 8 --max_encodings 60 --moves 100 --first_steps 30 --train_steps 20"
 TINY += " --edit_samples 100 --edit_train_steps 20"
 

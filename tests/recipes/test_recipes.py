@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import RECIPES, done, launch, refused, run
 
 import latentctl
+from latentctl import FlowMatching
 from latentctl.errors import CheckpointError, FingerprintError, InputError, UnknownNameError
 from latentctl.random import generator
 
@@ -21,10 +22,10 @@ for package in ("tyro", "matplotlib", "timm", "datasets"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 
-ROOT = Path(__file__).parents[2]
-RECIPES = ROOT / "recipes"
+import celeba_attrs
+
 NAMES = ("Black_Hair", "Male", "Smiling")
-LITTLE = "--num_threads 1 --max_train_samples 256 --max_test_samples 48"
+LITTLE = "--max_train_samples 256 --max_test_samples 48"
 LITTLE += " --attributes " + " ".join(NAMES)
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
@@ -40,36 +41,6 @@ WHERE = "(Smiling & Male) | ~Black_Hair"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def run(recipe, *flags, cwd, launch=False):
-    """A recipe in a process of its own, with nothing from the network and one thread."""
-    start = [sys.executable]
-    if launch:
-        start += ["-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
-    words = [word for flag in flags for word in (flag.split() if isinstance(flag, str) else flag)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    return subprocess.run(
-        [*start, str(RECIPES / recipe), *map(str, words)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def done(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
-def refused(result, *parts):
-    """The run ends with an error, and its last words say what was wrong and what to do."""
-    assert result.returncode != 0
-    last = result.stderr.strip()[-1500:]
-    for part in parts:
-        assert part in last, last
-
-
 def is_page(path):
     text = path.read_text(encoding="utf-8")
     return "data:image/png;base64," in text and text.rstrip().endswith("</html>")
@@ -79,12 +50,21 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """Networks of few units, in the runs that are in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(celeba_attrs.SIZES, "small", (32, 3))
+        patch.setattr(FlowMatching, "fit", partial(FlowMatching.fit, width=32))
+        yield
+
+
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory):
     """The folder in which the main job ran without any data, and its log."""
     folder = tmp_path_factory.mktemp("main")
     flags = ("--output_dir out --train_vae", LITTLE, VAE, GAME, CLONED)
-    return folder, done(run("celeba_attrs.py", *flags, cwd=folder, launch=True))
+    return folder, done(run("celeba_attrs.py", *flags, cwd=folder))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +80,7 @@ def edited(main_job):
     """The folder of a run of edit_identity on drawn faces."""
     folder = main_job[0]
     flags = (PACK, "--output_dir edits --num_faces 3")
-    done(run("edit_identity.py", *flags, cwd=folder, launch=True))
+    done(run("edit_identity.py", *flags, cwd=folder))
     return folder / "edits"
 
 
@@ -124,7 +104,7 @@ def evaluated(main_job):
 def test_the_vae_is_trained_and_saved_and_never_resumed_from_nothing(tmp_path):
     flags = ("--output_dir vae", "--max_train_samples 256 --max_test_samples 48", VAE)
     flags += ("--vae_train_steps 4 --checkpointing_steps 2",)
-    log = done(run("pretrain_vae.py", *flags, cwd=tmp_path, launch=True))
+    log = done(launch("pretrain_vae.py", *flags, cwd=tmp_path))
     assert "procedural" in log and "48 held-out faces" in log and "dB PSNR" in log
     folder = tmp_path / "vae"
     decoder = latentctl.load("conv-vae", pretrained_model_name_or_path=str(folder / "model"))
@@ -396,15 +376,17 @@ def test_a_foreign_decoder_on_real_faces(tmp_path):
     if not data:
         pytest.skip("LATENTCTL_DATA is not set: there are no real faces and no foreign decoder")
     faces = ["--train_data_dir", Path(data, "celeba64").resolve()]
-    model = ["--decoder", f"{ROOT / 'benchmarks' / 'shared' / 'face_base.py'}:load_face_vae"]
-    flags = (faces, model, "--max_train_samples 300 --max_test_samples 48 --output_dir out", GAME)
+    model = [
+        "--decoder",
+        f"{RECIPES.parent / 'benchmarks' / 'shared' / 'face_base.py'}:load_face_vae",
+    ]
+    flags = (faces, model, "--max_train_samples 200 --max_test_samples 24 --output_dir out", GAME)
     log = done(
         run(
             "celeba_attrs.py",
             *flags,
-            "--teacher_train_steps 0 --realism_teacher_train_steps 0",
+            "--teacher_train_steps 0 --realism_teacher_train_steps 0 --num_edits 1",
             cwd=tmp_path,
-            launch=True,
         )
     )
     assert "the local folder" in log and "procedural" not in log

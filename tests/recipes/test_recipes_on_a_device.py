@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import shlex
-import sys
 from functools import partial, partialmethod
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from command_line import done, run
 from emulated_device import emulated_device
 
 import latentctl
@@ -22,10 +19,9 @@ pytest.importorskip("matplotlib")
 datasets = pytest.importorskip("datasets")
 Image = pytest.importorskip("PIL.Image")
 
-import support.run
 from support.melody import evaluation
 
-ONE = "--num_threads 1 --output_dir"
+ONE = "--output_dir"
 FACES = "--max_train_samples 40 --max_test_samples 12 --latent_size 8 --width 4 "
 FACES += "--vae_train_steps 2 --vae_batch_size 16"
 MAIN = "--attributes Male Smiling --preset small --train_batch_size 16 --critic_train_steps 3 "
@@ -49,20 +45,15 @@ KNOWLEDGE += "--train_batch_size 32"
 
 
 @pytest.fixture
-def recipe(monkeypatch, tmp_path):
-    """Runs a recipe on the emulated device as its command line would."""
-    monkeypatch.chdir(tmp_path)
+def recipe(tmp_path):
+    """Runs a recipe on the emulated device by its command line."""
 
-    def run(name, *words):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        arguments = [word for part in words for word in shlex.split(str(part))]
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        module = importlib.import_module(name)
+    def run_there(name, *words):
         with emulated_device(float64=False):
-            support.run.run(module.main, module.Flags)
+            done(run(name, *words, cwd=tmp_path))
         return tmp_path
 
-    return run
+    return run_there
 
 
 def pictures(folder, sizes, side=12):

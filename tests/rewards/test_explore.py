@@ -29,6 +29,7 @@ from latentctl.training import Step
 
 NAN = torch.nan
 SMALL = {"width": 64, "depth": 2, "batch_size": 64}
+ROUNDS = 8
 
 
 class Dice(nn.Module):
@@ -81,7 +82,7 @@ def found(dice):
     return explore(
         dice,
         RULES,
-        rounds=10,
+        rounds=ROUNDS,
         prior_samples=1500,
         moves=300,
         first_steps=200,
@@ -167,9 +168,9 @@ def test_one_actor_reaches_the_rules_alone_and_together(dice, found):
 
 def test_the_record_of_the_rounds_is_of_true_rewards(dice, found):
     first, last = found.rounds[0], found.rounds[-1]
-    assert [line.number for line in found.rounds] == list(range(11))
-    assert first.calls <= 1500 and last.calls == found.rewards.calls <= 1500 + 10 * 300
-    assert len(found.latents) == 1500 + 10 * 300
+    assert [line.number for line in found.rounds] == list(range(ROUNDS + 1))
+    assert first.calls <= 1500 and last.calls == found.rewards.calls <= 1500 + ROUNDS * 300
+    assert len(found.latents) == 1500 + ROUNDS * 300
     labels = found.latents.labels[:1500]
     for k, name in enumerate(RULES):
         assert first.reward[name] == pytest.approx(labels[:, k].mean().item(), abs=1e-5)
