@@ -6,11 +6,13 @@ from .accuracy import AttributeScore, MultilabelScores, multilabel_scores
 from .diversity import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .edits import EditScores, edit_scores, identity
 from .frechet import frechet_distance
+from .guarantee import Guarantee
 
 __all__ = [
     "AttributeScore",
     "DensityCoverage",
     "EditScores",
+    "Guarantee",
     "MultilabelScores",
     "PrecisionRecall",
     "density_coverage",
