@@ -111,6 +111,12 @@ def test_a_conditional_moves_as_a_whole(device, latents, photos):
     assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
 
 
+def quick(decoder, critic, controller=None, **options):
+    """A conditional whose ascents have few steps: every operation on the device is slow."""
+    options = {"editor": Ascent.for_edits(critic, steps=3), **options}
+    return condition(decoder, critic, controller or Ascent(critic, steps=3), **options)
+
+
 def latents_of(name):
     return Latents(toy_latents(200, 0).mean, None, toy_latents(200, 0).labels[:, :1], [name])
 
@@ -138,7 +144,7 @@ def test_controllers(kind, decoder, critic, latents, photos):
 
 def test_an_amortised_editor(decoder, critic, latents, photos):
     editor = amortise(Ascent.for_edits(critic), latents, **FEW, **SMALL, depth=1)
-    condition(decoder, critic, editor=editor).edit(photos, Male=True)
+    quick(decoder, critic, editor=editor).edit(photos, Male=True)
 
 
 def test_networks_on_samples(decoder, latents, photos):
@@ -147,7 +153,7 @@ def test_networks_on_samples(decoder, latents, photos):
     for x in (decoder.decode(latents.mean[:40]), torch.rand(40, 3, 4, 4)):
         pixels.calibrate(x, latents.labels[:40])
     student = distill(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
-    faces = condition(decoder, student, evaluator=pixels, refine_with=pixels)
+    faces = quick(decoder, student, evaluator=pixels, refine_with=pixels)
     assert faces.edit(photos, Male=True).x.is_cuda and faces.sample(3, Hat=True).x.is_cuda
 
 
@@ -158,7 +164,7 @@ def test_flows(kind, decoder, critic, latents):
     if kind != "matching":  # its density is a forward-mode transform, which the emulation lacks
         assert flow.log_prob(latents.mean[:4].to("cuda")).is_cuda
     through = decoder.through(flow)
-    condition(through, critic).sample(2, Smiling=True)
+    quick(through, critic).sample(2, Smiling=True)
 
 
 def test_knowledge(decoder, latents, photos):
@@ -167,18 +173,18 @@ def test_knowledge(decoder, latents, photos):
     for name in ("Smiling", "Male"):
         base.add(name, latents, **quick)
     assert base.sample(3, present=["Smiling"], absent=["Male"]).is_cuda
-    condition(decoder, base).edit(photos, Male=True)
+    quick(decoder, base).edit(photos, Male=True)
 
 
 def test_priors(decoder, critic, latents):
     for prior in (Gaussian.fit(latents), GaussianMixture.fit(latents, 3)):
-        assert condition(decoder, critic, prior=prior).sample(3, Smiling=True).x.is_cuda
+        assert quick(decoder, critic, prior=prior).sample(3, Smiling=True).x.is_cuda
 
 
 def test_examples(decoder, critic, latents, photos):
     z = decoder.encode(torch.rand(20, 3, 4, 4)).mean
     tall = ExampleCritic.fit("Tall", z[:10], z[10:], latents=latents, known=critic.to("cuda"))
-    condition(decoder, tall).edit(photos, Tall=True)
+    quick(decoder, tall).edit(photos, Tall=True)
 
 
 def test_rules(decoder, latents, monkeypatch):
@@ -187,7 +193,7 @@ def test_rules(decoder, latents, monkeypatch):
     quick = {"rounds": 1, "prior_samples": 60, "moves": 30, "width": 8, "first_steps": 5}
     for encodings in (None, latents):
         found = explore(decoder, rules, encodings=encodings, train_steps=8, **quick)
-        condition(decoder, found.critic, found.actor).sample(3, high=True)
+        quick(decoder, found.critic, found.actor).sample(3, high=True)
     encoding_rewards(decoder, found.rewards, latents, 50)
     edit_by_rule(decoder, found.critic, found.rewards, decoder.decode(torch.zeros(3, 8)), steps=2)
 
