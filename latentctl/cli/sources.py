@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "EMBEDDED_PACK",
     "add_loading",
     "add_model",
     "add_pack",
@@ -11,6 +12,7 @@ __all__ = [
     "load_decoder",
     "load_function",
     "load_pack",
+    "made_pack",
     "read_rows",
     "sample_rows",
     "requested",
@@ -34,6 +36,7 @@ from ..decoder.samples import fit_images
 from ..errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+EMBEDDED_PACK = "latentctl_adapters.embedded:pack"
 MODEL = (
     "FILE.py:FUNCTION or MODULE:FUNCTION that takes nothing and returns a model or a Decoder; with "
     "--adapter a folder or the id of a model on the hub"
@@ -98,6 +101,18 @@ def load_pack(flags: argparse.Namespace) -> Conditional:
     """The pack of the flags on its decoder; a bare model is wrapped as the pack says."""
     device, model = _device(flags.device), _load_model(flags)
     return Conditional.from_pretrained(flags.pack, model).to(device)
+
+
+def made_pack(source: str, flag: str, device: str) -> Conditional:
+    """The `Conditional` that a function of the user's returns, perhaps with an evaluator.
+
+    Raises:
+        InputError: As `load_function`, or if it returns something else.
+    """
+    faces = load_function(source, flag)()
+    if not isinstance(faces, Conditional):
+        raise InputError(f"{flag} {source} returns a {type(faces).__name__}, not a Conditional.")
+    return faces.to(_device(device))
 
 
 def _device(name: str) -> torch.device:

@@ -10,12 +10,20 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from ..conditional import Conditional
 from ..decoder import read_samples
 from ..errors import InputError
 from ..studio.source import Source
 from ..studio.uploads import picture_code
-from .sources import MODEL, add_loading, image_files, load_function, load_pack, sample_rows
+from .sources import (
+    EMBEDDED_PACK,
+    MODEL,
+    add_loading,
+    image_files,
+    load_function,
+    load_pack,
+    made_pack,
+    sample_rows,
+)
 from .waiting import Waiting
 
 EMBEDDED = "latentctl_adapters.embedded"
@@ -37,7 +45,10 @@ def add_parser(commands: Any) -> None:
         "127.0.0.1 and loads nothing from the network.",
     )
     parser.add_argument(
-        "pack", nargs="?", help="a folder written by save_pretrained, or owner/name on the hub"
+        "pack",
+        nargs="?",
+        help="a folder written by save_pretrained or owner/name on the hub, with --decoder; or "
+        "FILE.py:FUNCTION that returns a Conditional with its evaluator",
     )
     parser.add_argument("--decoder", help=MODEL)
     add_loading(parser)
@@ -69,6 +80,8 @@ def source_of(flags: argparse.Namespace) -> Source:
     """What the flags name: a pack on its decoder, or the drawn faces."""
     if flags.pack is None and flags.decoder is None:
         source = _drawn(flags)
+    elif flags.pack is not None and flags.decoder is None and ":" in flags.pack:
+        source = Source(made_pack(flags.pack, "PACK", flags.device), _code(flags), note=OWN)
     elif flags.pack is None or flags.decoder is None:
         raise InputError(
             "A pack needs the decoder it was made for: PACK --decoder FILE.py:FUNCTION."
@@ -81,7 +94,7 @@ def source_of(flags: argparse.Namespace) -> Source:
 
 
 def _drawn(flags: argparse.Namespace) -> Source:
-    faces: Conditional = load_function(f"{EMBEDDED}:pack", "studio")()
+    faces = made_pack(EMBEDDED_PACK, "PACK", flags.device)
     data = load_function(f"{EMBEDDED}.drawn_faces:ProceduralFaces", "studio")(PICTURES)
     code = f"import latentctl\nfrom {EMBEDDED} import pack\n\nfaces = pack()"
 
@@ -92,7 +105,7 @@ def _drawn(flags: argparse.Namespace) -> Source:
         )
 
     images = read_samples(data.images(0, PICTURES), faces.decoder)
-    return Source(faces.to(flags.device), code, images, code_of, DRAWN)
+    return Source(faces, code, images, code_of, DRAWN)
 
 
 def _add_pictures(source: Source, folder: Path) -> None:
@@ -111,17 +124,19 @@ def _add_pictures(source: Source, folder: Path) -> None:
 
 def _code(flags: argparse.Namespace) -> str:
     """The lines of Python that load what the flags name."""
-    if flags.adapter:
-        model = (
-            f"latentctl.load({flags.adapter!r}, pretrained_model_name_or_path={flags.decoder!r})"
-        )
-        before = ""
-    else:
-        where, _, name = flags.decoder.rpartition(":")
-        if where.endswith(".py"):
-            before, model = "import runpy\n\n", f"runpy.run_path({where!r})[{name!r}]()"
-        else:
-            before, model = f"from {where} import {name}\n\n", f"{name}()"
     device = "" if flags.device == "cpu" else f".to({flags.device!r})"
-    load = f"faces = latentctl.Conditional.from_pretrained({flags.pack!r}, {model}){device}"
-    return f"import latentctl\n{before}{load}"
+    if flags.decoder is None:
+        before, faces = _called(flags.pack)
+    else:
+        load = f"latentctl.load({flags.adapter!r}, pretrained_model_name_or_path={flags.decoder!r})"
+        before, model = ("", load) if flags.adapter else _called(flags.decoder)
+        faces = f"latentctl.Conditional.from_pretrained({flags.pack!r}, {model})"
+    return f"import latentctl\n{before}faces = {faces}{device}"
+
+
+def _called(function: str) -> tuple[str, str]:
+    """Lines of Python that import a function of the user's, and the call."""
+    where, _, name = function.rpartition(":")
+    if where.endswith(".py"):
+        return "import runpy\n\n", f"runpy.run_path({where!r})[{name!r}]()"
+    return f"from {where} import {name}\n\n", f"{name}()"

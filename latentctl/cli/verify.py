@@ -12,16 +12,16 @@ from ..conditional import Conditional, verify
 from ..decoder import Decoder
 from ..errors import InputError
 from .sources import (
+    EMBEDDED_PACK,
     MODEL,
     add_loading,
     image_files,
     load_decoder,
-    load_function,
+    made_pack,
     sample_rows,
 )
 
 CHANGED = 1  # exit code: something was changed, or could not be made again
-EMBEDDED = "latentctl_adapters.embedded:pack"
 
 
 def add_parser(commands: Any) -> None:
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("files", nargs="+", metavar="file", help="a PNG file with a receipt")
     parser.add_argument(
         "--pack",
-        default=EMBEDDED,
+        default=EMBEDDED_PACK,
         help="the folder of the pack or its id on the hub, with --decoder; or FILE.py:FUNCTION "
         "that returns a Conditional with its evaluator. The pack that ships if not given",
     )
@@ -68,9 +68,5 @@ def _pack(flags: argparse.Namespace) -> tuple[Conditional | str, Decoder]:
         return flags.pack, load_decoder(flags)
     if ":" not in flags.pack:
         raise InputError(f"--pack {flags.pack} needs its --decoder.")
-    faces = load_function(flags.pack, "--pack")()
-    if not isinstance(faces, Conditional):
-        raise InputError(
-            f"--pack {flags.pack} returns a {type(faces).__name__}, not a Conditional."
-        )
-    return faces, faces.to(flags.device).decoder
+    faces = made_pack(flags.pack, "--pack", flags.device)
+    return faces, faces.decoder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["EditTab"]
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -147,10 +146,11 @@ class EditTab:
             "difference_words": "Difference of before and after",
             "origin": f"Before: {result.start.words}",
             "note": result.start.note,
-            "json": pictures.data_uri(
-                json.dumps(receipt.document(result), indent=1).encode(), "application/json"
-            ),
         }
+        if not moving:
+            picture, document = receipt.files(result.outcome)
+            value["png"] = pictures.data_uri(picture)
+            value["json"] = pictures.data_uri(document, "application/json")
         demand = result.demand
         rows = panel_value(receipt.rows(result), session.version, demand.hold, demand.strength)
         said = paragraphs(receipt.sentences(result), "receipt")

@@ -1,14 +1,16 @@
-"""A result in words, as rows for the page, and as JSON."""
+"""A result in words, as rows for the page, and as files."""
 
 from __future__ import annotations
 
-__all__ = ["LEAK", "document", "evaluator_words", "move", "rows", "sentences", "words"]
+__all__ = ["LEAK", "evaluator_words", "files", "move", "rows", "sentences", "words"]
 
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from ..conditional import Conditional
-from ..storage import VERSION
+from ..conditional import Conditional, Outcome
+from ..conditional.receipt import sidecar
 from .session import Result
 
 LEAK = 0.1  # change of a probability that is marked
@@ -86,21 +88,11 @@ def sentences(result: Result) -> list[str]:
     return [*found, evaluator_words(result.faces)]
 
 
-def document(result: Result) -> dict[str, Any]:
-    """The receipt for a JSON file."""
-    demand = result.demand
-    return {
-        "latentctl": VERSION,
-        "start": result.start.words,
-        "wanted": dict(demand.wanted),
-        "where": demand.where or None,
-        "hold": "default" if demand.hold is None else list(demand.hold),
-        "strength": demand.strength,
-        "evaluator": evaluator_words(result.faces),
-        "threshold": result.faces.threshold,
-        "before": dict(zip(result.outcome.names, result.before.tolist(), strict=True)),
-        "receipt": result.outcome.receipts()[0],
-    }
+def files(outcome: Outcome) -> tuple[bytes, bytes]:
+    """The picture with its receipt, and the receipt alone, as `Outcome.save` writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = outcome.save(Path(folder) / "edited.png", margin=0)
+        return path.read_bytes(), sidecar(path).read_bytes()
 
 
 def words(name: str) -> str:

@@ -34,7 +34,7 @@ def lines(result: Result, source: Source) -> str:
     parts = [source.code, result.start.code]
     if result.faces is not source.faces:
         parts.append(LOAD)
-    parts += [f"out = {call}", 'out.save("edited.png")']
+    parts += [f"out = {call}", 'out.save("edited.png", margin=0)']
     return "\n".join(part.rstrip() for part in parts) + "\n"
 
 

@@ -41,8 +41,9 @@ STAGE = """<div class="stage" data-shows="side">
 <label class="wiper">Before, and after
 <input class="cut" type="range" min="0" max="100" value="50"></label>
 <p class="note" role="status" data-text="note"></p>
-<p class="take">Download <a data-href="after" download="edited.png">the picture (PNG)</a>
-<a data-href="json" download="receipt.json">the receipt (JSON)</a></p>
+<p class="take">Download
+<a data-href="png" download="edited.png">the picture with its receipt (PNG)</a>
+<a data-href="json" download="edited.png.json">the receipt (JSON)</a></p>
 </div>"""
 
 

@@ -22,7 +22,7 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-WAIT = 30_000  # ms
+WAIT = 120_000  # ms, of a machine that is shared
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads
 
 

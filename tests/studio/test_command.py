@@ -17,22 +17,28 @@ from latentctl.studio import script
 from latentctl.studio.session import Demand, Session
 
 MODEL = """
+import latentctl
 from conftest import ToyVAE, toy_decoder
 
 
 def load():
     return toy_decoder(ToyVAE())
+
+
+def faces():
+    return latentctl.Conditional.from_pretrained("pack", load())
 """
 
 
-def test_the_lines_load_the_pack_and_the_pictures(served_faces, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pack", ["pack --decoder model.py:load", "model.py:faces"])
+def test_the_lines_load_the_pack_and_the_pictures(served_faces, tmp_path, monkeypatch, pack):
     monkeypatch.chdir(tmp_path)
     served_faces.save_pretrained("pack")
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "photos").mkdir()
     for number in range(3):
         Image.effect_noise((12, 9), 60).convert("RGB").save(f"photos/{number}.png")
-    words = "studio pack --decoder model.py:load --images photos --device cpu"
+    words = f"studio {pack} --images photos --device cpu"
     source = source_of(parser().parse_args(words.split()))
     visit = Session(source)
     visit.begin(visit.picture(2))

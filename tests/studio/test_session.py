@@ -91,8 +91,9 @@ def test_the_receipt_marks_what_was_reached_and_what_leaked(session):
     assert "AttributeCritic that the edit itself follows" in said[-1]
     held = session.edit(demand(Smiling=0.1, hold=["Male"]))
     assert [row["held"] for row in receipt.rows(held)] == [False, True, False]
-    found = json.loads(json.dumps(receipt.document(held)))
-    assert found["hold"] == ["Male"] and found["wanted"] == {"Smiling": 0.1}
+    picture, document = receipt.files(held.outcome)
+    assert picture.startswith(b"\x89PNG")
+    assert json.loads(document)["samples"][0]["requested_Smiling"] == pytest.approx(0.1)
 
 
 def test_an_evaluator_is_named(served_faces, source):
@@ -142,7 +143,8 @@ def test_the_lines_of_python_give_the_same_bits(
             result = session.edit(wanted)
             code = script.lines(result, source)
             assert same(run(code, tmp_path, monkeypatch, pictures=source.pictures), result), code
-    assert (tmp_path / "edited.png").exists()
+            files = [(tmp_path / name).read_bytes() for name in ("edited.png", "edited.png.json")]
+            assert files == [*receipt.files(result.outcome)]
 
 
 def test_the_lines_for_a_taught_attribute(session, source, served_faces, tmp_path, monkeypatch):

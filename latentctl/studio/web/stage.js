@@ -36,7 +36,7 @@ function update() {
     if (value[`${of}_words`]) picture.alt = value[`${of}_words`];
   }
   for (const text of element.querySelectorAll("[data-text]")) text.textContent = value[text.dataset.text] || "";
-  for (const link of element.querySelectorAll("a[data-href]")) link.href = value[link.dataset.href] || "#";
+  for (const link of element.querySelectorAll("a[data-href]")) if (value[link.dataset.href]) link.href = value[link.dataset.href];
   stage.dataset.seconds = value.seconds;  // of the server, for benchmarks/systems/studio.py
   stage.dispatchEvent(new CustomEvent("shown"));
 }
