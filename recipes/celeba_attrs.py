@@ -46,11 +46,12 @@ from latentctl.errors import FingerprintError, InputError, UnknownNameError
 PARTS = {  # seconds on two cores
     "load the faces": 10.0,
     "encode the faces": 10.0,
-    "teach the critic": 170.0,
-    "teacher of the actor": 30.0,
+    "teach the critic": 50.0,
+    "flow matching": 60.0,
     "actor": 45.0,
     "evaluate and draw": 40.0,
 }
+CONTROLLERS = ("flow-matching", "actor", "ascent", "transport")
 SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}
 
 
@@ -58,11 +59,13 @@ SIZES = {"default": (512, 4), "small": (256, 3), "paper": (2048, 4)}
 class ControlFlags:
     """The critics and the controller."""
 
-    controller: str = "actor"
-    """actor, flow-matching, ascent or transport: the controller of conditional samples."""
+    controller: str = "flow-matching"
+    """flow-matching, actor, ascent or transport: the controller of conditional samples. An actor
+    is trained for the last three."""
     preset: str = "default"
-    """default (512 x 4); small (256 x 3); paper (2048 x 4, no teacher of the actor)."""
-    teacher_train_steps: int = 500  # Steps of the flow matching that the actor clones; 0: none.
+    """default (512 x 4); small (256 x 3); paper (2048 x 4, without flow matching)."""
+    flow_train_steps: int = 1000
+    """Steps of the flow matching, which an actor clones; 0: none."""
     realism_teacher_train_steps: int = 0
     """The same for an actor of realism alone, which is a row of the report; 0: none."""
     demonstration_steps: int = 500  # Steps in which an actor clones these moves.
@@ -74,6 +77,23 @@ class ControlFlags:
     actor_learning_rate: float = 3e-5  # Learning rate of the actors in the adversarial training.
     attribute_weight: float = 0.3  # Weight of the attribute critic in the loss; 0 in the paper.
     distance_weight: float = 0.0  # Weight of the distance penalty; 0 or 0.1 in the paper.
+
+    @property
+    def matches(self) -> bool:
+        """Whether flow matching is trained."""
+        return self.flow_train_steps > 0 and self.preset != "paper"
+
+    def check(self) -> None:
+        """Raises where the settings contradict each other."""
+        if self.preset not in SIZES:
+            raise UnknownNameError("preset", self.preset, SIZES)
+        if self.controller not in CONTROLLERS:
+            raise UnknownNameError("controller", self.controller, CONTROLLERS)
+        if self.controller == "flow-matching" and not self.matches:
+            raise InputError(
+                "With --preset paper or --flow_train_steps 0 there is no flow matching to sample "
+                "by. Add --controller actor."
+            )
 
 
 @dataclass
@@ -106,8 +126,6 @@ def train(
     prior: Prior = decoder.prior
     if latents.std is None:  # a plain autoencoder was trained without a prior
         prior = Gaussian.fit(latents)
-    if flags.preset not in SIZES:
-        raise UnknownNameError("preset", flags.preset, SIZES)
     width, depth = SIZES[flags.preset]
     paper = flags.preset == "paper"
 
@@ -146,34 +164,34 @@ def train(
                 **game,
                 **run.fit_options(accelerator, "realism", flags.train_batch_size),
             )
-    teacher = matched("teacher of the actor", latents, flags.teacher_train_steps)
-    with parts("actor"):
-        actor = Actor.fit(
-            latents,
-            teacher=teacher,
-            attributes=critic,
-            attribute_weight=0.0 if paper else flags.attribute_weight,
-            distance_weight=flags.distance_weight,
-            critic_warmup_steps=flags.critic_warmup_steps,
-            max_train_steps=flags.max_train_steps,
-            **game,
-            **run.fit_options(accelerator, "actor", flags.train_batch_size),
-        )
-    controllers: dict[str, Controller] = {
-        "actor": actor,
-        "ascent": Ascent(critic, actor.realism),
-        "transport": Transport(critic, actor.realism),
-    }
-    if teacher is not None:
-        controllers["flow-matching"] = teacher
+    flow = matched("flow matching", latents, flags.flow_train_steps)
+    controllers: dict[str, Controller] = {} if flow is None else {"flow-matching": flow}
+    realism = None
     if flags.controller not in controllers:
-        raise UnknownNameError("controller", flags.controller, controllers)
+        with parts("actor"):
+            actor = Actor.fit(
+                latents,
+                teacher=flow,
+                attributes=critic,
+                attribute_weight=0.0 if paper else flags.attribute_weight,
+                distance_weight=flags.distance_weight,
+                critic_warmup_steps=flags.critic_warmup_steps,
+                max_train_steps=flags.max_train_steps,
+                **game,
+                **run.fit_options(accelerator, "actor", flags.train_batch_size),
+            )
+        realism = actor.realism
+        controllers |= {
+            "actor": actor,
+            "ascent": Ascent(critic, realism),
+            "transport": Transport(critic, realism),
+        }
     conditional = latentctl.condition(
         decoder,
         critic,
         controllers[flags.controller],
         evaluator=evaluator,
-        realism=actor.realism,
+        realism=realism,
         prior=prior,
     )
     return Trained(critic, realism_actor, conditional)
@@ -204,6 +222,7 @@ def base(
 
 def main(flags: Flags) -> None:
     flags.hub.check()
+    flags.control.check()
     started, run = time.monotonic(), flags.run
     accelerator = run.accelerator("celeba_attrs")
     folder = Path(run.output_dir)
@@ -258,8 +277,10 @@ def expected(flags: Flags) -> dict[str, float]:
             "train the autoencoder": 180,
             **named,
         }
-    if flags.control.teacher_train_steps == 0 or flags.control.preset == "paper":
-        named.pop("teacher of the actor")
+    if not flags.control.matches:
+        named.pop("flow matching")
+    if flags.control.controller == "flow-matching":
+        named.pop("actor")
     return named
 
 

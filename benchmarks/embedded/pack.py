@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 import latentctl
 from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
 from benchmarks.shared.run import Seconds, SeededFlags, run, write
-from latentctl import Actor, Ascent, AttributeCritic, Conditional, Decoder, FlowMatching, Latents
+from latentctl import AttributeCritic, Conditional, Decoder, FlowMatching, Latents
 from latentctl.evaluation import edit_scores, frechet_distance, identity, multilabel_scores
 from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
@@ -43,12 +43,11 @@ class Flags(SeededFlags):
     network_faces: int = 20_000  # Faces that the networks are trained on.
     latents: int = 60_000  # Faces that are encoded.
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
-    parts: tuple[str, ...] = ("judge", "critic", "pack", "install")
-    """What is trained; `install` copies everything into the package and measures it there."""
+    parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install")
+    """What is made; `install` copies everything into the package and measures it there."""
     distillation_samples: int = 9_000
     critic_train_steps: int = 1500
-    flow_steps: int = 1500
-    demonstration_steps: int = 1000
+    flow_steps: int = 4000
 
 
 def main(flags: Flags) -> None:
@@ -62,15 +61,22 @@ def main(flags: Flags) -> None:
         options = {"epochs": 2 * flags.passes, "seed": flags.seed + 50, **JUDGE}
         judge = seconds.measure("judge", PixelClassifier.fit, *data, ATTRIBUTES, **options)
         judge.half().save_pretrained(folder / "judge")
-    if {"critic", "pack"} & {*flags.parts}:
+    if {"critic", "flow", "pack"} & {*flags.parts}:
         network = residual_vae.ResidualVAE.from_pretrained(flags.generator / "model")
         network.half().save_pretrained(folder / "generator")
         decoder = residual_vae.load(pretrained_model_name_or_path=folder / "generator")
+    if {"critic", "flow"} & {*flags.parts}:
         latents = seconds.measure("encode", encoded, decoder, images, labels, flags.latents)
     if "critic" in flags.parts:
         teach(decoder, latents, TensorDataset(*data), flags, seconds)
+    if "flow" in flags.parts:
+        steps = {"max_train_steps": flags.flow_steps, "seed": flags.seed}
+        flow = seconds.measure("flow", FlowMatching.fit, latents, **steps)
+        flow.half().save(folder / "flow")
     if "pack" in flags.parts:
-        pack(decoder, latents, flags, seconds)
+        critic = AttributeCritic.load(folder / "critic")
+        flow = FlowMatching.load(folder / "flow")
+        latentctl.condition(decoder, critic, flow).half().save_pretrained(folder / "pack")
     if "install" in flags.parts:
         for part in ("generator", "judge", "evaluator", "pack"):
             shutil.copytree(folder / part, embedded.WEIGHTS / part, dirs_exist_ok=True)
@@ -101,20 +107,6 @@ def teach(
     )
     critic.half().save(flags.output_dir / "critic")
     folded(evaluator).half().save_pretrained(flags.output_dir / "evaluator")
-
-
-def pack(decoder: Decoder, latents: Latents, flags: Flags, seconds: Seconds) -> None:
-    """Writes the pack, of the critic that is there."""
-    seed, folder = flags.seed, flags.output_dir
-    critic = AttributeCritic.load(folder / "critic")
-    steps = {"max_train_steps": flags.flow_steps, "seed": seed}
-    flow = seconds.measure("flow", FlowMatching.fit, latents, **steps)
-    cloned = {"demonstration_steps": flags.demonstration_steps, "max_train_steps": 0, "seed": seed}
-    actor = seconds.measure("actor", Actor.fit, latents, teacher=flow, attributes=critic, **cloned)
-    editor = Ascent.for_edits(critic)
-    for module in (critic, actor, editor):
-        module.half()
-    latentctl.condition(decoder, critic, actor, editor=editor).save_pretrained(folder / "pack")
 
 
 def labels_of(count: int, seed: int) -> Tensor:

@@ -202,7 +202,7 @@ def teach(
     shared |= {"resume_from_checkpoint": resumed} if resumed else {}
     sizes = {key: options[key] for key in ("width", "depth") if key in options}
     critic = AttributeCritic.fit(
-        latents.select(names), output_dir=_inside(output_dir, "latents"), **sizes, **shared
+        latents.select(names), output_dir=_inside(output_dir, "labels"), **sizes, **shared
     )
     if networks:
         critic = distill(

@@ -29,9 +29,9 @@ LITTLE = "--max_train_samples 256 --max_test_samples 48"
 LITTLE += " --attributes " + " ".join(NAMES)
 VAE = "--latent_size 16 --width 8 --vae_train_steps 6 --vae_batch_size 16"
 GAME = "--preset small --train_batch_size 32 --critic_train_steps 10 --max_train_steps 6"
-GAME += " --realism_train_steps 6 --teachers 0 --num_edits 4"
+GAME += " --controller actor --realism_train_steps 6 --teachers 0 --num_edits 4"
 TAUGHT = "--network_passes 1 --distillation_samples 64"
-CLONED = "--teacher_train_steps 6 --realism_teacher_train_steps 6 --demonstration_steps 4"
+CLONED = "--flow_train_steps 6 --realism_teacher_train_steps 6 --demonstration_steps 4"
 CLONED += " --critic_warmup_steps 2"
 LEFT = ("report.html", "config.json", "metrics.jsonl", "results.json", "pack/manifest.json")
 PICTURES = ("overview.png", "samples.png", "walk.png", "edits.png")
@@ -134,7 +134,7 @@ def test_the_main_job_needs_no_data_and_leaves_everything(main_job):
     assert {
         "vae",
         "attributes",
-        "teacher_of_the_actor",
+        "flow_matching",
         "actor/demonstrations",
         "actor/game",
     } <= parts
@@ -240,7 +240,7 @@ def test_an_evaluator_scores_and_a_move_can_be_made_in_parts(evaluated, main_job
 @pytest.mark.slow
 def test_the_main_job_by_its_defaults(tmp_path):
     flags = ("--output_dir out", LITTLE, GAME.replace("--teachers 0", "--teachers 1"), TAUGHT)
-    flags += ("--realism_train_steps 0 --teacher_train_steps 0",)
+    flags += ("--realism_train_steps 0 --flow_train_steps 0",)
     log = done(run("celeba_attrs.py", *flags, cwd=tmp_path))
     assert "first.png" in log and "[3/5] teach the critic (about" in log
     folder = tmp_path / "out"
@@ -385,7 +385,7 @@ def test_a_foreign_decoder_on_real_faces(tmp_path):
         run(
             "celeba_attrs.py",
             *flags,
-            "--teacher_train_steps 0 --realism_teacher_train_steps 0 --num_edits 1",
+            "--flow_train_steps 0 --realism_teacher_train_steps 0 --num_edits 1",
             cwd=tmp_path,
         )
     )

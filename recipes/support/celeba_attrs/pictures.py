@@ -18,9 +18,10 @@ from ..face_evaluation import decode
 from ..report import Report, face_sheet, loss_curves
 
 LOGS = (
-    *("vae", "attributes", "teach/distillation/round-0", "teach/distillation/round-1"),
-    *("realism_teacher", "realism/game", "teacher_of_the_actor", "actor/demonstrations"),
-    "actor/game",
+    *("vae", "attributes"),
+    *("teach/labels", "teach/distillation/round-0", "teach/distillation/round-1"),
+    *("realism_teacher", "realism/game", "flow_matching"),
+    *("actor/demonstrations", "actor/game"),
 )
 FIRST = ("Smiling", "Eyeglasses", "Wearing_Hat", "Bald", "Blond_Hair", "Young")
 
