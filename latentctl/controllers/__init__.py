@@ -6,6 +6,7 @@ __all__ = [
     "Actor",
     "Ascent",
     "Controller",
+    "FlowEdit",
     "FlowMatching",
     "Move",
     "Refined",
@@ -22,6 +23,7 @@ from .ascent import Ascent
 from .base import Controller, Move
 from .cgml.updater import Updater
 from .distillation import distill
+from .flow_edit import FlowEdit
 from .flow_matching import FlowMatching
 from .refined import Refined
 from .request import Request

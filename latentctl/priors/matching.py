@@ -125,18 +125,46 @@ class Matching(nn.Module):
 
         With `free`, the context of the unconditional model, `guidance` is classifier-free.
         """
-        field: Callable[..., Tensor] = self._scaled
-        if free is not None and guidance != 1:
-
-            def field(u: Tensor, time: Tensor, given: Tensor) -> Tensor:
-                twice = torch.cat([u, u]), torch.cat([time, time]), torch.cat([given, free])
-                conditional, plain = self.net(*twice).chunk(2)
-                return torch.lerp(plain, conditional, guidance)
-
         u = self.white.rotate(e)
         for step in range(self.steps):
-            u = u + self._increment(u, step, context, field)
+            u = u + self._increment(u, step, context, self._guided(free, guidance))
         return self.white.rotate_back(u * self.white.std) + self.white.mean
+
+    @torch.no_grad()
+    def carried(
+        self, z: Tensor, before: Tensor, after: Tensor, *, first: int = 0, guidance: float = 1.0
+    ) -> Tensor:
+        r"""Latents of another context: back under one, and forward under the other.
+
+        .. math:: v = v_\mathrm{before} + w \, (v_\mathrm{after} - v_\mathrm{before})
+
+        Latents whose contexts are equal return to where they were.
+
+        Arguments:
+            z: Latents, `(B, *latent_shape)`.
+            before: Their context, `(B, context)`.
+            after: The new context, `(B, context)`.
+            first: Step at whose start they turn round, 0 for the noise.
+            guidance: The factor `w` of the way forward.
+        """
+        u = self.white.rotate(z - self.white.mean) / self.white.std
+        for step in track(range(first, self.steps)[::-1], "Invert the flow", "step"):
+            u = self._step_back(u, step, before)
+        for step in range(first, self.steps):
+            u = u + self._increment(u, step, after, self._guided(before, guidance))
+        return self.white.rotate_back(u * self.white.std) + self.white.mean
+
+    def _guided(self, other: Tensor | None, guidance: float) -> Callable[..., Tensor]:
+        """The velocity, extrapolated from that of another context."""
+        if other is None or guidance == 1:
+            return self._scaled
+
+        def field(u: Tensor, time: Tensor, context: Tensor) -> Tensor:
+            twice = torch.cat([u, u]), torch.cat([time, time]), torch.cat([context, other])
+            wanted, plain = self.net(*twice).chunk(2)
+            return torch.lerp(plain, wanted, guidance)
+
+        return field
 
     @torch.no_grad()
     def to_base(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -192,13 +220,13 @@ class Matching(nn.Module):
         after = field(u + turn * before, end, context)
         return turn * (before + after) / 2
 
-    def _jacobian(self, u: Tensor, step: int) -> Tensor:
+    def _jacobian(self, u: Tensor, step: int, context: Tensor | None = None) -> Tensor:
         """Jacobians `(B, D, D)` of a step, by forward mode along many dimensions at once."""
         size = u[0].numel()
 
         def along(direction: Tensor) -> Tensor:
             moved: Tensor = torch.func.jvp(
-                lambda u: u + self._increment(u, step), (u,), (direction,)
+                lambda u: u + self._increment(u, step, context), (u,), (direction,)
             )[1]
             return moved
 
@@ -207,10 +235,10 @@ class Matching(nn.Module):
         columns: Tensor = torch.func.vmap(along, chunk_size=chunk)(basis.expand(size, *u.shape))
         return columns.flatten(2).permute(1, 2, 0)
 
-    def _step_back(self, goal: Tensor, step: int) -> Tensor:
+    def _step_back(self, goal: Tensor, step: int, context: Tensor | None = None) -> Tensor:
         """The inverse of a step: by fixed-point iteration, then by Newton's method."""
         u, missed = fixed_point(
-            lambda u: self._increment(u, step), goal, rounds=ROUNDS, close=CLOSE
+            lambda u: self._increment(u, step, context), goal, rounds=ROUNDS, close=CLOSE
         )
         far = ~(missed <= CLOSE)
         if not bool(far.any()):
@@ -221,14 +249,14 @@ class Matching(nn.Module):
         u = torch.where(append_dims(far, u), goal, u)
         for _ in range(ROUNDS):
             rows = far.nonzero().flatten()
-            here = u[rows]
-            error = here + self._increment(here, step) - goal[rows]
+            here, given = u[rows], None if context is None else context[rows]
+            error = here + self._increment(here, step, given) - goal[rows]
             missed = error.flatten(1).abs().amax(1)
             far[rows] = ~(missed <= NEWTON_CLOSE * size[rows])
             if not bool(far.any()):
                 return u
             # the solution of a singular system is inf
-            move = torch.linalg.solve_ex(self._jacobian(here, step), error.flatten(1)).result
+            move = torch.linalg.solve_ex(self._jacobian(here, step, given), error.flatten(1)).result
             length = move.abs().amax(1, keepdim=True)
             move = move * (LONGEST * size[rows, None] / length).clamp_max(1)
             u = u.index_put((rows,), here - move.view_as(here))
