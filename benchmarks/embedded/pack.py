@@ -29,6 +29,8 @@ import latentctl
 from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
 from benchmarks.shared.run import Seconds, SeededFlags, run, write
 from latentctl import AttributeCritic, Conditional, Decoder, FlowMatching, Latents
+from latentctl.conditional.threshold import choose_threshold
+from latentctl.controllers import FlowEdit
 from latentctl.evaluation import edit_scores, frechet_distance, identity, multilabel_scores
 from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
@@ -45,8 +47,7 @@ class Flags(SeededFlags):
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
     parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install")
     """What is made; `install` copies everything into the package and measures it there."""
-    distillation_samples: int = 9_000
-    critic_train_steps: int = 1500
+    critic_train_steps: int = 2500
     flow_steps: int = 4000
 
 
@@ -74,9 +75,7 @@ def main(flags: Flags) -> None:
         flow = seconds.measure("flow", FlowMatching.fit, latents, **steps)
         flow.half().save(folder / "flow")
     if "pack" in flags.parts:
-        critic = AttributeCritic.load(folder / "critic")
-        flow = FlowMatching.load(folder / "flow")
-        latentctl.condition(decoder, critic, flow).half().save_pretrained(folder / "pack")
+        pack(decoder, flags)
     if "install" in flags.parts:
         for part in ("generator", "judge", "evaluator", "pack"):
             shutil.copytree(folder / part, embedded.WEIGHTS / part, dirs_exist_ok=True)
@@ -97,16 +96,30 @@ def teach(
         data,
         ATTRIBUTES,
         latents=latents,
+        teachers=0,
         max_train_samples=len(data),
         passes=flags.passes,
-        samples=flags.distillation_samples,
-        samples_per_round=flags.distillation_samples // 2,
         max_train_steps=flags.critic_train_steps,
         seed=flags.seed,
-        output_dir=flags.output_dir / "teach",
     )
     critic.half().save(flags.output_dir / "critic")
     folded(evaluator).half().save_pretrained(flags.output_dir / "evaluator")
+
+
+def pack(decoder: Decoder, flags: Flags) -> None:
+    """Writes the pack, with the threshold of the evaluator for its edits."""
+    folder = flags.output_dir
+    critic = AttributeCritic.load(folder / "critic")
+    flow = FlowMatching.load(folder / "flow")
+    evaluator = latentctl.PixelCritic(
+        decoder, PixelClassifier.from_pretrained(folder / "evaluator"), names=ATTRIBUTES
+    )
+    parts = {"editor": FlowEdit(critic, flow), "evaluator": evaluator}
+    faces = latentctl.condition(decoder, critic, flow, **parts)
+    unseen = ProceduralFaces.split("validation", 200, flags.seed).tensors()[0].float() / 255
+    edited = Latents(decoder.encode(unseen, batch_size=100).mean)
+    evaluator.threshold = choose_threshold(faces, edited, seed=flags.seed)
+    latentctl.condition(decoder, critic, flow, **parts).save_pretrained(folder / "pack")
 
 
 def labels_of(count: int, seed: int) -> Tensor:
