@@ -107,6 +107,7 @@ class FlowEdit(Controller, kind="flow-edit"):
         return Move(moved, evaluations)
 
     def _along_flow(self, z: Tensor, request: Request) -> Move:
+        assert self.attributes is not None
         with torch.no_grad():
             current = self.attributes.probability(z)
         request = dataclasses.replace(request, current=current)
