@@ -1,0 +1,116 @@
+"""Pairs of attributes from separate packs: does a sum do what its packs do?
+
+    python -m benchmarks.edits.sums --seed 0
+
+Ten packs of one attribute each: a small critic, fitted with a seed of its own on encodings of its
+own drawn faces, as by ten people who do not know each other. Of every pair both attributes of
+unseen faces are flipped by the sum of the two packs, and each alone by its own pack; the judge that
+ships says what succeeded. A pair holds if its joint success is at least the product of the single
+ones less 0.05. Each pair is added in both orders, and one pack is removed again: `order` and
+`removal` say in how many pairs all bits are equal. The embedded faces alone are needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from latentctl_adapters import embedded
+from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
+from torch import Tensor
+
+import latentctl
+from benchmarks.shared.run import Row, Seconds, SeededFlags, run, table, write
+from latentctl import AttributeCritic, Conditional, Decoder, Latents
+from latentctl.conditional import Outcome
+from recipes.support.faces import PAPER_ATTRIBUTES as NAMES
+
+MARGIN = 0.05
+FIELDS = ("x", "z", "probability", "satisfied", "shift", "evaluations")
+
+
+@dataclass
+class Flags(SeededFlags):
+    output_dir: Path = Path("outputs/sums")
+    faces: int = 30  # Unseen faces that are edited.
+    data: int = 1000  # Faces of each pack.
+    width: int = 256  # Of each critic.
+    max_train_steps: int = 400
+
+
+def make_pack(decoder: Decoder, name: str, number: int, flags: Flags) -> Conditional:
+    """A pack of one attribute, fitted on faces of its own."""
+    seed = 10 * flags.seed + number
+    data = ProceduralFaces(flags.data, seed=1000 + seed, attributes=[name])
+    images, labels = data.tensors()
+    posterior = decoder.encode(images, batch_size=64)
+    latents = Latents(posterior.mean, posterior.std, labels, (name,))
+    steps = {"max_train_steps": flags.max_train_steps, "batch_size": 128}
+    critic = AttributeCritic.fit(latents, width=flags.width, seed=seed, **steps)
+    return latentctl.condition(decoder, critic)
+
+
+def flipped(faces: Conditional, x: Tensor, start: Tensor) -> Outcome:
+    """The outcome of flipping every attribute of `faces`; `start` is the judge's, by name."""
+    wanted = torch.stack([1 - start[:, NAMES.index(name)] for name in faces.names], 1)
+    return faces.edit(x, y=wanted)
+
+
+@torch.no_grad()
+def right(out: Outcome, judge: torch.nn.Module, start: Tensor) -> Tensor:
+    """Whether the judge says that each attribute was flipped, `(B, K)`."""
+    columns = [judge.names.index(name) for name in out.names]
+    found = (judge(out.x)[:, columns] > 0).float()
+    return torch.stack(
+        [found[:, k] != start[:, NAMES.index(name)] for k, name in enumerate(out.names)], 1
+    )
+
+
+def pair(
+    one: Conditional, two: Conditional, alone: Outcome, x: Tensor, start: Tensor, judge: object
+) -> Row:
+    """The joint success of two packs, and whether order and removal keep the bits.
+
+    `alone` is the outcome of `one`.
+    """
+    out, other = (flipped(both, x, start) for both in (one + two, two + one))
+    again = flipped(two + one - two, x, start)
+    return {
+        "name": " + ".join(out.names),
+        "joint": right(out, judge, start).all(1).float().mean().item(),
+        "order": all(torch.equal(getattr(out, f), getattr(other, f)) for f in FIELDS),
+        "removal": all(torch.equal(getattr(again, f), getattr(alone, f)) for f in FIELDS),
+    }
+
+
+def main(flags: Flags) -> None:
+    seconds, decoder, judge = Seconds(), embedded.decoder(), embedded.judge().eval()
+    packs = seconds.measure(
+        "packs",
+        lambda: [make_pack(decoder, name, n, flags) for n, name in enumerate(NAMES)],
+    )
+    x = ProceduralFaces(flags.faces, seed=77 + flags.seed).images(0, flags.faces).float() / 255
+    with torch.no_grad():
+        columns = [judge.names.index(name) for name in NAMES]
+        start = (judge(decoder.decode(decoder.encode(x).mean))[:, columns] > 0).float()
+    alone = {pack.names[0]: flipped(pack, x, start) for pack in packs}
+    single = {name: right(out, judge, start).float().mean().item() for name, out in alone.items()}
+    pairs = list(itertools.combinations(packs, 2))
+    rows = seconds.measure(
+        "pairs", lambda: [pair(a, b, alone[a.names[0]], x, start, judge) for a, b in pairs]
+    )
+    for row, (a, b) in zip(rows, pairs, strict=True):
+        row["product"] = single[a.names[0]] * single[b.names[0]]
+        row["holds"] = row["joint"] >= row["product"] - MARGIN
+    totals = {key: sum(row[key] for row in rows) for key in ("holds", "order", "removal")}
+    result = {"pairs": len(rows), **totals, "single": single, "rows": rows, "seconds": seconds}
+    write(flags.output_dir / f"sums-{flags.seed}.json", result)
+    print(table(rows))
+    print(json.dumps({key: result[key] for key in ("pairs", *totals, "single")}, indent=1))
+
+
+if __name__ == "__main__":
+    run(main, Flags)
