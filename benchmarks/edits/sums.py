@@ -35,10 +35,10 @@ FIELDS = ("x", "z", "probability", "satisfied", "shift", "evaluations")
 @dataclass
 class Flags(SeededFlags):
     output_dir: Path = Path("outputs/sums")
-    faces: int = 30  # Unseen faces that are edited.
-    data: int = 1000  # Faces of each pack.
+    faces: int = 24  # Unseen faces that are edited.
+    data: int = 800  # Faces of each pack.
     width: int = 256  # Of each critic.
-    max_train_steps: int = 400
+    max_train_steps: int = 300
 
 
 def make_pack(decoder: Decoder, name: str, number: int, flags: Flags) -> Conditional:
