@@ -111,7 +111,7 @@ def test_a_conditional_moves_as_a_whole(device, latents, photos):
     assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
 
 
-def quick(decoder, critic, controller=None, **options):
+def short_ascents(decoder, critic, controller=None, **options):
     """A conditional whose ascents have few steps: every operation on the device is slow."""
     options = {"editor": Ascent.for_edits(critic, steps=3), **options}
     return condition(decoder, critic, controller or Ascent(critic, steps=3), **options)
@@ -144,7 +144,7 @@ def test_controllers(kind, decoder, critic, latents, photos):
 
 def test_an_amortised_editor(decoder, critic, latents, photos):
     editor = amortise(Ascent.for_edits(critic), latents, **FEW, **SMALL, depth=1)
-    quick(decoder, critic, editor=editor).edit(photos, Male=True)
+    short_ascents(decoder, critic, editor=editor).edit(photos, Male=True)
 
 
 def test_networks_on_samples(decoder, latents, photos):
@@ -153,7 +153,7 @@ def test_networks_on_samples(decoder, latents, photos):
     for x in (decoder.decode(latents.mean[:40]), torch.rand(40, 3, 4, 4)):
         pixels.calibrate(x, latents.labels[:40])
     student = distill(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
-    faces = quick(decoder, student, evaluator=pixels, refine_with=pixels)
+    faces = short_ascents(decoder, student, evaluator=pixels, refine_with=pixels)
     assert faces.edit(photos, Male=True).x.is_cuda and faces.sample(3, Hat=True).x.is_cuda
 
 
@@ -164,7 +164,7 @@ def test_flows(kind, decoder, critic, latents):
     if kind != "matching":  # its density is a forward-mode transform, which the emulation lacks
         assert flow.log_prob(latents.mean[:4].to("cuda")).is_cuda
     through = decoder.through(flow)
-    quick(through, critic).sample(2, Smiling=True)
+    short_ascents(through, critic).sample(2, Smiling=True)
 
 
 def test_knowledge(decoder, latents, photos):
@@ -173,18 +173,18 @@ def test_knowledge(decoder, latents, photos):
     for name in ("Smiling", "Male"):
         base.add(name, latents, **quick)
     assert base.sample(3, present=["Smiling"], absent=["Male"]).is_cuda
-    quick(decoder, base).edit(photos, Male=True)
+    short_ascents(decoder, base).edit(photos, Male=True)
 
 
 def test_priors(decoder, critic, latents):
     for prior in (Gaussian.fit(latents), GaussianMixture.fit(latents, 3)):
-        assert quick(decoder, critic, prior=prior).sample(3, Smiling=True).x.is_cuda
+        assert short_ascents(decoder, critic, prior=prior).sample(3, Smiling=True).x.is_cuda
 
 
 def test_examples(decoder, critic, latents, photos):
     z = decoder.encode(torch.rand(20, 3, 4, 4)).mean
     tall = ExampleCritic.fit("Tall", z[:10], z[10:], latents=latents, known=critic.to("cuda"))
-    quick(decoder, tall).edit(photos, Tall=True)
+    short_ascents(decoder, tall).edit(photos, Tall=True)
 
 
 def test_rules(decoder, latents, monkeypatch):
@@ -193,7 +193,7 @@ def test_rules(decoder, latents, monkeypatch):
     quick = {"rounds": 1, "prior_samples": 60, "moves": 30, "width": 8, "first_steps": 5}
     for encodings in (None, latents):
         found = explore(decoder, rules, encodings=encodings, train_steps=8, **quick)
-        quick(decoder, found.critic, found.actor).sample(3, high=True)
+        short_ascents(decoder, found.critic, found.actor).sample(3, high=True)
     encoding_rewards(decoder, found.rewards, latents, 50)
     edit_by_rule(decoder, found.critic, found.rewards, decoder.decode(torch.zeros(3, 8)), steps=2)
 
