@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..controllers import Controller, Request
+from ..controllers.request import THRESHOLD
 from ..critics import Critic, PixelCritic
 from ..critics.base import Scored
 from ..decoder import Decoder
+from .dose import dosable, dosed, fractions, too_far, whole_targets
 from .origin import Kind, Maker, Origin
 from .outcome import CLIMBED, CRITIC, EVALUATOR, Outcome
 from .request import least_likely, unheld
@@ -107,12 +109,17 @@ def apply_request(
     before, least = evaluate(z, logits if evaluator is None else evaluator.score(z))
     active = torch.ones(len(z), dtype=torch.bool, device=z.device)
     if skip_satisfied:
-        active = least < request.threshold
+        active = (least < request.threshold) | too_far(before, target, request.threshold)
     moved, evaluations = z, torch.zeros(len(z), dtype=torch.long, device=z.device)
     if request.strength != 0 and bool(active.any()):
-        move = controller.move(z[active], request.rows(active))
+        doses = dosable(target, where) & active & (evaluator is not None)
+        asked = _to_the_controller(request, target, doses, before, evaluator is not None)
+        move = controller.move(z[active], asked.rows(active))
         moved = z.clone()
         moved[active], evaluations[active] = move.z, move.evaluations
+        if evaluator is not None and bool(doses.any()):
+            some = (z[doses], moved[doses], target[doses])
+            moved[doses] = dosed(*some, evaluator, request.strength)
     x = decoder.decode(moved, batch_size=BATCH)
     logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
     after, least = evaluate(moved, logits)
@@ -123,7 +130,9 @@ def apply_request(
         z=moved,
         start=z,
         target=target,
-        satisfied=(least >= request.threshold) & finite,
+        satisfied=(least >= request.threshold)
+        & ~too_far(after, target, request.threshold)
+        & finite,
         unreachable=least < 0.5 if whole else torch.zeros_like(active),
         probability=after,
         leakage=torch.where(held, change, torch.nan),
@@ -136,3 +145,18 @@ def apply_request(
         judged_by=EVALUATOR if evaluator is not None else CRITIC if controller.learned else CLIMBED,
         before=inputs,
     )
+
+
+def _to_the_controller(
+    request: Request, target: Tensor, doses: Tensor, before: Tensor, evaluated: bool
+) -> Request:
+    """The request as the controller gets it: whole targets where the dose is found afterwards.
+
+    The threshold of an evaluator is no probability of the critic, which is climbed to 0.95.
+    """
+    threshold = request.threshold
+    if evaluated or bool(fractions(target).any()):
+        threshold = max(threshold, THRESHOLD)
+    if bool(doses.any()):
+        request = dataclasses.replace(request, target=whole_targets(target, doses, before))
+    return dataclasses.replace(request, threshold=threshold)
