@@ -35,10 +35,10 @@ FIELDS = ("x", "z", "probability", "satisfied", "shift", "evaluations")
 @dataclass
 class Flags(SeededFlags):
     output_dir: Path = Path("outputs/sums")
-    faces: int = 24  # Unseen faces that are edited.
-    data: int = 800  # Faces of each pack.
-    width: int = 256  # Of each critic.
-    max_train_steps: int = 300
+    faces: int = 16  # Unseen faces that are edited.
+    data: int = 400  # Faces of each pack.
+    width: int = 128  # Of each critic.
+    max_train_steps: int = 150
 
 
 def make_pack(decoder: Decoder, name: str, number: int, flags: Flags) -> Conditional:

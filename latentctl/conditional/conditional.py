@@ -222,6 +222,7 @@ class Conditional(Sums, Described):
         self.critic.to(self.decoder.device)
         for mover in (self.controller, self.editor):
             mover.attributes = self.critic
+        self.terms = ()  # those of the joined critic
         return self.critic[name]
 
     def save_pretrained(self, path: str | Path) -> Path:

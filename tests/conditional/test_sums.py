@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Linear, ToyVAE, toy_decoder
 
-from latentctl import Actor, AttributeCritic, Conditional, Gaussian, condition
+from latentctl import Actor, AttributeCritic, Conditional, Gaussian, Latents, condition
 from latentctl.conditional import verify
 from latentctl.critics import PixelCritic
 from latentctl.errors import FingerprintError, InputError, UnknownNameError
@@ -107,6 +107,16 @@ def test_a_sum_says_how_it_moves_and_who_scores_it(decoder, packs, caplog):
     caplog.clear()
     mixed = one + other
     assert mixed.evaluator is None and mixed.threshold == 0.95 and "evaluator" in caplog.text
+
+
+def test_an_attribute_is_added_to_a_sum(packs):
+    a, b, _ = packs
+    whole = a + b
+    latents = Latents(
+        noise(0, 40, (8,), seed=5), None, (noise(0, 40, (1,), seed=6) > 0).float(), ["Age"]
+    )
+    whole.add("Age", latents, width=8, max_train_steps=2, progress=False)
+    assert whole.names == ("Hat", "Smiling", "Male", "Age") and same(whole.without("Age"), a + b)
 
 
 def test_weights_change_moves_and_not_scores(packs, photos):
