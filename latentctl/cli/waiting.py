@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Waiting"]
 
+import contextlib
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,12 +52,13 @@ class Waiting:
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(PAGE)))
-        self.send_header("X-Waiting", "1")
-        self.end_headers()
-        self.wfile.write(PAGE)
+        with contextlib.suppress(ConnectionError):  # the browser asked again meanwhile
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(PAGE)))
+            self.send_header("X-Waiting", "1")
+            self.end_headers()
+            self.wfile.write(PAGE)
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""

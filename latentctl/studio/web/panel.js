@@ -46,7 +46,13 @@ function build(data) {
     const row = { node, now: null, slider, clear, lock, output: now, wanted: null };
     slider.addEventListener("input", () => { row.wanted = Number(slider.value); show(row); send(true); });
     slider.addEventListener("change", () => { row.wanted = Number(slider.value); show(row); send(false); });
-    clear.addEventListener("click", () => { row.wanted = null; slider.blur(); show(row); send(false); });
+    clear.addEventListener("click", () => {
+      row.wanted = null;
+      slider.value = row.now ?? 0.5;
+      show(row);
+      slider.focus();
+      send(false);
+    });
     lock.addEventListener("click", () => {
       const on = lock.getAttribute("aria-checked") !== "true";
       lock.setAttribute("aria-checked", String(on));
