@@ -160,10 +160,10 @@ def real(flags: Flags) -> Any:
     decoder = face_decoder()
     images, labels, _ = load_faces("train", FIFTEEN)
     judge = network(flags.output_dir / "judge", images, labels, seed=77, epochs=5)
-    redrawn = (255 * reconstruct(decoder, images)).round().byte()
-    teacher = network(flags.output_dir / "teacher", redrawn, labels, seed=1, epochs=9)
     folder = flags.output_dir / "critic"
     if not folder.exists():
+        redrawn = (255 * reconstruct(decoder, images)).round().byte()
+        teacher = network(flags.output_dir / "teacher", redrawn, labels, seed=1, epochs=9)
         latents = encode(decoder, images)
         latents = Latents(latents.mean, latents.std, labels, FIFTEEN)
         small = {"samples": 6000, "samples_per_round": 3000, "max_train_steps": 1200, "width": 512}
