@@ -39,7 +39,7 @@ from support.run import HubFlags, RunFlags, run, write_json
 
 import latentctl
 from latentctl import Actor, Ascent, AttributeCritic, FlowMatching, Gaussian, Latents, PixelCritic
-from latentctl.controllers import Controller, Transport
+from latentctl.controllers import Controller, FlowEdit, Transport
 from latentctl.decoder import Prior
 from latentctl.errors import FingerprintError, InputError, UnknownNameError
 
@@ -110,6 +110,11 @@ class Flags:
     judges: JudgeFlags = field(default_factory=JudgeFlags)
     hub: HubFlags = field(default_factory=HubFlags)
     num_edits: int = 50  # Held-out faces of which every attribute is flipped once.
+
+    @property
+    def uses_shipped(self) -> bool:
+        """Whether the generator is the one that ships with the package."""
+        return self.data.drawn and not self.train_vae and not self.frozen.named
 
 
 def train(
@@ -190,6 +195,7 @@ def train(
         decoder,
         critic,
         controllers[flags.controller],
+        editor=FlowEdit(critic, flow) if flags.controller == "flow-matching" and flow else None,
         evaluator=evaluator,
         realism=realism,
         prior=prior,
@@ -223,13 +229,15 @@ def base(
 def main(flags: Flags) -> None:
     flags.hub.check()
     flags.control.check()
+    if flags.teach.teachers is None:
+        flags.teach.teachers = 0 if flags.uses_shipped else 2
     started, run = time.monotonic(), flags.run
     accelerator = run.accelerator("celeba_attrs")
     folder = Path(run.output_dir)
     parts = Parts(expected(flags), announce=accelerator.is_main_process)
     if accelerator.is_main_process:
         write_json(folder / "config.json", flags)
-        if flags.data.drawn and not flags.train_vae and not flags.frozen.named:
+        if flags.uses_shipped:
             (folder / "first.png").write_bytes(first_picture(embedded.pack(), run.seed))
             print(f"A first picture, by the pack that ships with it: {folder / 'first.png'}")
     with parts("load the faces"):
@@ -248,7 +256,7 @@ def main(flags: Flags) -> None:
             accelerator=accelerator,
         )
     shipped = None  # an evaluator for the generator that ships with the package
-    if flags.data.drawn and not flags.train_vae and not flags.frozen.named:
+    if flags.uses_shipped:
         shipped = embedded.evaluator(decoder, faces["train"].names)
     with parts("teach the critic"):
         critic, evaluator = taught(

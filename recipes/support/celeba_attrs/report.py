@@ -15,7 +15,7 @@ from torch import Tensor
 
 import latentctl
 from latentctl import Ascent, Gaussian, Latents
-from latentctl.controllers import Controller
+from latentctl.controllers import Controller, FlowEdit
 from latentctl.decoder import Prior
 from latentctl.evaluation import multilabel_scores
 
@@ -26,6 +26,10 @@ from ..report import Report, face_sheet
 from ..run import write_json
 from .pictures import Pictures, Trained
 
+EDITORS: dict[type[Controller], str] = {
+    FlowEdit: "the flow, and an ascent",
+    Ascent: "ascent with a shift penalty",
+}
 SAMPLE_COLUMNS = {
     "name": "images",
     "fid": "Frechet distance",
@@ -190,8 +194,8 @@ def edit_rows(
 ) -> tuple[list[dict[str, Any]], bytes]:
     """Flips every attribute of `count` faces, by controllers and by attribute vectors.
 
-    The attribute vectors are those of `latents`. The `editors` are controllers by name, the two
-    kinds of ascent by default; the sheet shows the edits of the first.
+    The attribute vectors are those of `latents`. The `editors` are controllers by name, by default
+    the editor of the pack and two kinds of ascent; the sheet shows the edits of the first.
     """
     conditional, rows = trained.conditional, []
     decoder, names = conditional.decoder, conditional.names
@@ -220,8 +224,10 @@ def edit_rows(
         images = decode(decoder, moved)
         spent = cost(origin, moved, started)
         add(f"attribute vector x{strength:g}", images, evaluations=0, satisfied=None, **spent)
+    kind = type(conditional.editor)
     ascents = {
-        "ascent with a shift penalty": Ascent.for_edits(trained.attributes),
+        EDITORS.get(kind, kind.__name__): conditional.editor,
+        EDITORS[Ascent]: Ascent.for_edits(trained.attributes),
         "the paper's ascent": Ascent(trained.attributes, conditional.realism),
     }
     outcomes = []

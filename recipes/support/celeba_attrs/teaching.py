@@ -19,15 +19,16 @@ from ..run import RunFlags
 class TeachFlags:
     """The critic, of labels and of networks on pixels that are trained here (`latentctl.teach`)."""
 
-    teachers: int = 1
+    teachers: int | None = None
     """Networks that it is distilled from beside the labels; 0 for labels alone, without an
-    evaluator but the one that ships."""
+    evaluator but the one that ships. By default 0 with the generator that ships, of whose faces
+    many have rare combinations of attributes, and 2 otherwise."""
     critic_train_steps: int = 1000
     """Steps of the critic on labels, and of each of the two rounds of distillation."""
-    network_passes: int | None = 4
+    network_passes: int | None = None
     """Passes of each network over the reconstructions; by their number if not given."""
     network_train_seconds: float | None = None  # Most seconds of each network.
-    distillation_samples: int = 3000
+    distillation_samples: int = 12_000
     """Latents of the first round; the second has half as many edits made with the critic."""
 
 
