@@ -42,7 +42,7 @@ from benchmarks.edits.truth import MEASURES, FactorReader, Truth
 from benchmarks.embedded.generator import CHUNK, factors_of
 from benchmarks.shared.base import encode, unchanged
 from benchmarks.shared.run import Row, Seconds, SeededFlags, by_name, read, run, table, write
-from latentctl import Actor, Ascent, AttributeCritic, Decoder, Latents, Updater
+from latentctl import Actor, Ascent, AttributeCritic, Conditional, Decoder, Latents, Updater
 from latentctl.controllers import Controller, amortise
 from recipes.support.celeba_attrs.report import attribute_vectors
 
@@ -188,12 +188,20 @@ def moved_by(name: str, controller: Controller) -> Method:
 
 
 def ours(setting: Setting) -> list[Method]:
-    editor = latentctl.condition(setting.decoder, setting.student).editor
-    weights = setting.flags.shift_weights
+    """The editor of the pack with `--critic pack`, and the default editor of the critic."""
+    found, flags = {}, setting.flags
+    if flags.critic == "pack":
+        found["ours, editor of the pack"] = embedded.pack()
+    found["ours"] = latentctl.condition(setting.decoder, setting.student)
     return [
-        moved_by("ours", editor),
-        *(for_edits(f"ours, shift {w:g}", setting.student, (w,)) for w in weights),
+        *(by_edits(name, faces) for name, faces in found.items()),
+        *(for_edits(f"ours, shift {w:g}", setting.student, (w,)) for w in flags.shift_weights),
     ]
+
+
+def by_edits(name: str, faces: Conditional) -> Method:
+    """`Conditional.edit` with its defaults as a method of one strength."""
+    return Method(name, (1.0,), lambda asked, _: faces.edit(Latents(asked.z), y=asked.target).z)
 
 
 def vectors(setting: Setting) -> list[Method]:
