@@ -78,7 +78,8 @@ def main(flags: Flags) -> None:
         pack(decoder, flags)
     if "install" in flags.parts:
         for part in ("generator", "judge", "evaluator", "pack"):
-            shutil.copytree(folder / part, embedded.WEIGHTS / part, dirs_exist_ok=True)
+            shutil.rmtree(embedded.WEIGHTS / part, ignore_errors=True)
+            shutil.copytree(folder / part, embedded.WEIGHTS / part)
         figures = measured(flags.seed)
         write(embedded.WEIGHTS / "figures.json", figures)
         print(json.dumps(figures, indent=1))
@@ -119,7 +120,10 @@ def pack(decoder: Decoder, flags: Flags) -> None:
     unseen = ProceduralFaces.split("validation", 200, flags.seed).tensors()[0].float() / 255
     edited = Latents(decoder.encode(unseen, batch_size=100).mean)
     evaluator.threshold = choose_threshold(faces, edited, seed=flags.seed)
-    latentctl.condition(decoder, critic, flow, **parts).save_pretrained(folder / "pack")
+    faces = latentctl.condition(decoder, critic, flow, **parts)
+    critic.half()
+    flow.half()
+    faces.save_pretrained(folder / "pack")
 
 
 def labels_of(count: int, seed: int) -> Tensor:
