@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.shared.base import decode, encode, load_weights, pixels
 from benchmarks.shared.digits import LeNet, load_mnist, mnist_decoder
-from benchmarks.shared.run import SeededFlags, Seconds, report, run, table, write
+from benchmarks.shared.run import Seconds, SeededFlags, report, run, table, write
 from latentctl import Ascent, AttributeCritic
 from latentctl.controllers import Request
 
