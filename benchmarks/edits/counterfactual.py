@@ -4,9 +4,8 @@
     python -m benchmarks.edits.counterfactual --decoder DIR --faces 30 --train_faces 2000 \
         --methods ours vectors --critic pack
 
-The second command takes less than two minutes. `--critic` is `pack`, for the critic that ships, or
+The second command takes two minutes. `--critic` is `pack`, for the critic that ships, or
 a folder of `AttributeCritic.save`; without it one is taught here by networks on pixels (minutes).
-`--shift_weights 0.005 0.015` measures the default editor at other weights of the shift.
 
 Pairs are of test faces of `latentctl_adapters.embedded.counterfactuals`, what is measured is in
 `benchmarks/edits/truth.py`. Methods are trained on `--train_faces` drawn faces with labels, half
@@ -37,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import latentctl
-from benchmarks.edits.baselines import Method, along, baselines, for_edits
+from benchmarks.edits.baselines import Method, along, baselines
 from benchmarks.edits.truth import MEASURES, FactorReader, Truth
 from benchmarks.embedded.generator import CHUNK, factors_of
 from benchmarks.shared.base import encode, unchanged
@@ -72,7 +71,6 @@ class Flags(SeededFlags):
     turned_over: bool = True  # Whether half of the training faces have attributes turned over.
     attributes: tuple[str, ...] = ATTRIBUTES  # What is turned over in test faces.
     methods: tuple[str, ...] = ("ours", "vectors", "baselines", "actor", "updater")
-    shift_weights: tuple[float, ...] = ()  # Further weights of the shift of the default editor.
     train_steps: int = 1_500  # Of the actors, the updater and the reader of factors.
     teach: TeachFlags = field(default_factory=TeachFlags)
     output_dir: Path = Path("outputs/counterfactual")
@@ -189,14 +187,10 @@ def moved_by(name: str, controller: Controller) -> Method:
 
 def ours(setting: Setting) -> list[Method]:
     """The editor of the pack with `--critic pack`, and the default editor of the critic."""
-    found, flags = {}, setting.flags
-    if flags.critic == "pack":
+    found = {"ours": latentctl.condition(setting.decoder, setting.student)}
+    if setting.flags.critic == "pack":
         found["ours, editor of the pack"] = embedded.pack()
-    found["ours"] = latentctl.condition(setting.decoder, setting.student)
-    return [
-        *(by_edits(name, faces) for name, faces in found.items()),
-        *(for_edits(f"ours, shift {w:g}", setting.student, (w,)) for w in flags.shift_weights),
-    ]
+    return [by_edits(name, faces) for name, faces in found.items()]
 
 
 def by_edits(name: str, faces: Conditional) -> Method:
@@ -221,8 +215,8 @@ def actor(setting: Setting) -> list[Method]:
     amortised = setting.seconds.measure(
         "actor of edits", amortise, ascent, setting.latents, width=512, **common
     )
-    playing = {"attributes": student, "attribute_weight": 0.3, "distance_weight": 0.1}
-    played = setting.seconds.measure("actor", Actor.fit, setting.latents, **playing, **common)
+    common |= {"attributes": student, "attribute_weight": 0.3, "distance_weight": 0.1}
+    played = setting.seconds.measure("actor", Actor.fit, setting.latents, **common)
     return [moved_by("actor, amortised edits", amortised), moved_by("actor, adversarial", played)]
 
 
@@ -241,8 +235,11 @@ def updater(setting: Setting) -> list[Method]:
 
 
 METHODS: dict[str, Callable[[Setting], list[Method]]] = {
-    **{"ours": ours, "vectors": vectors, "baselines": others},
-    **{"actor": actor, "updater": updater},
+    "ours": ours,
+    "vectors": vectors,
+    "baselines": others,
+    "actor": actor,
+    "updater": updater,
 }
 
 

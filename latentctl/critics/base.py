@@ -75,11 +75,9 @@ class Critic(Saved, abc.ABC):
 
     @torch.no_grad()
     def score(self, z: Tensor, *, batch_size: int | None = None) -> Tensor:
-        """Log-odds `(N, K)` of many latents without gradients, on the device of `z`.
+        """Log-odds `(N, K)` of many latents `z (N, *latent_shape)`, on their device, no gradients.
 
-        Arguments:
-            z: Latents, `(N, *latent_shape)`, on any device.
-            batch_size: Latents at once; all if not given.
+        `batch_size` latents at once, or all.
         """
         check_kind(z, Tensor, "z=", "Encode samples first: decoder.encode(x).mean.")
         if z.ndim < 2:
