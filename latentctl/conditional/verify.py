@@ -167,6 +167,8 @@ def _compare_again(faces: Conditional, saved: SavedPicture, verdict: Verdict) ->
     out, recorded = _again(faces, saved), saved.receipt["samples"]
     pairs = zip(out.receipts(), recorded, strict=True)
     wrong = sorted({key for row, old in pairs for key in row if not _close(row[key], old[key])})
+    if saved.receipt["request"]["threshold"] != faces.threshold:
+        wrong.append("threshold")
     again = _picture(out, saved)
     verdict.recomputed, alike = True, again.shape == saved.pixels.shape
     if alike:

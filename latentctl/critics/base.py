@@ -109,7 +109,7 @@ class Critic(Saved, abc.ABC):
 
     def __getitem__(self, name: str) -> Critic:
         """The critic of one attribute."""
-        return self.select([name])
+        return _Columns(self, [name])
 
     def select(self, names: Sequence[str]) -> Critic:
         """The critic of some of the attributes, in this order, with the ties among them."""

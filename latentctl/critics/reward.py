@@ -43,6 +43,7 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         width: Units of each layer.
         depth: Number of layers.
         dropout: Share of units dropped while training.
+        ties: Pairs of rules that are tied, see `Critic.ties`.
 
     Example:
         >>> critic = RewardCritic((8,), ["c_major", "dense"], width=16)
@@ -62,8 +63,10 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         width: int = 512,
         depth: int = 3,
         dropout: float = 0.0,
+        ties: Sequence[Sequence[Any]] = (),
     ) -> None:
-        super().__init__(latent_shape, names, width=width, depth=depth, dropout=dropout)
+        sizes: dict[str, Any] = {"width": width, "depth": depth, "dropout": dropout}
+        super().__init__(latent_shape, names, ties=ties, **sizes)
 
     def heads(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds of :math:`p_k(z)` and of :math:`r_k(z)`, both `(B, K)`."""
@@ -81,7 +84,8 @@ class RewardCritic(NetworkCritic, kind="rewards"):
     def select(self, names: Sequence[str]) -> RewardCritic:
         """A critic of some of the rules, with the same outputs."""
         sizes = {key: self.config[key] for key in ("width", "depth", "dropout")}
-        critic = RewardCritic(self.latent_shape, names, **sizes)
+        ties = [tie for tie in self.ties if {tie.first, tie.second} <= {*names}]
+        critic = RewardCritic(self.latent_shape, names, ties=ties, **sizes)
         mine = [self.names.index(name) for name in names]
         rows = mine + [len(self.names) + row for row in mine]
         weights = self.state_dict()

@@ -63,6 +63,8 @@ def _in_jpeg(raw: bytes) -> bool:
 
 def warn_of_signatures(values: Any) -> None:
     """Warns if picture files are signed; `values` are as `read_samples` takes them."""
+    if hasattr(values, "shape"):  # an array is of no file
+        return
     one = isinstance(values, str | Path) or not isinstance(values, Iterable)
     signed = [file for file in map(_file, [values] if one else values) if file and _is_signed(file)]
     if signed:

@@ -52,9 +52,8 @@ def faces(decoder, critic):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_have_the_requested_attributes(kind, decoder, critic, learned):
-    out = condition(decoder, critic, build(kind, critic, learned)).sample(
-        60, Smiling=True, Hat=False
-    )
+    faces = condition(decoder, critic, build(kind, critic, learned), threshold=0.8)
+    out = faces.sample(60, Smiling=True, Hat=False)
     labels = truth(decoder.encode(out.x).mean)
     target = torch.tensor([1.0, NAN, 0.0])
     right = ((labels == target) | target.isnan()).all(1)

@@ -120,7 +120,7 @@ def test_without_teachers_the_critic_learns_from_labels_alone(setting):
     )
     assert len(seen) == 1  # the evaluator's network
     z = decoder.encode(torch.stack([row["image"] for row in rows])).mean
-    assert ((critic(z) > 0).float() == labels).float().mean() > 0.9
+    assert ((critic(z) > 0).float() == labels).float().mean() > 0.8
     assert evaluator.names == critic.names == NAMES
 
 

@@ -178,11 +178,11 @@ def test_wrong_networks_are_refused(decoder):
 def test_ascent_on_it_and_evaluation_by_another(decoder):
     critics = PixelCritic(decoder, bright, names=["Bright"])
     ascent = Ascent(critics, steps=60, learning_rate=0.2)
-    out = condition(decoder, critics, ascent, threshold=0.9).sample(12, Bright=True)
+    out = condition(decoder, critics, ascent, threshold=0.95).sample(12, Bright=True)
     assert bright(decoder.decode(out.start)).min() < 0
     assert bool(out.satisfied.all()) and bright(out.x).min() > 0
     strict = PixelCritic(decoder, lambda x: bright(x) - 100, names=["Bright"])
-    evaluated = condition(decoder, critics, ascent, evaluator=strict, threshold=0.9)
+    evaluated = condition(decoder, critics, ascent, evaluator=strict, threshold=0.95)
     other = evaluated.sample(12, Bright=True)
     assert torch.equal(other.x, out.x) and not bool(other.satisfied.any())
 

@@ -21,9 +21,9 @@ from latentctl import (
     RewardCritic,
     Updater,
 )
-from latentctl.controllers import Controller, Request, Transport
+from latentctl.controllers import Controller, FlowEdit, Request, Transport
 from latentctl.controllers.cgml.completion import VisibleEncoder, seen_input
-from latentctl.critics import Critic, JoinedCritic
+from latentctl.critics import Critic, JoinedCritic, MeanCritic, Member
 from latentctl.knowledge import Knowledge
 from latentctl.priors import GaussianMixture
 from latentctl.random import noise, seeded
@@ -71,7 +71,9 @@ BUILD = {
     "joined": [lambda: JoinedCritic(attributes(), examples())],
     "and": [lambda: (lambda c: c["Smiling"] & c["Male"])(attributes())],
     "weighted": [lambda: (lambda c: c["Smiling"] | ~c["Male"])(attributes())],
-    "attribute": [lambda: attributes()["Male"]],
+    "columns": [lambda: attributes()["Male"], lambda: attributes().select(["Male", "Smiling"])],
+    "mean": [lambda: MeanCritic(attributes(), attributes())],
+    "member": [lambda: Member(attributes(), ["Happy", "Man"], 2.0)],
     "match": [lambda: attributes().match(torch.tensor([[1.0, torch.nan]]))],
     "knowledge": [knowledge],
     "knowledge-base": [knowledge_base, lambda: KnowledgeBase(Gaussian(SHAPE), SHAPE)],
@@ -82,6 +84,7 @@ BUILD = {
     ],
     "transport": [lambda: Transport(attributes(), realism(), steps=3)],
     "actor": [lambda: Actor(SHAPE, NAMES, **SIZES)],
+    "flow-edit": [lambda: FlowEdit(attributes(), FlowMatching(SHAPE, NAMES, **SIZES), steps=2)],
     "flow-matching": [lambda: FlowMatching(SHAPE, NAMES, steps=2, **SIZES)],
     "updater": [lambda: Updater(SHAPE, NAMES, steps=3, **SIZES), completer],
     "visible-encoder": [lambda: VisibleEncoder((3, 8, 8), 6), lambda: VisibleEncoder((12,), 6)],
