@@ -25,7 +25,6 @@ from __future__ import annotations
 __all__ = ["FlowEdit"]
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 
 from ..critics import Critic
 from ..errors import InputError
+from ..priors.matching import CARRIED_ROUNDS
 from ..storage import register_to_config
 from .ascent import Ascent
 from .base import Controller, Move
@@ -114,15 +114,11 @@ class FlowEdit(Controller, kind="flow-edit"):
         before = target_context(z, current, self.names)
         after = target_context(z, request.values, self.names)
         assert before is not None and after is not None  # the flow has names
-        net, calls = self.flow.net, 0
-
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal calls
-            calls += len(output)
-
-        with net.net.register_forward_hook(count):  # the rounds of the inversion differ
-            first = round(self.start * net.steps)
-            near = net.carried(z, before, after, first=first, guidance=self.guidance)
+        net = self.flow.net
+        first = round(self.start * net.steps)
+        near = net.carried(z, before, after, first=first, guidance=self.guidance)
         corrections = Ascent.for_edits(self.attributes, steps=self.steps)
         far = corrections.climb(near, near, request)
-        return Move(far.z, far.evaluations + 1 + math.ceil(calls / len(z)))
+        # two evaluations of the flow a round back, and two or four a step forward
+        each = 2 * CARRIED_ROUNDS + (2 if self.guidance == 1 else 4)
+        return Move(far.z, far.evaluations + 1 + each * (net.steps - first))
