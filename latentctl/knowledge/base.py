@@ -153,7 +153,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
 
         Example:
             >>> from latentctl import Gaussian
-            >>> z = torch.randn(200, 4)
+            >>> z = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
             >>> labels = torch.stack([z[:, 0] < -1, z[:, 0] > 1], 1).float()
             >>> data = Latents(z, None, labels, ["a", "b"])
             >>> base = KnowledgeBase(Gaussian((4,)), (4,))
@@ -164,7 +164,7 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
             >>> chance = [base.log_weight(z, present=[name]) for name in "ab"]
             >>> none = base.log_weight(z, absent=["a", "b"])
             >>> total = torch.stack([*chance, none]).exp().sum(0)
-            >>> torch.allclose(total, torch.ones(200), atol=1e-5)
+            >>> torch.allclose(total, torch.ones(400), atol=1e-5)
             True
         """
         group = Group(tuple(self[name].name for name in attribute_names(names)), exhaustive)
