@@ -118,7 +118,7 @@ def joined_parts(terms: Sequence[Term]) -> dict[str, Any]:
         type(mover).__name__
         for term in terms
         for mover in (term.parts["controller"], term.parts["editor"])
-        if mover.learned
+        if mover.is_limited
     }:
         logger.warning(
             "The sum of packs moves by gradient ascent on the joint critic: %s was trained for the "

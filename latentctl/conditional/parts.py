@@ -93,7 +93,7 @@ def check_extensible(
             f"evaluator=, or pass one that has all attributes."
         )
     for mover in movers:
-        if mover.learned or isinstance(mover, Refined):
+        if mover.is_limited or isinstance(mover, Refined):
             raise InputError(
                 f"The {type(mover).__name__} was made for {', '.join(names)}. Use the default "
                 f"controller and editor, which ascend any critic."

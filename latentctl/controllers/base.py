@@ -51,6 +51,11 @@ class Controller(Saved, abc.ABC):
         # instance attributes: class attributes would hide submodules of these names
         self.attributes = self.realism = None
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it knows the attributes alone that it was trained for."""
+        return self.learned or bool(getattr(self, "names", ()))
+
     def parts(self) -> dict[str, nn.Module | None]:
         return {"attributes": self.attributes, "realism": self.realism}
 

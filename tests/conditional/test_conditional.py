@@ -22,11 +22,12 @@ from latentctl import (
     LatentFlow,
     condition,
 )
-from latentctl.controllers import Transport
+from latentctl.controllers import FlowEdit, Transport
 from latentctl.critics import Critic, JoinedCritic
 from latentctl.critics.expression import parse
 from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
+from latentctl.latents import Latents
 from latentctl.random import noise
 
 NAN = torch.nan
@@ -362,6 +363,15 @@ def test_a_latent_is_scored_once_before_a_move_and_once_after(
         counted.calls = 0
         faces.sample(7, **request_of)
         assert counted.calls == 2 * 7
+
+
+def test_an_attribute_is_not_added_to_an_editor_that_knows_its_own_alone(decoder, critic, learned):
+    editor = FlowEdit(critic, learned[FlowMatching])
+    faces = condition(decoder, critic, editor=editor)
+    new = Latents(noise(0, 20, (8,), seed=0), labels=torch.ones(20, 1), names=["New"])
+    with pytest.raises(InputError, match="The FlowEdit was made for Smiling, Male, Hat"):
+        faces.add("New", new)
+    assert faces.names == NAMES and editor.attributes is critic
 
 
 def test_an_attribute_is_added_without_a_change_of_older_outputs(
