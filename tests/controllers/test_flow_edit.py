@@ -48,7 +48,21 @@ def test_an_edit_flips_what_is_asked_and_keeps_the_rest(editor: FlowEdit, latent
     # what the flow does not know of
     both = torch.stack([z[:, 2:].flatten(), move.z[:, 2:].flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.8
-    assert (move.evaluations > 2 * editor.flow.steps).all()
+    # 5 steps of the flow: 5 rounds back and 2 forward, of 2 evaluations each; and the ascent
+    assert (move.evaluations == 1 + 5 * (2 * 5 + 2 * 2) + 20).all()
+
+
+def test_the_flow_alone_changes_the_attribute_and_nothing_else(
+    editor: FlowEdit, latents: Latents
+) -> None:
+    z, labels = latents.mean[:64], latents.labels[:64]
+    other = labels.clone()
+    other[:, 1] = 1 - other[:, 1]
+    before, after = (target_context(z, y, NAMES) for y in (labels, other))
+    moved = editor.flow.net.carried(z, before, after, first=2, guidance=1.5)
+    found = (moved[:, :2] > 0).float()
+    assert (found == other).all(1).float().mean() > 0.9
+    assert (moved[:, 2:] - z[:, 2:]).abs().mean() < 0.5, "their std is 1"
 
 
 def test_equal_contexts_lead_back(editor: FlowEdit, latents: Latents) -> None:
