@@ -67,9 +67,10 @@ def amortise(
 
     Example:
         >>> from latentctl import AttributeCritic, Latents
+        >>> from latentctl.random import noise
+        >>> latents = Latents(noise(0, 64, (8,), seed=0))
         >>> critic = AttributeCritic((8,), ["Smiling", "Male"], width=16)
-        >>> editor = amortise(Ascent.for_edits(critic), Latents(torch.randn(64, 8)), width=16,
-        ...                   max_train_steps=2)
+        >>> editor = amortise(Ascent.for_edits(critic), latents, width=16, max_train_steps=2)
         >>> editor(torch.zeros(3, 8), torch.tensor([[1.0, torch.nan]])).shape
         torch.Size([3, 8])
     """

@@ -105,8 +105,9 @@ def distill(
 
     Example:
         >>> from latentctl import AttributeCritic, Latents
+        >>> from latentctl.random import noise
         >>> teacher = AttributeCritic((4,), ["Smiling"], width=16)
-        >>> student = distill(teacher, Latents(torch.randn(64, 4)), samples=64,
+        >>> student = distill(teacher, Latents(noise(0, 64, (4,), seed=0)), samples=64,
         ...                   samples_per_round=32, width=16, max_train_steps=5)
         >>> student.names, student(torch.zeros(2, 4)).shape
         (('Smiling',), torch.Size([2, 1]))

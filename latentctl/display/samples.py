@@ -39,7 +39,7 @@ class Display:
         value_range: Values of black and white; the extremes of the samples if None.
 
     Example:
-        >>> Display()(torch.zeros(2, 1, 8, 8)).shape, Display()(torch.rand(2, 100)).shape
+        >>> Display()(torch.zeros(2, 1, 8, 8)).shape, Display()(torch.ones(2, 100)).shape
         (torch.Size([2, 3, 8, 8]), torch.Size([2, 3, 64, 100]))
     """
 

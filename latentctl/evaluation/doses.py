@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..conditional import Conditional
 from ..critics.ties import tied_to
-from ..errors import AdapterError, InputError
+from ..errors import InputError
 from ..latents import Latents, require_latents
 from ..progress import track
 
@@ -72,9 +72,11 @@ def dose_response(
 
     Example:
         >>> import latentctl
+        >>> from latentctl.random import noise
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
         >>> critic = latentctl.AttributeCritic((4,), ["Smiling", "Male"], width=16)
-        >>> found = dose_response(latentctl.condition(decoder, critic), Latents(torch.randn(8, 4)))
+        >>> latents = Latents(noise(0, 8, (4,), seed=0))
+        >>> found = dose_response(latentctl.condition(decoder, critic), latents)
         >>> [one.name for one in found], len(found[0].response)
         (['Smiling', 'Male'], 8)
     """
@@ -125,9 +127,7 @@ def _seen(faces: Conditional, z: Tensor) -> tuple[Tensor, Tensor | None]:
         scorer = faces.evaluator
         logits = faces.critic.score(part) if scorer is None else scorer.score_samples(x)
         probabilities.append(logits.sigmoid())
-        try:
+        if faces.decoder.can_encode:
             again = faces.decoder.encode(x).mean
-        except AdapterError:
-            continue
-        errors.append((again - part).flatten(1).square().mean(1).sqrt())
+            errors.append((again - part).flatten(1).square().mean(1).sqrt())
     return torch.cat(probabilities), torch.cat(errors) if errors else None

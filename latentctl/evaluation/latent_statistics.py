@@ -41,7 +41,7 @@ def reconstruction(decoder: Decoder, x: Tensor, batch_size: int = 16) -> dict[st
     Example:
         >>> import latentctl
         >>> halves = (torch.nn.Linear(2, 1), torch.nn.Linear(1, 2))
-        >>> sorted(reconstruction(latentctl.wrap(halves), torch.rand(8, 2)))
+        >>> sorted(reconstruction(latentctl.wrap(halves), torch.eye(8, 2)))
         ['error', 'explained']
     """
     z = decoder.encode(x, batch_size=batch_size).mean

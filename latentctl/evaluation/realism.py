@@ -44,8 +44,9 @@ def sample_realism(
 
     Example:
         >>> import latentctl
+        >>> from latentctl.random import noise
         >>> decoder = latentctl.wrap((torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
-        >>> sorted(sample_realism(decoder, torch.randn(60, 2)))
+        >>> sorted(sample_realism(decoder, noise(0, 60, (2,), seed=0)))
         ['data_precision', 'data_recall', 'sample_precision', 'sample_recall']
     """
     z = decoder.encode(x, batch_size=batch_size).mean

@@ -55,9 +55,9 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
         latent_shape: Shape of one latent.
 
     Example:
-        >>> from latentctl import Gaussian
+        >>> from latentctl import Gaussian, random
         >>> base = KnowledgeBase(Gaussian((4,)), (4,))
-        >>> z = torch.randn(200, 4)
+        >>> z = random.noise(0, 200, (4,), seed=0)
         >>> labels = torch.stack([z[:, 0] > 0, z[:, 1] > 0], 1).float()
         >>> data = Latents(z, None, labels, ["Smiling", "Male"])
         >>> quick = {"max_train_steps": 10, "critic_steps": 30, "width": 16, "critic_width": 16}
@@ -152,10 +152,9 @@ class KnowledgeBase(Critic, kind="knowledge-base"):
                 among them.
 
         Example:
-            >>> from latentctl import Gaussian
-            >>> z = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
-            >>> labels = torch.stack([z[:, 0] < -1, z[:, 0] > 1], 1).float()
-            >>> data = Latents(z, None, labels, ["a", "b"])
+            >>> from latentctl import Gaussian, random
+            >>> z = random.noise(0, 400, (4,), seed=0)
+            >>> data = Latents(z, None, (z[:, :1] * torch.tensor([-1, 1]) > 1).float(), ["a", "b"])
             >>> base = KnowledgeBase(Gaussian((4,)), (4,))
             >>> quick = {"max_train_steps": 0, "critic_steps": 30, "critic_width": 16}
             >>> for name in data.names:

@@ -52,7 +52,8 @@ class Covariance(nn.Module):
 
     Example:
         >>> from latentctl import Latents
-        >>> z = torch.randn(2000, 8) * torch.tensor([5.0, 3, 1, 1, 1, 1, 1, 1])
+        >>> from latentctl.random import noise
+        >>> z = noise(0, 2000, (8,), seed=0) * torch.tensor([5.0, 3, 1, 1, 1, 1, 1, 1])
         >>> covariance = Covariance((8,), rank=2).learn(Latents(z))
         >>> white = covariance.whiten(z - z.mean(0))
         >>> torch.allclose(white.std(0), torch.ones(8), atol=0.1)
