@@ -91,7 +91,9 @@ def sweep(
 
 def baselines(latents: Latents, seed: int) -> list[Method]:
     """All baselines, fitted on labelled encodings."""
-    critic = AttributeCritic.fit(latents, robustness=0, max_train_steps=1500, seed=seed)
+    critic = AttributeCritic.fit(
+        latents, robustness=0, smooth=False, max_train_steps=1500, seed=seed
+    )
     realism = Actor.fit(latents.select([]), max_train_steps=REALISM_STEPS, seed=seed).realism
 
     def ode(asked: Asked, strength: float) -> Tensor:

@@ -126,7 +126,7 @@ def edits(setting: GridSetting) -> None:
     """Ours, plain gradients and attribute vectors on the same faces."""
     flags, student, test = setting.flags, setting.student, setting.test
     sizes = {"width": flags.teach.width, "depth": flags.teach.depth, "seed": flags.seed}
-    of_labels = AttributeCritic.fit(setting.latents, max_train_steps=600, **sizes)
+    of_labels = AttributeCritic.fit(setting.latents, smooth=False, max_train_steps=600, **sizes)
 
     def through(test: Flips, threshold: float) -> Tensor:
         plain = Ascent(setting.teachers, realism_weight=0, steps=40)

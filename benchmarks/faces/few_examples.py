@@ -142,7 +142,9 @@ def main(flags: Flags) -> None:
     latents = unlabelled.with_labels(labels.repeat(2, 1), (*ATTRIBUTES, *thirty_names))
 
     def fit(names: Sequence[str], steps: int) -> AttributeCritic:
-        return AttributeCritic.fit(latents.select(names), max_train_steps=steps)
+        # as measured: without adversarial moves
+        options = {"robustness": 0, "smooth": False, "max_train_steps": steps}
+        return AttributeCritic.fit(latents.select(names), **options)
 
     nines = {n: fit([o for o in ATTRIBUTES if o != n], 400) for n in ATTRIBUTES}
     thirty, ten = fit(thirty_names, 1000), fit(ATTRIBUTES, 1500)

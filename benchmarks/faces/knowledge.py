@@ -63,7 +63,7 @@ def main(flags: Flags) -> None:
         "gaussian_nats_per_dimension": nats(gaussian, real),
     }
     base, result["added"] = added_one_by_one(flow, train, check, test, real, flags.seed)
-    together = AttributeCritic.fit(train, seed=flags.seed)
+    together = AttributeCritic.fit(train, robustness=0, smooth=False, seed=flags.seed)
     for name, critic in {"joint": together, "knowledge": base}.items():
         result[name] = quality(critic.score(test.mean).sigmoid(), test)
     result["labels"] = label_efficiency(flow, train, check, test, real, flags.seed)

@@ -19,6 +19,7 @@ modes in three dimensions, of which inputs above 0 have only two.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Generator(nn.Module):
         return y
 
 
-class Baseline(nn.Module):
+class Baseline(nn.Module, abc.ABC):
     """What the baselines share: outputs are standardised, and trained as cGML is."""
 
     def __init__(self, y: Tensor) -> None:
@@ -162,11 +163,13 @@ class Baseline(nn.Module):
         y = self.draw(x.repeat_interleave(count, 0), seed)
         return (self.mean + self.std * y).unflatten(0, (len(x), count))
 
+    @abc.abstractmethod
     def loss(self, x: Tensor, y: Tensor, step: Step) -> Tensor:
-        raise NotImplementedError
+        """The loss of a batch."""
 
+    @abc.abstractmethod
     def draw(self, x: Tensor, seed: int) -> Tensor:
-        raise NotImplementedError
+        """One standardised answer for each input."""
 
 
 class MixtureDensity(Baseline):
