@@ -13,6 +13,7 @@ from __future__ import annotations
 
 __all__ = ["available", "load", "wrap"]
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -75,6 +76,7 @@ def wrap(
     prior: Prior | None = None,
     value_range: tuple[float, float] | None = None,
     show: Show = None,
+    **options: Any,
 ) -> Decoder:
     """A frozen decoder of the user's model, which is not changed.
 
@@ -93,9 +95,12 @@ def wrap(
         show: How samples are shown in pictures of results, decided by their shape if not given:
             "picture", "curve", "roll" (whole numbers over time) or "table"; the shape `(C, h, w)`
             of flattened pictures; or a function from samples to pictures `(B, 3, h, w)` in [0, 1].
+        options: Further arguments of the adapter that accepts the model, such as `steps` of a
+            diffusion pipeline.
 
     Raises:
-        AdapterError: If no adapter accepts the model, or the trial run fails.
+        AdapterError: If no adapter accepts the model, its adapter has no such option, or the trial
+            run fails.
 
     Example:
         >>> import torch
@@ -104,14 +109,14 @@ def wrap(
         ((2,), (3,))
     """
     model = tuple(map(_bare, model)) if type(model) is tuple else _bare(model)
-    options = {
+    shared = {
         "latent_shape": latent_shape,
         "encode": _bare(encode),
         "decode": _bare(decode),
         "prior": prior,
         "value_range": value_range,
     }
-    given = {key: value for key, value in options.items() if value is not None}
+    given = options | {key: value for key, value in shared.items() if value is not None}
     for name, point in sorted(_points().items(), key=lambda item: item[0] == GENERAL):
         try:
             adapter = _import(point)
@@ -119,6 +124,7 @@ def wrap(
             logger.warning("Adapter %r is skipped. %s", name, error)
             continue
         if adapter.accepts(model):
+            _check_options(name, adapter, model, given)
             decoder = adapter.wrap(model, **given)
             if show is not None:
                 decoder.display = Display(show, decoder.value_range)
@@ -127,6 +133,18 @@ def wrap(
         f"No adapter accepts a {type(model).__name__}. Pass an nn.Module, a pair of callables "
         f"(encode, decode), or install an adapter; there are {', '.join(sorted(_points()))}."
     )
+
+
+def _check_options(name: str, adapter: Adapter, model: object, given: dict[str, Any]) -> None:
+    known = inspect.signature(adapter.wrap).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for option in given:
+        if option not in known:
+            raise AdapterError(
+                f"A {type(model).__name__} is wrapped by the adapter {name}, which has no option "
+                f"{option!r}. It has {', '.join(list(known)[1:])}."
+            )
 
 
 def _bare(model: Any) -> Any:
