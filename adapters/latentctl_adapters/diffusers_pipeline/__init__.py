@@ -251,4 +251,4 @@ def _factor(vae: Any) -> int:
         return 1
     if isinstance(vae, Decoder):
         return vae.sample_shape[-1] // vae.latent_shape[-1]
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 1 << (len(vae.config.block_out_channels) - 1)

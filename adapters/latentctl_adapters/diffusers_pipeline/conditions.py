@@ -76,4 +76,5 @@ def _prompt(pipe: Any, network: Any, text: str, pixels: tuple[int, int]) -> dict
 
 
 def _device(network: Any) -> torch.device:
-    return next(iter(network.parameters())).device
+    found: torch.device = next(iter(network.parameters())).device
+    return found

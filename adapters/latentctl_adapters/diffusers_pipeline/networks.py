@@ -83,9 +83,9 @@ class Denoiser(nn.Module):
         if getattr(network.config, "guidance_embeds", False):
             options.setdefault("guidance", torch.full_like(time, self.guidance))
         out = network(tokens, timestep=time, return_dict=False, **options)[0]
-        return rearrange(
-            out, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=columns, p=PATCH, q=PATCH
-        )
+        sides = {"h": rows, "w": columns, "p": PATCH, "q": PATCH}
+        grid: Tensor = rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", **sides)
+        return grid
 
     def _arguments(self, number: int, count: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
