@@ -1,19 +1,20 @@
-r"""Train a small flow-matching pipeline of diffusers: `accelerate launch recipes/pretrain_diffusion.py`.
+r"""Train a small flow-matching pipeline: `accelerate launch recipes/pretrain_diffusion.py`.
 
-A `UNet2DModel` learns the velocity between data and noise,
+A `UNet2DModel` of diffusers learns the velocity between data and noise,
 
-.. math:: v(x_\sigma, \sigma) \approx \epsilon - x, \quad x_\sigma = (1 - \sigma) x + \sigma \epsilon
+.. math:: v(x_\sigma, \sigma) \approx \epsilon - x, \quad
+    x_\sigma = (1 - \sigma) x + \sigma \epsilon
 
 It has no condition: all control is latentctl's. With `--decoder` or
-`--pretrained_model_name_or_path` the data are the latents of that frozen autoencoder, which must be
-grids, divided by their standard deviation.
+`--pretrained_model_name_or_path` the data are the latents of that frozen autoencoder: grids, of a
+standard deviation near 1.
 
     --train_data_dir DIR or --dataset_name ID           the images
     --decoder FILE.py:FUNCTION                          an autoencoder of images, for their latents
 
 `--output_dir` gets `pipeline/`, which `DiffusionPipeline.from_pretrained` and
 `latentctl.load("diffusers-pipeline", ...)` read, `flags.json`, `training/metrics.jsonl`, and
-`samples.png`, by 4 and by 20 steps.
+`samples.png`: samples in 4 steps, and below them the same noise in 20.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
@@ -26,18 +27,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import DDPMPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
-from support.images import ImageFlags, load_images
+from support.images import ImageFlags, Images, load_images
 from support.models import DecoderFlags, load_decoder
 from support.run import RunFlags, run, write_json
 from torch import Tensor
 
 import latentctl
 from latentctl.display.picture import grid, png
+from latentctl.errors import InputError
+from latentctl.progress import track
 from latentctl.random import seeded
 from latentctl.training import Step, train
 
-SHOWN = 40
+SHOWN = 10  # samples in a row of the picture
+SCALE = (0.5, 2.0)  # of latents, whose noise has 1
 
 
 @dataclass
@@ -66,20 +71,38 @@ def main(flags: Flags) -> None:
     folder = Path(flags.run.output_dir)
     images = load_images(flags.data, flags.run.seed)["train"]
     base = load_decoder(flags.base)
-    if base is None:
-        x = images.pixels() * 2 - 1
-    else:
-        x = latentctl.encode_dataset(base, images, folder / "latents", accelerator=accelerator).mean
-        x = x / x.std()
-    model = pretrain(x, flags, accelerator)
+    model = pretrain(_data(images, base), flags, accelerator)
     if accelerator.is_main_process:
         pipeline = DDPMPipeline(model.cpu(), FlowMatchEulerDiscreteScheduler())
         pipeline.save_pretrained(folder / "pipeline")
         write_json(folder / "flags.json", flags)
+        decoder = latentctl.wrap(pipeline, steps=4, vae=base)
+        z = decoder.prior.sample(SHOWN, seed=flags.run.seed)
+        x = torch.cat([decoder.decode(z), decoder.render(z, 20)])
+        picture = png(grid(x, columns=SHOWN, value_range=decoder.picture_range))
+        (folder / "samples.png").write_bytes(picture)
+        print(f"Pipeline in {folder / 'pipeline'}, samples in {folder / 'samples.png'}.")
     accelerator.end_training()
 
 
-def pretrain(x: Tensor, flags: Flags, accelerator: object) -> UNet2DModel:
+@torch.no_grad()
+def _data(images: Images, base: latentctl.Decoder | None) -> Tensor:
+    """What is generated: pixels in [-1, 1], or the latents of `base`, `(N, C, h, w)`."""
+    if base is None:
+        return images.pixels() * 2 - 1
+    low, high = base.picture_range
+    parts = track(images.images.split(100), "Encode", "batch")
+    x = torch.cat([base.encode(low + (high - low) * part / 255).mean for part in parts])
+    if x.ndim != 4 or not SCALE[0] <= float(x.std()) <= SCALE[1]:
+        raise InputError(
+            f"{base.name} has latents {tuple(x.shape[1:])} of standard deviation {x.std():.2g}. A "
+            f"U-Net of diffusers generates grids (C, h, w), and its noise has the deviation 1: "
+            f"scale the latents of the decoder."
+        )
+    return x
+
+
+def pretrain(x: Tensor, flags: Flags, accelerator: Accelerator) -> UNet2DModel:
     """A network that was trained on `x (N, C, h, h)`, with averaged weights."""
     own, count = flags.diffusion, len(flags.diffusion.channels)
     with seeded(flags.run.seed, "diffusion"):
