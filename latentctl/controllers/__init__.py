@@ -10,6 +10,7 @@ __all__ = [
     "FlowMatching",
     "Move",
     "Refined",
+    "Rejection",
     "Request",
     "Transport",
     "Updater",
@@ -26,5 +27,6 @@ from .distillation import distill
 from .flow_edit import FlowEdit
 from .flow_matching import FlowMatching
 from .refined import Refined
+from .rejection import Rejection
 from .request import Request
 from .transport import Transport

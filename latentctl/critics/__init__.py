@@ -13,6 +13,7 @@ __all__ = [
     "PixelCritic",
     "RealismCritic",
     "RewardCritic",
+    "prior_labels",
 ]
 
 from .attributes import AttributeCritic
@@ -21,5 +22,6 @@ from .examples import ExampleCritic
 from .joined import JoinedCritic, JoinedPixelCritic, Member
 from .mean import MeanCritic
 from .pixel import PixelCritic
+from .prior_labels import prior_labels
 from .realism import RealismCritic
 from .reward import RewardCritic

@@ -24,12 +24,14 @@ from ..random import seeded
 from .figures import figure
 from .latent_statistics import latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
+from .linearity import linear_share
 from .realism import LEAST, sample_realism
 from .speed import measure_speed
 
 SAMPLES = 256  # prior samples, where there are no data
 REALISTIC = 0.6  # share of the precision and recall of data that realistic samples reach
 POOR = 0.5  # explained variance below which edits of real samples are not advised
+LINEAR = 0.3  # share of the variance below which no attribute is a direction
 INVERSION = 1200  # decodings with gradient per sample in `with_inversion` by default
 ADVICE = {
     "keep": "The prior fits the latents: keep it.",
@@ -76,7 +78,7 @@ class Diagnosis:
     latents: dict[str, float]
 
     samples: dict[str, float]
-    """The realism test of samples of the prior; empty without data."""
+    """Samples of the prior: how linear they are in the latent, and with data the realism test."""
 
     advice: str
     """Which prior to use."""
@@ -103,7 +105,7 @@ class Diagnosis:
         for title, numbers in (
             (f"Reconstruction of {self.data}", self.reconstruction),
             (f"Latents of {self.data}", self.latents),
-            ("Samples of the prior beside reconstructions of data", self.samples),
+            ("Samples of the prior", self.samples),
             ("Speed and memory", self.speed),
         ):
             lines += [title] * bool(numbers)
@@ -163,6 +165,8 @@ def examine(
             realism = sample_realism(decoder, x, batch_size, seed)
         if x is None:
             advice += " Measured on the decoder's own samples; give data to measure theirs."
+    if decodes:
+        realism["linear"] = linear_share(decoder, batch_size, seed)
     measurable = decodes and (encodes or not decoder.can_encode)
     rates = measure_speed(decoder, batch_size) if measurable else {}
     return Diagnosis(
@@ -186,7 +190,7 @@ def examine(
         speed=rates,
         abilities=[
             Ability("Sample", *_sampling(decodes, realism)),
-            *_abilities(decoder, broken, decodes, encodes, quality, rates),
+            *_abilities(decoder, broken, decodes, encodes, quality, realism, rates),
         ],
     )
 
@@ -207,6 +211,7 @@ def _abilities(
     decodes: bool,
     encodes: bool,
     quality: dict[str, float],
+    realism: dict[str, float],
     rates: dict[str, float],
 ) -> list[Ability]:
     gradient = rates.get("decode_and_backward_per_second", 0.0)
@@ -222,7 +227,7 @@ def _abilities(
         pack = "The fingerprint changes with use, so a saved pack would be refused."
     return [
         Ability("Edit real samples", *_editing(decoder, decodes, encodes, quality, gradient)),
-        Ability("Critics, controllers and flows over latents", *_learns(decoder)),
+        Ability("Critics, controllers and flows over latents", *_learns(decoder, realism)),
         Ability(
             "Critics of samples and completion, by ascent through the decoder", climbs, climbing
         ),
@@ -233,7 +238,7 @@ def _abilities(
 def _sampling(decodes: bool, realism: dict[str, float]) -> tuple[bool | None, str]:
     if not decodes:
         return False, "A law of decoding is broken."
-    if not realism:
+    if "sample_precision" not in realism:
         return None, (
             f"Whether samples of the prior look like data was not tested: that takes an encoder "
             f"and {LEAST} samples of data (--data)."
@@ -266,14 +271,21 @@ def _editing(
     return True, f"Encoding keeps {share:.0%} of the samples' variance."
 
 
-def _learns(decoder: Decoder) -> tuple[bool, str]:
+def _learns(decoder: Decoder, realism: dict[str, float]) -> tuple[bool, str]:
     try:
         with seeded(0):  # layers draw their weights from torch's generator
             AttributeCritic(decoder.latent_shape, ["attribute"], width=4)
     except InputError as error:
         return False, str(error)
     size = math.prod(decoder.latent_shape)
-    return True, f"Trained on cached latents of {size} numbers, without the decoder."
+    words = f"Trained on cached latents of {size} numbers, without the decoder."
+    share = realism.get("linear", 1.0)
+    if share < LINEAR:
+        words += (
+            f" Only {share:.0%} of the samples' variance is linear in the latent, so attribute "
+            f"vectors and critics of latents know little: use networks on samples, PixelCritic."
+        )
+    return True, words
 
 
 def _finite(value: Any) -> Any:

@@ -184,11 +184,21 @@ def test_sampling_works_where_samples_look_like_data(scale, real):
     decoder = identity(prior=Gaussian((8,), 0.0, scale))
     report = examine(decoder, normal(300))
     assert ability(report, "Sample").works is real
-    assert set(report.samples) == {
-        f"{what}_{kind}" for what in ("sample", "data") for kind in ("precision", "recall")
-    }
+    measured = {f"{what}_{kind}" for what in ("sample", "data") for kind in ("precision", "recall")}
+    assert set(report.samples) == measured | {"linear"}
     few = examine(decoder, normal(90))
-    assert ability(few, "Sample").works is None and not few.samples
+    assert ability(few, "Sample").works is None and set(few.samples) == {"linear"}
+
+
+def test_latents_without_directions_are_named():
+    class Even(torch.nn.Module):  # x does not change its sign with z
+        def forward(self, z):
+            return torch.cat([z.square(), z.abs()], 1)
+
+    report = examine(latentctl.wrap(Even(), decode="forward", latent_shape=(6,)))
+    assert report.samples["linear"] < 0.1
+    words = ability(report, "Critics, controllers and flows over latents").sentence
+    assert "use networks on samples" in words
 
 
 def test_every_figure_has_a_unit_or_a_sentence(decoder):

@@ -21,7 +21,7 @@ from latentctl import (
     RewardCritic,
     Updater,
 )
-from latentctl.controllers import Controller, FlowEdit, Request, Transport
+from latentctl.controllers import Controller, FlowEdit, Rejection, Request, Transport
 from latentctl.controllers.cgml.completion import VisibleEncoder, seen_input
 from latentctl.critics import Critic, JoinedCritic, MeanCritic, Member
 from latentctl.knowledge import Knowledge
@@ -81,6 +81,10 @@ BUILD = {
         lambda: Ascent(attributes(), realism(), steps=3),
         lambda: Ascent.for_edits(attributes(rank=1), steps=3),
         lambda: Ascent(knowledge_base(), steps=2),
+    ],
+    "rejection": [
+        lambda: Rejection(attributes(), prior=Gaussian(SHAPE), candidates=3),
+        lambda: Rejection(attributes(), realism(), otherwise=Ascent(attributes(), steps=2)),
     ],
     "transport": [lambda: Transport(attributes(), realism(), steps=3)],
     "actor": [lambda: Actor(SHAPE, NAMES, **SIZES)],
