@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 __all__ = [
+    "BAR",
     "C_MAJOR",
     "HOLD",
     "REST",

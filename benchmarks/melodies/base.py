@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from latentctl_adapters.melody_rewards import REST
+from latentctl_adapters.melody_sound import notes_of
 from latentctl_adapters.melody_vae import MelodyVAE
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from benchmarks.shared.run import report, timed, write
 from latentctl.priors import LatentFlow
 from recipes.support.melody.data import MelodyDataFlags, load_melodies
 from recipes.support.melody.evaluation import encoded, reconstruction_scores
-from recipes.support.melody.media import notes_of, piano_rolls
+from recipes.support.melody.media import piano_rolls
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain_melody_vae.py"
 COMPARED = 2000  # melodies on each side of a comparison

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["add_parser", "run", "source_of"]
 
 import argparse
+import dataclasses
 import importlib.util
 import webbrowser
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from ..decoder import read_samples
 from ..errors import InputError
+from ..rewards import Reward
+from ..studio.medium import Score
 from ..studio.source import Source
 from ..studio.uploads import picture_code
 from .sources import (
@@ -32,6 +35,7 @@ DRAWN = (
     "Drawn faces and the generator that ships with the package. Move a slider: one attribute "
     "changes, and every other one is held."
 )
+RULES = {"c_major": "latentctl_adapters.melody_rewards:c_major"}  # by the name of an attribute
 OWN = "Move a slider: one attribute changes, and every other one is held."
 
 
@@ -53,6 +57,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--decoder", help=MODEL)
     add_loading(parser)
     parser.add_argument("--images", help="a folder of pictures to begin with")
+    parser.add_argument(
+        "--reward",
+        action="append",
+        help="of melodies: a rule, FILE.py:FUNCTION or MODULE:FUNCTION, once for each; notes that "
+        "break it are marked. By default c_major, where the pack has it",
+    )
     parser.add_argument("--port", type=int, help="the port; a free one from 7860 on by default")
     parser.add_argument("--no_browser", action="store_true", help="do not open the browser")
     parser.set_defaults(run=run)
@@ -90,7 +100,17 @@ def source_of(flags: argparse.Namespace) -> Source:
         source = Source(load_pack(flags), _code(flags), note=OWN)
     if flags.images is not None:
         _add_pictures(source, Path(flags.images))
-    return source
+    return dataclasses.replace(source, rules=_rules(flags, source))
+
+
+def _rules(flags: argparse.Namespace, source: Source) -> dict[str, Reward]:
+    if not isinstance(source.decoder.display.show, Score):
+        if flags.reward:
+            raise InputError(f"--reward needs a decoder of melodies, not {source.decoder.name}.")
+        return {}
+    known = [function for name, function in RULES.items() if name in source.faces.names]
+    functions = known if flags.reward is None else flags.reward
+    return {name.rpartition(":")[2]: load_function(name, "--reward") for name in functions}
 
 
 def _drawn(flags: argparse.Namespace) -> Source:

@@ -18,7 +18,7 @@ from .source import Source
 from .widgets import message, paragraphs, plain
 
 HEAD = ("Picture", "Method", "Request", "Requested attributes", "Leaked", "Evaluations", "ms")
-HOW = ["The request of the Edit tab, from the same start, by every method that the pack has."]
+HOW = ["The request of the first tab, from the same start, by every method that the pack has."]
 
 
 class CompareTab:

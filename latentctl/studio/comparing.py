@@ -86,7 +86,7 @@ def compare(result: Result, source: Source) -> Iterator[tuple[str, Result | str]
         InputError: If nothing is requested.
     """
     if result.demand.is_empty:
-        raise InputError("Nothing is requested yet. Move a slider in the Edit tab first.")
+        raise InputError("Nothing is requested yet. Move a slider in the first tab.")
     arguments = {"seed": 0, **result.demand.arguments()}
     for name, controller in methods(result.faces, source):
         faces = dataclasses.replace(result.faces, editor=controller)

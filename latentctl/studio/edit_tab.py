@@ -10,10 +10,22 @@ from typing import Any
 
 import gradio as gr
 
-from . import pictures, receipt, script, uploads
+from . import pictures, receipt, script
+from .medium import Pictures, medium_of
 from .session import Demand, Result, Session
 from .source import Source
-from .widgets import Guarded, message, panel, panel_value, paragraphs, plain, stage, tiles
+from .widgets import (
+    MELODIES,
+    PICTURES,
+    Guarded,
+    message,
+    panel,
+    panel_value,
+    paragraphs,
+    plain,
+    stage,
+    tiles,
+)
 
 SEEDS = 2**31
 SHOWN = 24  # pictures to start from
@@ -28,10 +40,11 @@ class EditTab:
     """
 
     def __init__(self, source: Source, session: gr.State) -> None:
-        self.source, self.session = source, session
+        self.source, self.session, self.medium = source, session, medium_of(source)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(scale=7, min_width=320):
-                self.stage = stage()
+                drawn = isinstance(self.medium, Pictures)
+                self.stage = stage(PICTURES if drawn else MELODIES)
                 with gr.Row(elem_classes="actions"):
                     self.undo = gr.Button("Undo", size="sm")
                     self.redo = gr.Button("Redo", size="sm")
@@ -48,7 +61,10 @@ class EditTab:
                     )
                     self.another = gr.Button("Another one", size="sm", elem_id="another")
                     self.upload = gr.UploadButton(
-                        "Upload a picture", file_types=["image"], size="sm", elem_id="upload"
+                        f"Upload a {self.medium.thing}",
+                        file_types=[*self.medium.file_types],
+                        size="sm",
+                        elem_id="upload",
                     )
                 self.problem = plain(name="problem")
                 self.panel = panel("attributes")
@@ -135,25 +151,23 @@ class EditTab:
 
     def _quick(self, session: Session, moving: bool = False) -> tuple[Any, ...]:
         began = time.perf_counter()
-        result, decoder = session.shown, self.source.decoder
-        before, after = result.start.x, result.outcome.x
+        result = session.shown
         value: dict[str, Any] = {
-            "before": "" if moving else pictures.uris(decoder, before)[0],
+            **self.medium.shown(result),
             "before_words": f"Before: {result.start.words}",
-            "after": result.picture,
             "after_words": f"After: {_summary(result)}",
-            "difference": pictures.difference(decoder, before, after),
             "difference_words": "Difference of before and after",
             "origin": f"Before: {result.start.words}",
             "note": result.start.note,
         }
         if not moving:
+            value |= self.medium.kept(result)
             picture, document = receipt.files(result.outcome)
             value["png"] = pictures.data_uri(picture)
             value["json"] = pictures.data_uri(document, "application/json")
         demand = result.demand
         rows = panel_value(receipt.rows(result), session.version, demand.hold, demand.strength)
-        said = paragraphs(receipt.sentences(result), "receipt")
+        said = paragraphs([*self.medium.said(result), *receipt.sentences(result)], "receipt")
         value["seconds"] = result.seconds + time.perf_counter() - began
         return value, rows, said
 
@@ -192,7 +206,7 @@ class EditTab:
         return self.show(session)
 
     def _upload(self, session: Session, path: str) -> tuple[Any, ...]:
-        session.begin(uploads.start_of(path, self.source))
+        session.begin(self.medium.start_of(path))
         return self.show(session)
 
     def _picture(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 
 from .compare_tab import CompareTab
 from .edit_tab import EditTab
+from .medium import medium_of
 from .sample_tab import SampleTab
 from .session import Session
 from .source import Source
@@ -43,7 +44,7 @@ def build(source: Source) -> gr.Blocks:
         session = gr.State(None, time_to_live=IDLE)
         header("latentctl studio", source.note)
         with gr.Tabs() as tabs:
-            with gr.Tab("Edit", id="edit"):
+            with gr.Tab(medium_of(source).title, id="edit"):
                 edit = EditTab(source, session)
             with gr.Tab("Sample", id="sample"):
                 sample = SampleTab(source, session, edit, tabs)

@@ -15,7 +15,7 @@ from .source import Source
 from .widgets import Guarded, panel, panel_value, paragraphs, plain, tiles
 
 MOST = 36
-HOW = ["The same seed gives the same people while the attributes change."]
+HOW = ["The same seed starts from the same samples while the attributes change."]
 
 
 class SampleTab:
@@ -86,7 +86,7 @@ class SampleTab:
             for place, good in enumerate(out.satisfied.tolist())
         ]
         shown = pictures.tiles(self.source.decoder, out.x, captions)
-        words = "Press a picture to edit it."
+        words = "Press one to edit it."
         if wanted:
             words = f"{int(out.satisfied.sum())} of {number} are as requested (✓). {words}"
         return {"items": shown}, paragraphs([words], "explain")

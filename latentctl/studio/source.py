@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = ["Source"]
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..conditional import Conditional
 from ..critics import Critic
 from ..decoder import Decoder
 from ..latents import Latents
+from ..rewards import Reward
 
 REFERENCES = 64  # pictures with which an upload is compared
 ENCODINGS = 1024  # latents of the prior that stand for encodings, where there are few pictures
@@ -38,6 +39,9 @@ class Source:
 
     note: str = "What the decoder knows is edited, sampled and taught, and nothing is retrained."
     """A sentence on what is served."""
+
+    rules: Mapping[str, Reward] = field(default_factory=dict)
+    """Of melodies: the notes that break one are marked, and the receipt has its reward."""
 
     @property
     def decoder(self) -> Decoder:

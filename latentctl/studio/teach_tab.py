@@ -17,7 +17,6 @@ from .edit_tab import EditTab
 from .sample_tab import SampleTab
 from .session import Session
 from .source import Source
-from .uploads import read_upload
 from .widgets import Guarded, paragraphs, plain, tiles
 
 BATCH = 24  # pictures that are added at once
@@ -47,7 +46,10 @@ class TeachTab:
                 with gr.Row(elem_classes="actions"):
                     self.more = gr.Button("More samples", size="sm")
                     self.upload = gr.UploadButton(
-                        "Upload pictures", file_types=["image"], file_count="multiple", size="sm"
+                        "Upload more",
+                        file_types=[*edit.medium.file_types],
+                        file_count="multiple",
+                        size="sm",
                     )
             with gr.Column(scale=5, min_width=320):
                 self.name = gr.Textbox(label="Name of the attribute", elem_id="taught-name")
@@ -121,7 +123,7 @@ class TeachTab:
     def _uploaded(self, session: Session, paths: list[str]) -> Any:
         if len(session.pool.z) + len(paths) > MOST_POOL:
             raise teaching.full(MOST_POOL)
-        x = torch.cat([read_upload(path, self.source.decoder) for path in paths])
+        x = torch.cat([self.edit.medium.read(path) for path in paths])
         z = self.source.decoder.encode(x, batch_size=64).mean
         session.pool.grow(z, [Path(path).name for path in paths])
         return self._tiles(session)

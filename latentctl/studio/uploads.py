@@ -6,7 +6,7 @@ pixels is refused before it is decompressed.
 
 from __future__ import annotations
 
-__all__ = ["FORMATS", "MOST_BYTES", "picture_code", "read_upload", "start_of"]
+__all__ = ["FORMATS", "MOST_BYTES", "check_size", "picture_code", "read_upload", "start_of"]
 
 import io
 import warnings
@@ -94,14 +94,19 @@ def unlike(x: Tensor, z: Tensor, source: Source) -> str:
     return ""
 
 
-def _bounded(path: Path) -> bytes:
-    """The bytes of a picture whose header is within the bounds."""
+def check_size(path: Path) -> None:
+    """Raises an `InputError` if a file has too many bytes."""
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise InputError(
             f"The file has {size / 2**20:.0f} MB, and at most {MOST_BYTES // 2**20} MB are read. "
             f"Save it smaller."
         )
+
+
+def _bounded(path: Path) -> bytes:
+    """The bytes of a picture whose header is within the bounds."""
+    check_size(path)
     raw = path.read_bytes()
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(raw), formats=FORMATS) as image:

@@ -6,7 +6,19 @@ place when its value changes.
 
 from __future__ import annotations
 
-__all__ = ["CSS", "Guarded", "header", "message", "panel", "panel_value", "plain", "stage", "tiles"]
+__all__ = [
+    "CSS",
+    "MELODIES",
+    "PICTURES",
+    "Guarded",
+    "header",
+    "message",
+    "panel",
+    "panel_value",
+    "plain",
+    "stage",
+    "tiles",
+]
 
 import functools
 import html
@@ -25,7 +37,7 @@ CSS = (WEB / "studio.css").read_text()
 STRENGTH = """<div class="strength"><label>Strength of the whole move
 <input type="range" min="0" max="1.5" step="0.05" value="1"></label><output>1.00</output></div>"""
 
-STAGE = """<div class="stage" data-shows="side">
+PICTURES = """<div class="stage" data-shows="side">
 <div class="views" role="group" aria-label="View">
 <button type="button" data-view="side" aria-pressed="true">Side by side</button>
 <button type="button" data-view="wipe" aria-pressed="false">Wipe</button>
@@ -43,6 +55,24 @@ STAGE = """<div class="stage" data-shows="side">
 <p class="note" role="status" data-text="note"></p>
 <p class="take">Download
 <a data-href="png" download="edited.png">the picture with its receipt (PNG)</a>
+<a data-href="json" download="edited.png.json">the receipt (JSON)</a></p>
+</div>"""
+
+MELODIES = """<div class="stage melodies">
+<div class="frames">
+<figure class="before"><img data-of="before" alt="">
+<audio controls data-of="before_sound" aria-label="Play the melody before"></audio>
+<figcaption data-text="origin"></figcaption></figure>
+<figure class="after"><img data-of="after" alt="">
+<audio controls data-of="after_sound" aria-label="Play the melody after"></audio>
+<figcaption data-text="after_words"></figcaption></figure>
+</div>
+<p class="legend" data-text="legend"></p>
+<p class="note" role="status" data-text="note"></p>
+<p class="take">Download
+<a data-href="midi" download="edited.mid">the melody (MIDI)</a>
+<a data-href="after_sound" download="edited.wav">its sound (WAV)</a>
+<a data-href="png" download="edited.png">the piano roll with its receipt (PNG)</a>
 <a data-href="json" download="edited.png.json">the receipt (JSON)</a></p>
 </div>"""
 
@@ -91,11 +121,11 @@ def panel_value(
     return {"rows": shown, "version": version, "hold": hold, "strength": strength}
 
 
-def stage() -> gr.HTML:
-    """Before, after and their difference, with links to the files."""
+def stage(template: str) -> gr.HTML:
+    """Before and after, `PICTURES` or `MELODIES`, with links to the files."""
     return gr.HTML(
         None,
-        html_template=STAGE,
+        html_template=template,
         js_on_load=_script("stage"),
         elem_id="stage-box",
         apply_default_css=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import run
+from latentctl_adapters.melody_midi import monophonic, read_midi, windows, write_midi
 from latentctl_adapters.melody_rewards import HOLD, REST
 
 from latentctl.decoder.registry import load
@@ -21,7 +22,6 @@ symusic = pytest.importorskip("symusic")
 from pretrain_melody_vae import MelodyVAEFlags, build, loss_of, transposed
 from support.melody.data import Melodies, MelodyDataFlags, load_melodies
 from support.melody.evaluation import reconstruction_scores
-from support.melody.midi import monophonic, read_midi, windows, write_midi
 
 STEP = 120  # ticks of a sixteenth
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from latentctl_adapters.melody_rewards import HOLD, REST
+from latentctl_adapters.melody_sound import RATE, Note, notes_of, wave_of
 from test_recipes import PNG
 
 from latentctl.errors import InputError, ShapeError
 
 pytest.importorskip("matplotlib")
 
-from support.melody.media import RATE, Note, notes_of, piano_rolls, wave_of
+from support.melody.media import piano_rolls
 from support.report import Report
 
 A4 = 69

@@ -8,7 +8,7 @@ for (const button of buttons) {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
   });
 }
-cut.addEventListener("input", () => stage.style.setProperty("--cut", `${cut.value}%`));
+if (cut) cut.addEventListener("input", () => stage.style.setProperty("--cut", `${cut.value}%`));
 // a picture that is dropped or pasted goes the way of the button
 function pass(files) {
   const field = document.querySelector("#upload input[type=file], input#upload, .starts input[type=file]");
@@ -30,9 +30,9 @@ document.addEventListener("paste", (event) => {
 function update() {
   const value = props.value;
   if (!value) return;
-  for (const picture of element.querySelectorAll("img[data-of]")) {
+  for (const picture of element.querySelectorAll("[data-of]")) {
     const of = picture.dataset.of;
-    if (value[of]) picture.src = value[of];
+    if (value[of] && picture.getAttribute("src") !== value[of]) picture.src = value[of];
     if (value[`${of}_words`]) picture.alt = value[`${of}_words`];
   }
   for (const text of element.querySelectorAll("[data-text]")) text.textContent = value[text.dataset.text] || "";

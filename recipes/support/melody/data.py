@@ -3,8 +3,8 @@
 The source is the first of: `--train_data_dir`, a folder that `datasets.load_dataset` reads (its
 column `tokens` has one number for each sixteenth) or one with MIDI files at any depth; and tunes of
 music21's corpus, where that package is installed. The log names the source, and which files were
-left out and why. Melodies are taken from notes in `midi.py`. Duplicates are removed, and each file
-or tune is in one split only.
+left out and why. Melodies are taken from notes in `latentctl_adapters.melody_midi`. Duplicates are
+removed, and each file or tune is in one split only.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latentctl_adapters.melody_rewards import HOLD, REST
+from latentctl_adapters.melody_midi import Tune, monophonic, read_midi, windows
+from latentctl_adapters.melody_rewards import BAR, HOLD, REST
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentctl.errors import InputError
 from latentctl.random import permutation
 from latentctl.storage import digest
-
-from .midi import BAR, Tune, monophonic, read_midi, windows
 
 logger = logging.getLogger(__name__)
 

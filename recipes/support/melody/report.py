@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from latentctl_adapters.melody_midi import write_midi
 from latentctl_adapters.melody_rewards import C_MAJOR
+from latentctl_adapters.melody_sound import wave_of
 from torch import Tensor
 
 from ..report import Report
-from .media import piano_rolls, wave_of
-from .midi import write_midi
+from .media import piano_rolls
 
 RULES = 5  # requests in the picture, besides that for all rules
 SHOWN = 6  # melodies of each request in the picture

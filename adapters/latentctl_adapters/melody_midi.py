@@ -8,7 +8,7 @@ only, or with a rest of more than a bar.
 
 from __future__ import annotations
 
-__all__ = ["BAR", "Span", "Tune", "monophonic", "read_midi", "windows", "write_midi"]
+__all__ = ["Span", "Tune", "monophonic", "read_midi", "windows", "write_midi"]
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from latentctl_adapters.melody_rewards import HOLD, REST
 from torch import Tensor
 
 from latentctl.errors import InputError
 
-from .media import notes_of
+from .melody_rewards import BAR, HOLD, REST
+from .melody_sound import notes_of
 
-BAR = 16  # sixteenths
 STEP = 120  # ticks of a sixteenth
 VELOCITY = 90
 FOUR_FOUR = ((4, 4), (2, 2))
@@ -89,7 +88,8 @@ def _rest(window: Tensor) -> int:
     """The longest rest, in steps."""
     sounding = (window != REST).nonzero().flatten().tolist()
     edges = [-1, *sounding, len(window)]
-    return max(b - a - 1 for a, b in itertools.pairwise(edges))
+    longest: int = max(b - a - 1 for a, b in itertools.pairwise(edges))
+    return longest
 
 
 def read_midi(path: str | Path) -> list[Tune]:
