@@ -29,9 +29,18 @@ import latentctl
 from benchmarks.embedded.generator import CHUNK, decibels, drawn, factors_of
 from benchmarks.shared.run import Seconds, SeededFlags, run, write
 from latentctl import AttributeCritic, Conditional, Decoder, FlowMatching, Latents
+from latentctl.conditional import calibrate
+from latentctl.conditional.response import tensors_of
 from latentctl.conditional.threshold import choose_threshold
 from latentctl.controllers import FlowEdit
-from latentctl.evaluation import edit_scores, frechet_distance, identity, multilabel_scores
+from latentctl.evaluation import (
+    dose_response,
+    edit_scores,
+    frechet_distance,
+    identity,
+    multilabel_scores,
+)
+from latentctl.storage import load_folder, save_folder
 from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
 JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 96, 128)}}
@@ -45,14 +54,18 @@ class Flags(SeededFlags):
     network_faces: int = 20_000  # Faces that the networks are trained on.
     latents: int = 60_000  # Faces that are encoded.
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
-    parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install")
-    """What is made; `install` copies everything into the package and measures it there."""
+    parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install", "measure")
+    """What is made; `install` copies everything into the package and measures it there; `measure`
+    adds to the pack there what its edits do, and changes nothing else."""
     critic_train_steps: int = 2500
     flow_steps: int = 4000
 
 
 def main(flags: Flags) -> None:
     seconds, folder = Seconds(), flags.output_dir
+    if {*flags.parts} == {"measure"}:
+        measure(embedded.WEIGHTS / "pack", flags.seed)
+        return
     images = drawn(flags.generator / "faces.bin", flags.faces, flags.seed)
     labels = labels_of(flags.faces, flags.seed)
     # a stride through both kinds of chunks
@@ -83,6 +96,8 @@ def main(flags: Flags) -> None:
         figures = measured(flags.seed)
         write(embedded.WEIGHTS / "figures.json", figures)
         print(json.dumps(figures, indent=1))
+    if "measure" in flags.parts:
+        measure(embedded.WEIGHTS / "pack", flags.seed)
     write(folder / f"seconds-{'-'.join(flags.parts)}.json", seconds)
 
 
@@ -124,6 +139,21 @@ def pack(decoder: Decoder, flags: Flags) -> None:
     critic.half()
     flow.half()
     faces.save_pretrained(folder / "pack")
+
+
+def measure(folder: Path, seed: int) -> None:
+    """Adds the dose-response and the guarantee of the pack that ships, on validation faces."""
+    faces, (tensors, state) = embedded.pack(), load_folder(folder)
+    faces.guarantee = None
+    judge = latentctl.PixelCritic(faces.decoder, embedded.judge(), names=faces.names)
+    # those of `seed` chose the threshold
+    images = ProceduralFaces.split("validation", 1200, seed + 1).images(0, 1200).float() / 255
+    edited = Latents(faces.decoder.encode(images, batch_size=100).mean)
+    guarantee = calibrate(faces, edited, judge, seed=seed)
+    doses = dose_response(faces, edited[:40])
+    tensors |= {"doses": tensors_of(doses), "guarantee": guarantee.tensors()}
+    save_folder(folder, tensors, state)
+    print(guarantee, *(one.row for one in doses), sep="\n")
 
 
 def labels_of(count: int, seed: int) -> Tensor:

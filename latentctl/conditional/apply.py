@@ -54,8 +54,12 @@ def carry_out(
         skip_satisfied=edits,
         inputs=inputs,
     )
-    origin = Origin(kind, request.for_latents(z), where, Maker(parts))
-    return dataclasses.replace(outcome, origin=origin)
+    request, guarantee = request.for_latents(z), parts["guarantee"] if edits else None
+    outcome = dataclasses.replace(outcome, origin=Origin(kind, request, where, Maker(parts)))
+    if guarantee is None or not guarantee.covers(request):
+        return outcome
+    verdicts = guarantee.verdicts(outcome.target, outcome.probability, outcome.leakage)
+    return dataclasses.replace(outcome, guarantee=guarantee, **verdicts)
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from ..decoder import Decoder
+from .guarantee import Guarantee
+from .response import DoseResponse
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -103,8 +105,10 @@ def card_of(
     base_license: str | None = None,
     scores: Scores | None = None,
     measured_on: str | None = None,
+    guarantee: Guarantee | None = None,
+    doses: Sequence[DoseResponse] = (),
 ) -> ModelCard:
-    """The card of `card_facts`; the other arguments are those of `model_card`."""
+    """The card of `card_facts` and of what was measured; other arguments are of `model_card`."""
     from huggingface_hub import ModelCard, ModelCardData
 
     names, base_model = facts["names"], base_model or facts["base_model"]
@@ -140,6 +144,9 @@ def card_of(
         settings=_table(_rows(facts["settings"], "setting")),
         figures=figures,
         request=_request(names),
+        guarantee=_promised(guarantee),
+        doses=_table(one.row for one in doses) if doses else "Not measured.",
+        strengths=", ".join(f"{s:g}" for s in doses[0].strengths) if doses else "",
     )
     return card
 
@@ -162,6 +169,22 @@ def found_base_model(model: nn.Module) -> str | None:
         if isinstance(name, str) and REPO_ID.fullmatch(name) and not Path(name).exists():
             return name
     return None
+
+
+def _promised(guarantee: Guarantee | None) -> str:
+    """A table of what is promised, and the assumption."""
+    if guarantee is None:
+        return "None: verdicts were not calibrated."
+    found = guarantee.facts()
+    rows = [
+        {"verdict": name, "at most wrong": f"{100 * found['alpha']:g} %", "not called": share}
+        for name, share in found["not_called"].items()
+    ]
+    return (
+        f"{_table(rows)}\n\nBy {guarantee.edits} calibration edits and a judge that no method "
+        f"uses; clean is a change of held attributes of at most {guarantee.leakage:g}. It assumes "
+        f"that {found['assumes']}."
+    )
 
 
 def _request(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["facts", "for_card"]
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..controllers import Controller
@@ -11,6 +12,8 @@ from ..critics import Critic, PixelCritic, RealismCritic
 from ..decoder import Decoder, Prior
 from ..decoder.prior import describe_prior
 from .card import card_facts
+from .guarantee import Guarantee
+from .response import DoseResponse, reach_in_words
 
 
 def _settings(
@@ -22,6 +25,7 @@ def _settings(
     evaluator: PixelCritic | None,
     prior: Prior,
     threshold: float,
+    **measured: Any,
 ) -> dict[str, Any]:
     """The parts of a `Conditional` by name, in words."""
     own = prior is decoder.prior
@@ -36,8 +40,14 @@ def _settings(
     }
 
 
-def facts(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
-    """The same, with the decoder and the attributes."""
+def facts(
+    decoder: Decoder,
+    critic: Critic,
+    guarantee: Guarantee | None,
+    doses: Sequence[DoseResponse],
+    **parts: Any,
+) -> dict[str, Any]:
+    """The same, with the decoder, the attributes and what was measured."""
     known = decoder.facts()
     return {
         "decoder": known["model"],
@@ -45,6 +55,8 @@ def facts(decoder: Decoder, critic: Critic, **parts: Any) -> dict[str, Any]:
         "decoder's weights": known["weights"],
         "attributes": critic.names or "unnamed",
         **_settings(decoder, critic, **parts),
+        "guarantee": None if guarantee is None else guarantee.promise,
+        "reach at strength 1": reach_in_words(doses) if doses else None,
     }
 
 

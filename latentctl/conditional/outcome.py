@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ..display import Display, grid, html_table, png, thumbnails
 from ..storage.files import sealed
+from .guarantee import Guarantee
 from .origin import Origin
 from .receipt import fields_of, receipt_of, sidecar
 
 SHOWN = 16  # rows of a notebook's table
-KEEPS = ("names", "display", "judged_by", "origin")  # fields that are not tensors of B rows
+# fields that are not tensors of B rows
+KEEPS = ("names", "display", "judged_by", "origin", "guarantee")
 EVALUATOR = "the evaluator"
 CLIMBED = "the critic that was climbed"
 CRITIC = "the critic, no evaluator"
@@ -47,10 +49,12 @@ class Outcome:
     """The requested probability of each attribute, `(B, K)`; NaN where none was requested."""
 
     satisfied: Tensor
-    """Whether the request holds with at least the threshold's probability, `(B,)` booleans."""
+    """Whether the request holds with at least the threshold's probability, `(B,)` booleans; with a
+    guarantee, its threshold's."""
 
     unreachable: Tensor
-    """Whether the request has a probability below 0.5 after a whole move, `(B,)` booleans."""
+    """Whether the request has a probability below 0.5 after a whole move, `(B,)` booleans; with a
+    guarantee, whether that is promised."""
 
     probability: Tensor
     """Probability of each attribute after the move, by the evaluator if there is one, `(B, K)`."""
@@ -86,8 +90,22 @@ class Outcome:
     origin: Origin | None = None
     """How it was made, for the receipt of a saved picture; None of one that was made by hand."""
 
+    guarantee: Guarantee | None = None
+    """What is promised of `satisfied`, `unreachable` and `clean`, and what it assumes; None without
+    one, and where it does not cover the request."""
+
+    clean: Tensor | None = None
+    """Whether it is promised that no held attribute changes by more than the guarantee's leakage,
+    `(B,)` booleans; None without a guarantee."""
+
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def undecided(self) -> Tensor:
+        """Whether nothing is promised of the request, `(B,)` booleans; none without a guarantee."""
+        promised = self.satisfied | self.unreachable
+        return torch.zeros_like(promised) if self.guarantee is None else ~promised
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Outcome:
         rows = torch.arange(len(self))
@@ -105,12 +123,14 @@ class Outcome:
     def receipts(self) -> list[dict[str, Any]]:
         """A row for each sample, as JSON and CSV hold it; what does not apply is None.
 
-        The columns are `satisfied`, `unreachable`, `shift`, `evaluations` and `judged_by`, and for
+        The columns are `satisfied`, `unreachable`, `undecided`, `clean`, `shift`, `evaluations` and
+        `judged_by`, and for
         each attribute `requested_NAME`, `probability_NAME`, `leakage_NAME`, `tied_NAME` and
         `free_NAME`.
         """
-        scalars = ("satisfied", "unreachable", "shift", "evaluations")
+        scalars = ("satisfied", "unreachable", "undecided", "shift", "evaluations")
         columns: dict[str, list[Any]] = {name: getattr(self, name).tolist() for name in scalars}
+        columns["clean"] = [None] * len(self) if self.clean is None else self.clean.tolist()
         columns["judged_by"] = [self.judged_by] * len(self)
         parts = {"requested": self.target, "probability": self.probability}
         parts |= {change: getattr(self, change) for change in CHANGES}
@@ -140,7 +160,8 @@ class Outcome:
             path.write_bytes(png(picture))
             return path
         receipt = receipt_of(
-            *(self.origin, self.names, self.receipts(), self.start, self.before, picture, layout)
+            *(self.origin, self.names, self.receipts(), self.start, self.before, picture, layout),
+            self.guarantee,
         )
         sidecar(path).write_bytes(sealed(receipt))
         path.write_bytes(png(picture, fields_of(receipt)))
@@ -154,6 +175,9 @@ class Outcome:
         return {
             "satisfied": f"{int(self.satisfied.sum())} of {len(self)}, {self._verdict}",
             "unreachable": int(self.unreachable.sum()) or None,
+            "undecided": int(self.undecided.sum()) or None,
+            "clean": None if self.clean is None else f"{int(self.clean.sum())} of {len(self)}",
+            "guarantee": None if self.guarantee is None else self.guarantee.promise,
             **{key: None if math.isnan(mean) else f"{mean:.3f}" for key, mean in changes.items()},
             "shift": f"{float(self.shift.mean()):.3f}",
             "evaluations a sample": f"{float(self.evaluations.float().mean()):.1f}",
@@ -165,10 +189,10 @@ class Outcome:
         return f"{words} by {self.judged_by}"
 
     def __repr__(self) -> str:
-        satisfied, unreachable = int(self.satisfied.sum()), int(self.unreachable.sum())
-        parts = [f"{len(self)} samples", f"{satisfied} satisfied, {self._verdict}"]
-        parts += [f"{unreachable} unreachable"] * bool(unreachable)
+        parts = [f"{len(self)} samples", f"{int(self.satisfied.sum())} satisfied, {self._verdict}"]
         means = self.facts()
+        parts += [f"{means[k]} {k}" for k in ("undecided", "unreachable", "clean") if means.get(k)]
+        parts += [self.guarantee.promise] if self.guarantee is not None else []
         parts += [f"{key} {means[key]}" for key in (*CHANGES, "shift") if means.get(key)]
         if len(self):
             parts.append(f"{means['evaluations a sample']} evaluations a sample")
@@ -191,7 +215,9 @@ def _marks(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
     """The cells of a receipt: a mark for the request, and what became of each attribute."""
     claimed = "" if row["judged_by"] == EVALUATOR else ", claimed"
     verdict = f"✓ satisfied{claimed}" if row["satisfied"] else "✗ not satisfied"
-    cells = {"request": "✗ unreachable" if row["unreachable"] else verdict}
+    verdict = "? undecided" if row["undecided"] else verdict
+    verdict = "✗ unreachable" if row["unreachable"] else verdict
+    cells = {"request": f"{verdict}, clean" if row["clean"] else verdict}
     for name in names:
         text = f"{row[f'probability_{name}']:.2f}"
         if row[f"requested_{name}"] is not None:

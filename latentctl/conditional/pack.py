@@ -17,7 +17,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,10 @@ from ..storage import (
 from ..storage.files import well_formed
 from .card import card_of
 from .facts import for_card
+from .guarantee import Guarantee, networks
 from .hub import push
+from .response import DoseResponse, tensors_of
+from .response import from_tensors as doses_from
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -62,7 +65,7 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     tensors, state = pack_modules(modules, _given(decoder))
     base, flows = _flows(decoder)
     flow_tensors, flow_state = pack_modules({f"flow.{n}": flow for n, flow in enumerate(flows)})
-    tensors |= flow_tensors
+    tensors |= flow_tensors | _measured(**parts)
     state |= {
         "decoder": _described(decoder),
         "base": _described(base),
@@ -75,11 +78,19 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     return save_folder(path, tensors, state)
 
 
+def _measured(
+    guarantee: Guarantee | None, doses: Sequence[DoseResponse], **parts: Any
+) -> dict[str, dict[str, Tensor]]:
+    """The files of what was measured on edits."""
+    found = {} if guarantee is None else {"guarantee": guarantee.tensors()}
+    return found | ({"doses": tensors_of(doses)} if doses else {})
+
+
 def pack_fingerprint(decoder: Decoder, **parts: Any) -> str:
     """SHA-256 over what a pack of these parts holds: kinds, configurations, weights, the decoder.
 
     Weights in half precision count as the same in single precision, in which they are loaded. The
-    evaluator and networks that refine edits are not in a pack.
+    evaluator and networks that refine edits are not in a pack. What was measured does not count.
 
     Raises:
         InputError: If a part cannot be saved.
@@ -169,8 +180,35 @@ def _load(
             )
     if refine_with is not None:
         parts["editor"] = Refined(parts["editor"], refine_with, **(state["refinement"] or {}))
-    more = {"decoder": decoder, "evaluator": evaluator, "threshold": float(state["threshold"])}
-    return {**parts, **more}
+    return {
+        **parts,
+        "decoder": decoder,
+        "evaluator": evaluator,
+        "threshold": float(state["threshold"]),
+        "doses": _doses(tensors, parts["critic"].names),
+        "guarantee": _guarantee(path, tensors, evaluator, parts.get("editor")),
+    }
+
+
+def _doses(tensors: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> list[DoseResponse]:
+    return doses_from(tensors["doses"], names) if "doses" in tensors else []
+
+
+def _guarantee(
+    path: str | Path, tensors: Mapping[str, Any], evaluator: Any, editor: Any
+) -> Guarantee | None:
+    """The guarantee, if the evaluator and the refinement are those that it was made with."""
+    if "guarantee" not in tensors or evaluator is None:
+        return None
+    found = Guarantee.from_tensors(tensors["guarantee"])
+    if found.networks == networks(evaluator, editor):
+        return found
+    logger.warning(
+        "The guarantee of the pack at %s is of another evaluator or refinement, and was left out: "
+        "make one with these by latentctl.conditional.calibrate.",
+        path,
+    )
+    return None
 
 
 def push_pack(
@@ -194,12 +232,17 @@ def push_pack(
         CheckpointError: If the pack is damaged, or the hub cannot be reached, or refuses.
         InputError: If the repository holds something else than a pack.
     """
-    state = _pack_state(path, load_folder(path)[1])
+    tensors, state = load_folder(path)
+    _pack_state(path, state)
     with well_formed(path, CheckpointError), tempfile.TemporaryDirectory() as temporary:
+        known: dict[str, Any] = {"license": license, "base_model": base_model}
+        known["doses"] = _doses(tensors, state["card"]["names"])
+        if "guarantee" in tensors:
+            known["guarantee"] = Guarantee.from_tensors(tensors["guarantee"])
         return push(
             Path(shutil.copytree(path, Path(temporary) / "pack")),
             repo_id,
-            card=lambda name: card_of(name, state["card"], license=license, base_model=base_model),
+            card=lambda name: card_of(name, state["card"], **known),
             **options,
         )
 

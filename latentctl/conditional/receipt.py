@@ -44,6 +44,7 @@ from ..display import pixel_hash
 from ..errors import CheckpointError, InputError
 from ..storage import VERSION
 from ..storage.files import sealed
+from .guarantee import Guarantee
 from .origin import Kind, Origin
 
 FORMAT = 1
@@ -96,6 +97,7 @@ def receipt_of(
     inputs: Tensor | None,
     picture: Tensor,
     layout: Mapping[str, Any],
+    guarantee: Guarantee | None = None,
 ) -> dict[str, Any]:
     """The receipt of B samples.
 
@@ -107,6 +109,7 @@ def receipt_of(
         inputs: The inputs, `(B, *sample_shape)`; None of samples and of edits of latents.
         picture: The picture of all of them, `(H, W, 3)` bytes.
         layout: Columns and margin of the picture.
+        guarantee: What is promised of the verdicts.
     """
     request = origin.request
     source, words = SOURCES[origin.kind]
@@ -135,6 +138,7 @@ def receipt_of(
                 strict=True,
             )
         ],
+        "guarantee": None if guarantee is None else guarantee.facts(),
         "start": packed(start) if edited else None,
         **origin.maker.facts,
         "picture": {**layout, "size": list(picture.shape[:2]), "sha256": pixel_hash(picture)},

@@ -169,6 +169,9 @@ def _compare_again(faces: Conditional, saved: SavedPicture, verdict: Verdict) ->
     wrong = sorted({key for row, old in pairs for key in row if not _close(row[key], old[key])})
     if saved.receipt["request"]["threshold"] != faces.threshold:
         wrong.append("threshold")
+    promised = None if out.guarantee is None else out.guarantee.facts()
+    if saved.receipt["guarantee"] != promised:
+        wrong.append("guarantee")
     again = _picture(out, saved)
     verdict.recomputed, alike = True, again.shape == saved.pixels.shape
     if alike:

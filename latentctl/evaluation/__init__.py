@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from .accuracy import AttributeScore, MultilabelScores, multilabel_scores
 from .diversity import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
-from .doses import DoseResponse, dose_response
+from .doses import dose_response
 from .edits import EditScores, edit_scores, identity
 from .frechet import frechet_distance
-from .guarantee import Guarantee
 
 __all__ = [
     "AttributeScore",
     "DensityCoverage",
-    "DoseResponse",
     "EditScores",
-    "Guarantee",
     "MultilabelScores",
     "PrecisionRecall",
     "density_coverage",

@@ -9,16 +9,14 @@ twice what 99 of 100 encodings have.
 
 from __future__ import annotations
 
-__all__ = ["DoseResponse", "dose_response"]
+__all__ = ["dose_response"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..conditional import Conditional
+from ..conditional import Conditional, DoseResponse
 from ..critics.ties import tied_to
 from ..errors import InputError
 from ..latents import Latents, require_latents
@@ -28,39 +26,13 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class DoseResponse:
-    """The response of one attribute; lists have a value for each strength."""
-
-    name: str
-    strengths: tuple[float, ...]
-    response: tuple[float, ...]
-    """Mean probability of the value that is asked for."""
-    others: tuple[float, ...]
-    """Mean change of the probability of an attribute that is not asked for and not tied."""
-    reach: float
-    """Share of the encodings in which the value has a probability of 0.5 at strength 1."""
-    selectivity: float
-    """Change of the response at strength 1 over that of the others."""
-    breaks_at: float | None
-    """The first strength at which pictures break; None if they do not, or without an encoder."""
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """A row of a table, such as `scores=` of `Conditional.model_card`."""
-        curve = {
-            f"at {s:g}": round(p, 3) for s, p in zip(self.strengths, self.response, strict=True)
-        }
-        found = {"reach": round(self.reach, 3), "selectivity": round(self.selectivity, 1)}
-        breaks = "no" if self.breaks_at is None else f"{self.breaks_at:g}"
-        return {"attribute": self.name, **curve, **found, "breaks at": breaks}
-
-
 @torch.no_grad()
 def dose_response(
     faces: Conditional, latents: Latents, *, strengths: Sequence[float] = STRENGTHS
 ) -> list[DoseResponse]:
     """The response of each attribute to the strength of an edit.
+
+    `faces.doses = dose_response(faces, latents)` keeps it in the pack and on its card.
 
     Arguments:
         faces: With an evaluator, or the responses are the critic's claims.

@@ -63,7 +63,7 @@ class CompareTab:
         leaked = "; ".join(receipt.move(row) for row in marked if row["mark"] == "leaked")
         cells = (
             name,
-            "holds" if bool(outcome.satisfied[0]) else "does not hold",
+            receipt.holds(outcome),
             wanted or found.demand.where,
             leaked or "nothing",
             str(int(outcome.evaluations[0])),

@@ -69,8 +69,7 @@ def sentences(result: Result) -> list[str]:
     marked = rows(result)
     found = [_reached(row) for row in marked if row["wanted"] is not None]
     if demand.where:
-        whole = "holds" if bool(outcome.satisfied[0]) else "does not hold"
-        found.append(f"The whole request, with {demand.where}, {whole}.")
+        found.append(f"The whole request, with {demand.where}, {holds(outcome)}.")
     leaked = [row for row in marked if row["mark"] == "leaked"]
     if leaked:
         found.append(f"Held, but changed: {'; '.join(map(move, leaked))}.")
@@ -79,6 +78,11 @@ def sentences(result: Result) -> list[str]:
     for tied, role in ((True, "Tied to the request, and changed"), (False, "Free, and changed")):
         if changed := [r for r in marked if r["mark"] == "changed" and r["tied"] == tied]:
             found.append(f"{role}: {'; '.join(map(move, changed))}.")
+    if outcome.guarantee is not None and outcome.clean is not None:
+        clean = " and clean" if bool(outcome.clean[0]) else ""
+        state = "undecided" if bool(outcome.undecided[0]) else "satisfied"
+        state = "unreachable" if bool(outcome.unreachable[0]) else state
+        found.append(f"By its guarantee {state}{clean}: {outcome.guarantee.promise}.")
     if bool(outcome.unreachable[0]):
         found.append("The request is out of reach from this start.")
     found.append(
@@ -86,6 +90,13 @@ def sentences(result: Result) -> list[str]:
         f"{_count(int(outcome.evaluations[0]), 'evaluation')} and {1000 * result.seconds:.0f} ms."
     )
     return [*found, evaluator_words(result.faces)]
+
+
+def holds(outcome: Outcome) -> str:
+    """Whether the request of the first sample holds, in words."""
+    if bool(outcome.undecided[0]):
+        return "is undecided"
+    return "holds" if bool(outcome.satisfied[0]) else "does not hold"
 
 
 def files(outcome: Outcome) -> tuple[bytes, bytes]:

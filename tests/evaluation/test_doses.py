@@ -5,7 +5,7 @@ import torch
 from conftest import ToyVAE, toy_decoder
 from torch import nn
 
-from latentctl import Latents, PixelCritic, condition
+from latentctl import Conditional, Latents, PixelCritic, condition
 from latentctl.errors import InputError
 from latentctl.evaluation import dose_response
 
@@ -16,7 +16,7 @@ class Seen(nn.Module):
         return 3 * torch.stack([z[:, 0], z[:, 1], z[:, 0] + z[:, 2]], 1)
 
 
-def test_responses_rise_and_the_strength_that_breaks_pictures_is_found(critic, held_out):
+def test_responses_rise_and_the_strength_that_breaks_pictures_is_found(critic, held_out, tmp_path):
     class Clipped(ToyVAE):
         """Pictures of limited contrast: what is further out comes back nearer."""
 
@@ -34,8 +34,16 @@ def test_responses_rise_and_the_strength_that_breaks_pictures_is_found(critic, h
         assert list(one.response[:3]) == sorted(one.response[:3])
         assert 0.5 < one.reach <= 1 and one.selectivity > 1.5
         assert one.breaks_at == 8
-    card = faces.model_card("me/faces", scores=[one.row for one in found]).text
-    assert "selectivity" in card and "at 0.5" in card
+    faces.doses = found
+    again = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    assert [one.name for one in again.doses] == list(critic.names)
+    assert again.doses[0].response == pytest.approx(found[0].response)
+    assert again.doses[0].breaks_at == 8 and again.doses[0].strengths == (0, 0.5, 1, 8)
+    assert again.fingerprint() == faces.fingerprint(), "measurements change no picture"
+    assert "reach at strength 1" in repr(again)
+    card = again.model_card("me/faces").text
+    assert "selectivity" in card and "at 0.5" in card and "strengths\n0, 0.5, 1, 8" in card
+    assert "█" in card and "Not measured" not in card
     plain = dose_response(condition(toy_decoder(ToyVAE()), critic), latents, strengths=(0, 1))
     assert all(one.breaks_at is None for one in plain)
     with pytest.raises(InputError, match="from 0 on"):

@@ -79,6 +79,7 @@ def receipts(
                     "evaluated_by": edited.evaluated_by,
                     "satisfied": bool(out.satisfied[index]),
                     "unreachable": bool(out.unreachable[index]),
+                    "undecided": bool(out.undecided[index]),
                     "probability_before": edited.before[index].item(),
                     "probability_after": after[index].item(),
                     "leakage_max": held[most] if most else None,
@@ -108,9 +109,9 @@ def words(row: Row) -> str:
 
 
 def verdict(row: Row) -> str:
-    """Satisfied, not satisfied, or unreachable."""
-    if row["satisfied"]:
-        return "Satisfied"
+    """Satisfied, not satisfied, unreachable, or undecided by the guarantee of a pack."""
+    if row["satisfied"] or row["undecided"]:
+        return "Satisfied" if row["satisfied"] else "Undecided"
     return "Unreachable" if row["unreachable"] else "Not satisfied"
 
 
