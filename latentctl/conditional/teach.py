@@ -15,23 +15,20 @@ __all__ = ["Taught", "teach"]
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..controllers import distill
 from ..critics import AttributeCritic, MeanCritic, PixelCritic
 from ..decoder import Decoder
-from ..decoder.dataset import SampleReader, Source
 from ..errors import AdapterError, InputError
 from ..latents import Latents
-from ..progress import track
-from ..random import permutation
 from .condition import condition
+from .reconstructions import as_bytes, read_labelled, reconstruct
 from .threshold import RATE, choose_threshold
 
 if TYPE_CHECKING:
@@ -41,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 GROUP = "latentctl.networks"  # entry points of classes that can be fitted to images
 DEFAULT_NETWORK = "pixel-classifier"
-BATCH = 128
 MOST_HELD_OUT = 2000
 # plain stems: the deep stems of other small networks double the cost at 64 pixels
 EVALUATOR: dict[str, Any] = {
@@ -103,10 +99,10 @@ def teach(
         decoder: A decoder of images with an encoder.
         data: Labelled images, a map-style data set as `latentctl.encode_dataset` reads it.
         attributes: Names of the label columns, K of them; those of `latents` if not given.
-        latents: Labelled encodings that the critic is trained on, such as those of more data; those
-            of `data` if not given.
+        latents: Labelled encodings that the critic is trained on, such as those of more data; by
+            default those of the images that are not held out.
         teachers: Networks that the critic is distilled from beside the labels, 0 to 3, each of
-            another architecture. With 0 there is no distillation.
+            another architecture.
         passes: Passes of each network over the reconstructions; by default as many as make 60,000
             images, and 3 to 30.
         max_train_samples: Most images that are read; a random part of a larger data set.
@@ -127,7 +123,8 @@ def teach(
         output_dir: Folder of the logs, and of the networks, which a resumed run reads.
         accelerator: Where to train; `Accelerator()` by default.
         progress: Show bars on the main process, with the time that is left of each part.
-        options: Further arguments of `latentctl.distill`.
+        options: Further arguments of `latentctl.distill`; without teachers `width` and `depth`
+            alone.
 
     Raises:
         InputError: If the decoder does not decode square images, an attribute has one class only,
@@ -147,23 +144,23 @@ def teach(
         >>> faces.edit(people.images(0, 2), Smiling=True).satisfied.shape
         torch.Size([2])
     """
-    _check(decoder, teachers, held_out)
+    _check(decoder, teachers, held_out, options)
     if latents is not None and attributes is None:
         attributes = latents.names
     if not attributes:
         raise InputError("teach needs the attributes: attributes=[...], names of label columns.")
     names = tuple(attributes)
     started = time.monotonic()
-    x, labels = _read(
+    x, labels = read_labelled(
         decoder, data, names, image_column, transform, max_train_samples, seed, progress
     )
-    mean, std, reconstructed = _reconstruct(decoder, x, progress)
-    if latents is None:
-        latents = Latents(mean, std, labels, names)
+    mean, std, reconstructed = reconstruct(decoder, x, progress)
     count = min(MOST_HELD_OUT, max(1, round(held_out * len(x))))
     if count >= len(x):
         raise InputError(f"{len(x)} images are too few to hold any out. Give more.")
-    images = _as_bytes(reconstructed[count:], decoder)
+    if latents is None:  # of the images that are not held out
+        latents = Latents(mean, std, labels, names)[count:]
+    images = as_bytes(reconstructed[count:], decoder)
     epochs = _epochs(passes, len(images))
     fit = network or _class().fit
     networks: list[Any] = []
@@ -220,7 +217,7 @@ def teach(
     return Taught(critic, evaluator)
 
 
-def _check(decoder: Decoder, teachers: int, held_out: float) -> None:
+def _check(decoder: Decoder, teachers: int, held_out: float, options: Iterable[str]) -> None:
     shape = decoder.sample_shape
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise InputError(
@@ -230,56 +227,18 @@ def _check(decoder: Decoder, teachers: int, held_out: float) -> None:
         )
     if not 0 <= teachers <= len(TEACHERS):
         raise InputError(f"teachers is 0 to {len(TEACHERS)}, it was given as {teachers}.")
+    unused = sorted({*options} - {"width", "depth", "resume_from_checkpoint"})
+    if not teachers and unused:
+        raise InputError(
+            f"With teachers=0 nothing is distilled, and {', '.join(unused)} would not be used. "
+            f"Leave them out, or ask for teachers."
+        )
     if not 0 < held_out < 1:
         raise InputError(f"held_out is a share in (0, 1), it was given as {held_out:g}.")
 
 
-def _read(
-    decoder: Decoder,
-    data: Any,
-    names: tuple[str, ...],
-    image_column: str,
-    transform: Callable[[Any], Any] | None,
-    most: int,
-    seed: int,
-    progress: bool,
-) -> tuple[Tensor, Tensor]:
-    """Samples `(N, *sample_shape)` and labels `(N, K)` in a random order."""
-    source = Source(data, image_column)
-    if source.length is None:
-        raise InputError("teach reads a map-style data set, with __len__; found a stream.")
-    reader = SampleReader(decoder, source, names, image_column, transform, seed)
-    order = permutation(source.length, seed=seed, epoch=0, purpose="teach")[:most].tolist()
-    rows = [reader(index) for index in track(order, "Read", "image", progress=progress)]
-    if not rows:
-        raise InputError("The data set is empty.")
-    return torch.stack([row.x for row in rows]), torch.stack([row.labels for row in rows])
-
-
-@torch.no_grad()
-def _reconstruct(
-    decoder: Decoder, x: Tensor, progress: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Means and stds of the posteriors of samples, and their reconstructions, on the CPU."""
-    means: list[Tensor] = []
-    stds: list[Tensor] = []
-    out: list[Tensor] = []
-    for part in track(x.split(BATCH), "Reconstruct", "batch", progress=progress):
-        posterior = decoder.encode(part.to(decoder.device))
-        means.append(posterior.mean.cpu())
-        if posterior.std is not None:
-            stds.append(posterior.std.cpu())
-        out.append(decoder.decode(posterior.mean).cpu())
-    return torch.cat(means), torch.cat(stds) if stds else None, torch.cat(out)
-
-
 def _inside(folder: str | Path | None, name: str) -> Path | None:
     return None if folder is None else Path(folder) / name
-
-
-def _as_bytes(x: Tensor, decoder: Decoder) -> Tensor:
-    low, high = decoder.picture_range
-    return (255 * (x - low) / (high - low)).round().clamp(0, 255).byte()
 
 
 def _epochs(passes: int | None, images: int) -> int:

@@ -134,5 +134,7 @@ def test_what_cannot_be_taught_is_refused(setting):
         latentctl.teach(decoder, rows, ["brigth"], network=fit, progress=False)
     with pytest.raises(InputError, match="0 to 3"):
         latentctl.teach(decoder, rows, NAMES, teachers=4)
+    with pytest.raises(InputError, match="samples would not be used"):
+        latentctl.teach(decoder, rows, NAMES, teachers=0, network=fit, samples=200)
     with pytest.raises(InputError, match="stream"):
         latentctl.teach(decoder, iter(rows), NAMES, network=fit)
