@@ -2,12 +2,14 @@
 
     python -m benchmarks.embedded.generator
     python -m benchmarks.embedded.pack
+    python -m benchmarks.embedded.pack --parts doses
 
 `--output_dir` gets everything, and the package a copy. All are trained on the faces that the
 generator was trained on (`faces.bin` of `--generator`), half of them with attributes turned over,
 and measured on unseen faces of the natural shares. The judge sees original faces alone, and no
 method uses it. The critic and the evaluator come from `latentctl.teach`. Weights are saved in half
-precision; `README.md` beside them has the figures.
+precision; `README.md` beside them has the figures. The last command takes minutes, trains nothing,
+and adds two files to the pack in the package.
 """
 
 from __future__ import annotations
@@ -54,17 +56,17 @@ class Flags(SeededFlags):
     network_faces: int = 20_000  # Faces that the networks are trained on.
     latents: int = 60_000  # Faces that are encoded.
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
-    parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install", "measure")
-    """What is made; `install` copies everything into the package and measures it there; `measure`
-    adds to the pack there what its edits do, and changes nothing else."""
+    parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install", "doses")
+    """What is made; `install` copies everything into the package and measures it there; `doses`
+    adds the dose-response and the guarantee to the pack there, and changes nothing else."""
     critic_train_steps: int = 2500
     flow_steps: int = 4000
 
 
 def main(flags: Flags) -> None:
     seconds, folder = Seconds(), flags.output_dir
-    if {*flags.parts} == {"measure"}:
-        measure(embedded.WEIGHTS / "pack", flags.seed)
+    if flags.parts == ("doses",):
+        add_doses(embedded.WEIGHTS / "pack", flags.seed)
         return
     images = drawn(flags.generator / "faces.bin", flags.faces, flags.seed)
     labels = labels_of(flags.faces, flags.seed)
@@ -96,8 +98,8 @@ def main(flags: Flags) -> None:
         figures = measured(flags.seed)
         write(embedded.WEIGHTS / "figures.json", figures)
         print(json.dumps(figures, indent=1))
-    if "measure" in flags.parts:
-        measure(embedded.WEIGHTS / "pack", flags.seed)
+    if "doses" in flags.parts:
+        add_doses(embedded.WEIGHTS / "pack", flags.seed)
     write(folder / f"seconds-{'-'.join(flags.parts)}.json", seconds)
 
 
@@ -141,16 +143,16 @@ def pack(decoder: Decoder, flags: Flags) -> None:
     faces.save_pretrained(folder / "pack")
 
 
-def measure(folder: Path, seed: int) -> None:
+def add_doses(folder: Path, seed: int) -> None:
     """Adds the dose-response and the guarantee of the pack that ships, on validation faces."""
     faces, (tensors, state) = embedded.pack(), load_folder(folder)
     faces.guarantee = None
     judge = latentctl.PixelCritic(faces.decoder, embedded.judge(), names=faces.names)
     # those of `seed` chose the threshold
-    images = ProceduralFaces.split("validation", 1200, seed + 1).images(0, 1200).float() / 255
+    images = ProceduralFaces.split("validation", 900, seed + 1).images(0, 900).float() / 255
     edited = Latents(faces.decoder.encode(images, batch_size=100).mean)
     guarantee = calibrate(faces, edited, judge, seed=seed)
-    doses = dose_response(faces, edited[:40])
+    doses = dose_response(faces, edited[:30])
     tensors |= {"doses": tensors_of(doses), "guarantee": guarantee.tensors()}
     save_folder(folder, tensors, state)
     print(guarantee, *(one.row for one in doses), sep="\n")

@@ -40,7 +40,7 @@ class DoseResponse:
             "attribute": self.name,
             "response": drawn(self.response),
             **{f"at {s:g}": round(at[s], 3) for s in self.strengths if s in (0, 0.5, 1)},
-            "of others": drawn(self.others),
+            "others at 1": round(dict(zip(self.strengths, self.others, strict=True))[1.0], 3),
             "reach": round(self.reach, 3),
             "selectivity": round(self.selectivity, 1),
             "breaks at": "no" if self.breaks_at is None else f"{self.breaks_at:g}",

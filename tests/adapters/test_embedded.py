@@ -52,6 +52,17 @@ def test_the_pack_samples_and_edits(pack, people):
     assert out.leakage.nanmean() < 0.1
 
 
+def test_the_pack_says_what_its_edits_do(pack, people):
+    assert [one.name for one in pack.doses] == list(ATTRIBUTES)
+    response = {one.name: dict(zip(one.strengths, one.response, strict=True)) for one in pack.doses}
+    assert all(at[0] < at[0.5] < at[1] for at in response.values())
+    out = pack.edit(people[0][:4], Smiling=True)
+    assert out.guarantee == pack.guarantee and "exchangeable" in repr(out)
+    assert (out.satisfied | out.undecided | out.unreachable).all() and out.clean is not None
+    card = pack.model_card("me/faces").text
+    assert "## Guarantee" in card and "| Smiling | ▁" in card
+
+
 def test_the_weights_are_small():
     sizes = {
         part.name: sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
