@@ -12,7 +12,8 @@ Pairs are of test faces of `latentctl_adapters.embedded.counterfactuals`, what i
 of them with one to three attributes turned over, as the generator's, or with `--no_turned_over` all
 with natural shares. A method with several strengths has the one whose share of the way is best on
 pairs of `--validation_faces`, for each attribute its own; vectors stand at three lengths as well.
-The seed decides the training of critics and methods; the pairs are the same for every seed.
+The seed decides the test and validation faces, and the training of critics and methods; the faces
+that they are trained on, of seed 0, are the same for every seed.
 
 Writes `counterfactual-SEED.json`, in which methods measured before in the same setting stay, and
 prints the tables of the files that are there.
@@ -149,9 +150,10 @@ class Setting:
 
     def pairs(self, split: str, count: int) -> list[Any]:
         """The pairs of a split, which are drawn once to files."""
-        folder = self.flags.output_dir / f"{split}-{count}"
+        seed = self.flags.seed
+        folder = self.flags.output_dir / f"{split}-{count}-{seed}"
         folder.mkdir(exist_ok=True)
-        people, images, found = ProceduralFaces.split(split, count), None, []
+        people, images, found = ProceduralFaces.split(split, count, seed), None, []
         for name in (name for name in self.names if name in self.flags.attributes):
             file = folder / f"{name}.pt"
             if not file.exists():

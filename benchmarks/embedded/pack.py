@@ -3,13 +3,15 @@
     python -m benchmarks.embedded.generator
     python -m benchmarks.embedded.pack
     python -m benchmarks.embedded.pack --parts doses
+    python -m benchmarks.embedded.pack --parts measure --seed 1
 
 `--output_dir` gets everything, and the package a copy. All are trained on the faces that the
 generator was trained on (`faces.bin` of `--generator`), half of them with attributes turned over,
 and measured on unseen faces of the natural shares. The judge sees original faces alone, and no
 method uses it. The critic and the evaluator come from `latentctl.teach`. Weights are saved in half
-precision; `README.md` beside them has the figures. The last command takes minutes, trains nothing,
-and adds two files to the pack in the package.
+precision; `README.md` beside them has the figures. The last two commands take minutes and train
+nothing: one adds two files to the pack in the package, the other measures what ships on the faces
+of another seed.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from latentctl_adapters import embedded, residual_vae
-from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, ProceduralFaces
+from latentctl_adapters.embedded.counterfactuals import turned
+from latentctl_adapters.embedded.drawn_faces import ATTRIBUTES, Factors, ProceduralFaces
 from latentctl_adapters.pixels.classifier import PixelClassifier
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -45,6 +49,7 @@ from latentctl.evaluation import (
 from latentctl.storage import load_folder, save_folder
 from recipes.support.faces import PAPER_ATTRIBUTES as FLIPPED
 
+EDITED = 40  # faces whose attributes are flipped
 JUDGE = {"model_name": "resnet18", "model_options": {"channels": (32, 64, 96, 128)}}
 
 
@@ -58,7 +63,8 @@ class Flags(SeededFlags):
     passes: int = 2  # Of the networks of `teach`; the judge has twice as many.
     parts: tuple[str, ...] = ("judge", "critic", "flow", "pack", "install", "doses")
     """What is made; `install` copies everything into the package and measures it there; `doses`
-    adds the dose-response and the guarantee to the pack there, and changes nothing else."""
+    adds the dose-response and the guarantee to the pack there, and changes nothing else;
+    `measure` measures what ships."""
     critic_train_steps: int = 2500
     flow_steps: int = 4000
 
@@ -67,6 +73,11 @@ def main(flags: Flags) -> None:
     seconds, folder = Seconds(), flags.output_dir
     if flags.parts == ("doses",):
         add_doses(embedded.WEIGHTS / "pack", flags.seed)
+        return
+    if flags.parts == ("measure",):
+        figures = measured(flags.seed)
+        write(folder / f"figures-{flags.seed}.json", figures)
+        print(json.dumps(figures, indent=1))
         return
     images = drawn(flags.generator / "faces.bin", flags.faces, flags.seed)
     labels = labels_of(flags.faces, flags.seed)
@@ -221,28 +232,53 @@ def measured(seed: int) -> dict[str, float]:
     found["frechet_other_people"] = frechet_distance(seen(others)[1], real)
     found["frechet_samples"] = frechet_distance(seen(samples.x)[1], real)
     found["sample_accuracy"] = multilabel_scores(seen(samples.x)[0], labels).accuracy
-    return found | edited(faces, judge, x[:40])
+    return found | edits(faces, judge, ProceduralFaces.split("test", EDITED, seed))
 
 
-def edited(faces: Conditional, judge: PixelClassifier, x: Tensor) -> dict[str, float]:
+def edited(
+    decoder: Decoder, judge: PixelClassifier, x: Tensor, edit: Callable[[str, Tensor], Tensor]
+) -> dict[str, float]:
     """Success of each attribute flipped from the judge's value, and means of the others' figures.
 
-    Identity is the cosine of the judge's features to the reconstruction's.
+    Identity is the cosine of the judge's features to the reconstruction's. `edit` has the name and
+    the new values `(B,)`, and returns images.
     """
-    start = faces.decoder.decode(faces.decoder.encode(x).mean)
+    start = decoder.decode(decoder.encode(x).mean)
     before, features = judge.probability(start), judge.features(start)
     found, rows = {}, []
     for name in FLIPPED:
-        column = faces.names.index(name)
+        column = ATTRIBUTES.index(name)
         target = torch.full_like(before, torch.nan)
         target[:, column] = (before[:, column] <= 0.5).float()
-        images = faces.edit(x, y=target).x
+        images = edit(name, target[:, column])
         scores = edit_scores(before, judge.probability(images), target)
         same = identity(features, judge.features(images)).mean().item()
-        found[f"edits_{name}"] = scores.success
+        found[name] = scores.success
         rows.append((scores.success, scores.leakage, same))
     means = torch.tensor(rows).mean(0).tolist()
-    return dict(zip(("edits", "edits_leakage", "edits_identity"), means, strict=True)) | found
+    return dict(zip(("success", "leakage", "identity"), means, strict=True)) | found
+
+
+def edits(faces: Conditional, judge: PixelClassifier, people: ProceduralFaces) -> dict[str, float]:
+    """Figures of the pack's edits of people, and of the truth, reconstructed."""
+    decoder, factors = faces.decoder, people.factors(0, len(people))
+    x = people.draw(factors).float() / 255
+
+    def packed(name: str, wanted: Tensor) -> Tensor:
+        target = torch.full((len(x), len(faces.names)), torch.nan)
+        target[:, faces.names.index(name)] = wanted
+        return faces.edit(x, y=target).x
+
+    def truth(name: str, wanted: Tensor) -> Tensor:
+        new, old = (turned(factors.attributes, name, value) for value in (True, False))
+        drawn = people.draw(Factors(factors.identity, torch.where(wanted[:, None] > 0.5, new, old)))
+        return decoder.decode(decoder.encode(drawn.float() / 255).mean)
+
+    found = {}
+    for title, edit in (("edits", packed), ("truth", truth)):
+        figures = edited(decoder, judge, x, edit)
+        found |= {f"{title}_{key}": value for key, value in figures.items()}
+    return found
 
 
 if __name__ == "__main__":
