@@ -14,7 +14,7 @@ of all and of those that are not tied to the flipped one. Identity: cosine of Mo
 embeddings to the reconstruction. `agreement`: the judge's with the receipt's "satisfied", and as a
 share of its accuracy on the labels of the test photographs.
 
-Writes the judge, the pack of each seed, and `taught-SEED.json`.
+Writes the judge, what is taught for each seed, and `taught-SEED.json`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import latentctl
-from benchmarks.edits.holds import FIFTEEN, OTHERS, Flips, judged, network
+from benchmarks.edits.holds import FIFTEEN, OTHERS, Flips, judged
+from benchmarks.embedded.pack import folded
 from benchmarks.shared.base import BATCH, decode, encode, pixels, weights_file
 from benchmarks.shared.face_base import ATTRIBUTES, face_decoder, load_faces
 from benchmarks.shared.run import Row, SeededFlags, report, run, write
-from latentctl import Conditional, Decoder, Latents
+from latentctl import AttributeCritic, Conditional, Decoder, Latents, PixelCritic
 from latentctl.critics.ties import tied_to
 from latentctl.evaluation import multilabel_scores
 from recipes.support.celeba_attrs.report import attribute_vectors
@@ -45,6 +46,10 @@ from recipes.support.celeba_attrs.report import attribute_vectors
 GROUPS = {"all fifteen": FIFTEEN, "the ten": ATTRIBUTES, "the five others": OTHERS}
 HOLDS: tuple[Any, ...] = ("untied", True)
 VECTORS = (1.0, 1.5)
+JUDGE: dict[str, Any] = {
+    "model_name": "resnet10t",
+    "model_options": {"channels": (32, 64, 128, 224), "act_layer": "gelu", "stem_type": "plain"},
+}
 Figures = dict[str, Tensor]
 
 
@@ -52,7 +57,7 @@ Figures = dict[str, Tensor]
 class Flags(SeededFlags):
     faces: int = 100  # Test faces, each with every attribute flipped.
     max_train_samples: int = 20_000  # Of `teach`.
-    judge_epochs: int = 8
+    judge_epochs: int = 3
     output_dir: Path = Path("outputs/taught")
 
 
@@ -60,30 +65,50 @@ def main(flags: Flags) -> None:
     decoder = face_decoder()
     parts = [load_faces(split, FIFTEEN) for split in ("train", "realigned")]
     images, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-    judge = network(flags.output_dir / "judge", images, labels, seed=77, epochs=flags.judge_epochs)
+    judge = judge_of(images, labels, flags)
     faces, cost = taught(decoder, TensorDataset(images, labels), flags)
     with torch.no_grad():
         found = measured(faces, judge, images, labels, flags.faces)
     write(flags.output_dir / f"taught-{flags.seed}.json", {**cost, **found})
 
 
+def judge_of(images: Tensor, labels: Tensor, flags: Flags) -> PixelClassifier:
+    """A network on originals, of another architecture than those of `teach`, trained once."""
+    folder = flags.output_dir / "judge"
+    if not folder.exists():
+        options: Any = {"epochs": flags.judge_epochs, "seed": 77, **JUDGE}
+        PixelClassifier.fit(images, labels, FIFTEEN, **options).save_pretrained(folder)
+    return PixelClassifier.from_pretrained(folder)
+
+
 def taught(
     decoder: Decoder, data: TensorDataset, flags: Flags
 ) -> tuple[Conditional, dict[str, float]]:
-    """What one call of `teach` makes, and its minutes; a pack that is there is read."""
-    folder = flags.output_dir / f"pack-{flags.seed}"
-    file = flags.output_dir / f"minutes-{flags.seed}.json"
+    """What one call of `teach` makes, and its minutes; what is there already is read."""
+    folder = flags.output_dir / f"taught-{flags.seed}"
     if not folder.exists():
         cpu, wall = time.process_time(), time.perf_counter()
-        critic, evaluator = latentctl.teach(
-            decoder, data, FIFTEEN, max_train_samples=flags.max_train_samples, seed=flags.seed
+        made, judges = latentctl.teach(
+            decoder,
+            data,
+            FIFTEEN,
+            max_train_samples=flags.max_train_samples,
+            seed=flags.seed,
+            output_dir=flags.output_dir / f"teach-{flags.seed}",
         )
         seconds = {"CPU": time.process_time() - cpu, "clock": time.perf_counter() - wall}
         cost = {f"minutes, {key}": value / 60 for key, value in seconds.items()}
-        write(file, report({"name": "teach", **cost}))
-        faces = latentctl.condition(decoder, critic, evaluator=evaluator)
-        faces.save_pretrained(folder)
-    return Conditional.from_pretrained(folder, decoder), json.loads(file.read_text())
+        made.save(folder / "critic")
+        folded(judges).save_pretrained(folder / "evaluator")
+        write(
+            folder / "cost.json", report({"name": "teach", **cost, "threshold": judges.threshold})
+        )
+    critic = AttributeCritic.load(folder / "critic")
+    network = PixelClassifier.from_pretrained(folder / "evaluator")
+    evaluator = PixelCritic(decoder, network, names=FIFTEEN)
+    cost = json.loads((folder / "cost.json").read_text())
+    evaluator.threshold = cost["threshold"]
+    return latentctl.condition(decoder, critic, evaluator=evaluator), cost
 
 
 def measured(
