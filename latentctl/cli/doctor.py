@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..critics import PixelCritic
 from ..decoder import Decoder
 from ..errors import InputError
 from ..evaluation.doctor import examine
 from ..random import permutation
-from .sources import MODEL, add_loading, load_decoder, read_rows, sample_rows
+from .sources import MODEL, add_loading, load_decoder, load_function, read_rows, sample_rows
 
 BROKEN = 1  # exit code: a law is broken
 
@@ -36,6 +37,12 @@ def add_parser(commands: Any) -> None:
         help="samples: a folder of images, a file .npy or .pt of an array (N, ...), or what "
         "datasets.load_dataset takes; images are cropped and resized to fit",
     )
+    parser.add_argument(
+        "--scorer",
+        metavar="FILE.py:FUNCTION",
+        help="returns a network with `names`, samples in [0, 1] to log-odds: whether its "
+        "attributes are directions of the latent is measured",
+    )
     parser.add_argument("--image_column", default="image", help="the column of a data set")
     parser.add_argument("--max_samples", type=int, default=256, help="how many of them are read")
     parser.add_argument("--batch_size", type=int, default=16)
@@ -48,7 +55,10 @@ def run(flags: argparse.Namespace) -> int:
     """Prints the diagnosis; 1 if a law is broken."""
     decoder = load_decoder(flags)
     x = None if flags.data is None else _samples(decoder, flags)
-    found = examine(decoder, x, batch_size=flags.batch_size, seed=flags.seed)
+    scorer = None
+    if flags.scorer:
+        scorer = PixelCritic(decoder, load_function(flags.scorer, "--scorer")())
+    found = examine(decoder, x, scorer=scorer, batch_size=flags.batch_size, seed=flags.seed)
     print(found)
     if flags.json:
         Path(flags.json).write_text(found.to_json())

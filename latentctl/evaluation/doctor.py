@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..critics import AttributeCritic
+from ..critics import AttributeCritic, PixelCritic, prior_labels
 from ..decoder import Decoder
 from ..errors import InputError, LawError
 from ..random import seeded
 from .figures import figure
 from .latent_statistics import latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
-from .linearity import linear_share
+from .probe import linear_probe
 from .realism import LEAST, sample_realism
 from .speed import measure_speed
 
 SAMPLES = 256  # prior samples, where there are no data
 REALISTIC = 0.6  # share of the precision and recall of data that realistic samples reach
 POOR = 0.5  # explained variance below which edits of real samples are not advised
-LINEAR = 0.3  # share of the variance below which no attribute is a direction
+NO_DIRECTION = 0.65  # balanced accuracy of a linear probe
 INVERSION = 1200  # decodings with gradient per sample in `with_inversion` by default
 ADVICE = {
     "keep": "The prior fits the latents: keep it.",
@@ -78,7 +78,10 @@ class Diagnosis:
     latents: dict[str, float]
 
     samples: dict[str, float]
-    """Samples of the prior: how linear they are in the latent, and with data the realism test."""
+    """The realism test of samples of the prior; empty without data."""
+
+    probe: dict[str, float]
+    """Balanced accuracy of a linear probe of prior latents; empty without networks."""
 
     advice: str
     """Which prior to use."""
@@ -105,11 +108,13 @@ class Diagnosis:
         for title, numbers in (
             (f"Reconstruction of {self.data}", self.reconstruction),
             (f"Latents of {self.data}", self.latents),
-            ("Samples of the prior", self.samples),
+            ("Samples of the prior beside reconstructions of data", self.samples),
             ("Speed and memory", self.speed),
         ):
             lines += [title] * bool(numbers)
             lines += [f"  {figure(key, value)}" for key, value in numbers.items()]
+        lines += ["Balanced accuracy of a linear probe of prior latents"] * bool(self.probe)
+        lines += [f"  {name}: {value:.2f}" for name, value in self.probe.items()]
         lines += ["Prior", f"  {self.advice}", "What works"]
         words = {True: "yes", False: "NO", None: "not tested"}
         lines += [f"  {words[a.works]}: {a.what}. {a.sentence}" for a in self.abilities]
@@ -117,7 +122,13 @@ class Diagnosis:
 
 
 def examine(
-    decoder: Decoder, x: Tensor | None = None, *, batch_size: int = 16, seed: int = 0
+    decoder: Decoder,
+    x: Tensor | None = None,
+    *,
+    scorer: PixelCritic | None = None,
+    probe_samples: int = 1000,
+    batch_size: int = 16,
+    seed: int = 0,
 ) -> Diagnosis:
     """Checks the laws of a decoder, and measures what decides on its use.
 
@@ -125,6 +136,9 @@ def examine(
         decoder: The decoder. Nothing about it is changed.
         x: Samples of data `(N, *sample_shape)`, some hundreds; without them 256 decoded samples of
             the prior, which give no information about the latents of data.
+        scorer: Networks on samples through this decoder. With them it is measured whether their
+            attributes are directions of the latent.
+        probe_samples: Samples of the prior that are scored for that.
         batch_size: Samples that are encoded and decoded together, for the speed too.
         seed: Seed of the prior samples and of the posterior noise.
 
@@ -165,8 +179,9 @@ def examine(
             realism = sample_realism(decoder, x, batch_size, seed)
         if x is None:
             advice += " Measured on the decoder's own samples; give data to measure theirs."
-    if decodes:
-        realism["linear"] = linear_share(decoder, batch_size, seed)
+    probe: dict[str, float] = {}
+    if decodes and scorer is not None:
+        probe = linear_probe(prior_labels(scorer, probe_samples, seed=seed))
     measurable = decodes and (encodes or not decoder.can_encode)
     rates = measure_speed(decoder, batch_size) if measurable else {}
     return Diagnosis(
@@ -186,11 +201,12 @@ def examine(
         reconstruction=quality,
         latents=latents,
         samples=realism,
+        probe=probe,
         advice=advice,
         speed=rates,
         abilities=[
             Ability("Sample", *_sampling(decodes, realism)),
-            *_abilities(decoder, broken, decodes, encodes, quality, realism, rates),
+            *_abilities(decoder, broken, decodes, encodes, quality, probe, rates),
         ],
     )
 
@@ -211,7 +227,7 @@ def _abilities(
     decodes: bool,
     encodes: bool,
     quality: dict[str, float],
-    realism: dict[str, float],
+    probe: dict[str, float],
     rates: dict[str, float],
 ) -> list[Ability]:
     gradient = rates.get("decode_and_backward_per_second", 0.0)
@@ -227,7 +243,7 @@ def _abilities(
         pack = "The fingerprint changes with use, so a saved pack would be refused."
     return [
         Ability("Edit real samples", *_editing(decoder, decodes, encodes, quality, gradient)),
-        Ability("Critics, controllers and flows over latents", *_learns(decoder, realism)),
+        Ability("Critics, controllers and flows over latents", *_learns(decoder, probe)),
         Ability(
             "Critics of samples and completion, by ascent through the decoder", climbs, climbing
         ),
@@ -238,7 +254,7 @@ def _abilities(
 def _sampling(decodes: bool, realism: dict[str, float]) -> tuple[bool | None, str]:
     if not decodes:
         return False, "A law of decoding is broken."
-    if "sample_precision" not in realism:
+    if not realism:
         return None, (
             f"Whether samples of the prior look like data was not tested: that takes an encoder "
             f"and {LEAST} samples of data (--data)."
@@ -271,7 +287,7 @@ def _editing(
     return True, f"Encoding keeps {share:.0%} of the samples' variance."
 
 
-def _learns(decoder: Decoder, realism: dict[str, float]) -> tuple[bool, str]:
+def _learns(decoder: Decoder, probe: dict[str, float]) -> tuple[bool, str]:
     try:
         with seeded(0):  # layers draw their weights from torch's generator
             AttributeCritic(decoder.latent_shape, ["attribute"], width=4)
@@ -279,11 +295,11 @@ def _learns(decoder: Decoder, realism: dict[str, float]) -> tuple[bool, str]:
         return False, str(error)
     size = math.prod(decoder.latent_shape)
     words = f"Trained on cached latents of {size} numbers, without the decoder."
-    share = realism.get("linear", 1.0)
-    if share < LINEAR:
+    hidden = [name for name, accuracy in probe.items() if accuracy < NO_DIRECTION]
+    if hidden:
         words += (
-            f" Only {share:.0%} of the samples' variance is linear in the latent, so attribute "
-            f"vectors and critics of latents know little: use networks on samples, PixelCritic."
+            f" But {', '.join(hidden)}: no direction of the latent, so that attribute vectors and "
+            f"small critics fail. Use networks on samples: PixelCritic with Rejection or Ascent."
         )
     return True, words
 

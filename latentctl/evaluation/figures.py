@@ -15,7 +15,6 @@ FIGURES = {
     "kurtosis": ("", "Excess kurtosis of the prior's base noise; 0 for a normal distribution"),
     "correlation": ("", "Correlation between dimensions of the base noise; 0 for none"),
     "divergence": (" nats a dimension", "What a Gaussian with the data's moments would gain"),
-    "linear": ("", "Share of the samples' variance that is linear in the latent; 1 is all of it"),
     "sample_precision": ("", "Share of the prior's samples that are near reconstructions of data"),
     "sample_recall": ("", "Share of reconstructions of data that are near the prior's samples"),
     "data_precision": ("", "The same precision of other data in place of samples: the goal"),

@@ -15,6 +15,7 @@ from torch import nn
 
 import latentctl
 from latentctl.cli import main
+from latentctl.critics import PixelCritic
 from latentctl.decoder import Decoder, Gaussian, Posterior
 from latentctl.errors import InputError, ShapeError
 from latentctl.evaluation.doctor import examine
@@ -184,21 +185,24 @@ def test_sampling_works_where_samples_look_like_data(scale, real):
     decoder = identity(prior=Gaussian((8,), 0.0, scale))
     report = examine(decoder, normal(300))
     assert ability(report, "Sample").works is real
-    measured = {f"{what}_{kind}" for what in ("sample", "data") for kind in ("precision", "recall")}
-    assert set(report.samples) == measured | {"linear"}
+    assert set(report.samples) == {
+        f"{what}_{kind}" for what in ("sample", "data") for kind in ("precision", "recall")
+    }
     few = examine(decoder, normal(90))
-    assert ability(few, "Sample").works is None and set(few.samples) == {"linear"}
+    assert ability(few, "Sample").works is None and not few.samples
 
 
-def test_latents_without_directions_are_named():
-    class Even(torch.nn.Module):  # x does not change its sign with z
-        def forward(self, z):
-            return torch.cat([z.square(), z.abs()], 1)
-
-    report = examine(latentctl.wrap(Even(), decode="forward", latent_shape=(6,)))
-    assert report.samples["linear"] < 0.1
+def test_attributes_without_a_direction_are_named():
+    scorer = PixelCritic(
+        identity(),
+        lambda x: 99 * torch.stack([x[:, 0], x[:, 0] * x[:, 1]], 1),
+        names=["Up", "Even"],
+    )
+    report = examine(scorer.decoder, scorer=scorer)
+    assert report.probe["Up"] > 0.9 and abs(report.probe["Even"] - 0.5) < 0.1
     words = ability(report, "Critics, controllers and flows over latents").sentence
-    assert "use networks on samples" in words
+    assert "Even: no direction" in words and "Up" not in words
+    assert "  Even: 0." in str(report)
 
 
 def test_every_figure_has_a_unit_or_a_sentence(decoder):
