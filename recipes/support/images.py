@@ -196,8 +196,8 @@ def _decoded(split: Any, flags: ImageFlags) -> Images:
     label = flags.label_column
     if label is not None and label not in columns:
         raise UnknownNameError("label column", label, columns)
-    classes = [name for name in columns if isinstance(columns[name], datasets.ClassLabel)]
-    label = label or next(iter([*classes, *(name for name in LABELS if name in columns)]), None)
+    named = [name for name in columns if isinstance(columns[name], datasets.ClassLabel)]
+    label = label or next(iter([*named, *(name for name in LABELS if name in columns)]), None)
     mode = ""
 
     def read(value: Any) -> Tensor:
@@ -220,7 +220,8 @@ def _decoded(split: Any, flags: ImageFlags) -> Images:
                 f"Image {row} has the shape {tuple(image.shape)}, the first has {tuple(first)}. "
                 f"Pass --resolution to resize all of them."
             )
-    labels = torch.full((len(split),), -1) if label is None else torch.tensor(list(split[label]))
+    classes = [] if label is None else [-1 if value is None else value for value in split[label]]
+    labels = torch.tensor(classes) if classes else torch.full((len(split),), -1)
     return Images(torch.stack(list(pixels.values())), labels[list(pixels)])
 
 
