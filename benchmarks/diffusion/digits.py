@@ -23,17 +23,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import latentctl
-from benchmarks.digits.conditional import OneOfTen
-from benchmarks.shared.base import load_weights
+from benchmarks.digits.conditional import NAMES
+from benchmarks.shared.base import load_weights, pixels
 from benchmarks.shared.digits import DigitJudge, LeNet, load_mnist
 from benchmarks.shared.run import BaseFlags, Row, Seconds, by_name, read, report, run, table, write
 from latentctl import Ascent, PixelCritic
 from latentctl.controllers import Controller, Move, Rejection, Request
 from latentctl.display.picture import grid, png
 from latentctl.latents.typicality import shared_pattern, typicality
+from latentctl.random import seeded
+from latentctl.training import Step, train
 
 OWN = 1000  # samples of the pipeline itself, for its accuracy and diversity
 SHOWN = 10
@@ -49,6 +52,59 @@ class Flags(BaseFlags):
     budget: int = 60  # Evaluations of the sampler for each sample.
     only: tuple[str, ...] = ()  # Names of methods; all of them if not given.
     output_dir: Path = Path("outputs/diffusion-digits")
+
+
+class Digits(nn.Module):
+    """Log-odds of each digit, trained with broken digits as examples of none.
+
+    A network that saw whole digits alone is sure of fragments and of two digits at once, which a
+    small sampler draws often.
+    """
+
+    names = NAMES
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(0, "digits"):
+            self.body = DigitJudge(1, 28, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out
+
+    @classmethod
+    def fit(cls, images: Tensor, labels: Tensor, file: Path) -> Digits:
+        """The network of a file if there is one, or a new one, which is written there."""
+        network = cls()
+        if file.is_file():
+            network.load_state_dict(load_file(str(file)))
+            return network.eval()
+
+        def loss(rows: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+            x, y = pixels(images[rows]), F.one_hot(labels[rows], 10).float()
+            x = torch.cat([x, _broken(x, step)])
+            y = torch.cat([y, torch.zeros_like(y)])
+            spread = 0.2 * step.uniform(1, 1, 1, purpose="spread").repeat(2, 1, 1, 1)
+            x = (x + spread * step.normal(2, 28, 28).transpose(0, 1).flatten(0, 1)[:, None]).clamp(
+                0, 1
+            )
+            return F.binary_cross_entropy_with_logits(network(x), y), {}
+
+        rows = torch.arange(len(images))
+        steps = {"max_train_steps": 1400, "batch_size": 64, "lr_scheduler": "cosine"}
+        train(network, loss, rows, name="digits", learning_rate=2e-3, **steps)
+        save_file(network.state_dict(), str(file))
+        return network
+
+
+def _broken(x: Tensor, step: Step) -> Tensor:
+    """Digits `(B, 1, 28, 28)` of which a part is another one's, or both, or missing."""
+    other, kind = x.roll(1, 0), step.uniform(1, 1, 1, purpose="kind")
+    across, place = step.uniform(1, 1, 1, purpose="across") < 0.5, torch.arange(28.0)
+    cut = 10 + 8 * step.uniform(1, 1, 1, purpose="cut")
+    side = torch.where(across, place.view(1, 1, 1, 28), place.view(1, 1, 28, 1)) < cut
+    rest = torch.where(kind < 0.7, other, torch.zeros_like(other))
+    return torch.where(kind < 0.4, torch.maximum(x, other), torch.where(side, x, rest))
 
 
 class BestOf(Controller):
@@ -103,8 +159,8 @@ class Bench:
         self.judge = load_weights(LeNet(), "mnist_lenet")
         train = load_mnist()["train"]
         file = flags.output_dir / "network.safetensors"
-        network = DigitJudge.fit(train.images, train.labels, file, epochs=2)
-        self.critic = PixelCritic(self.decoder, OneOfTen(network))
+        network = Digits.fit(train.images, train.labels, file)
+        self.critic = PixelCritic(self.decoder, network)
         self.own, self.known = self._own()
 
     def _own(self) -> tuple[list[float], Row]:
