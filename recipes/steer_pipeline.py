@@ -45,7 +45,7 @@ from latentctl.conditional import Outcome
 from latentctl.controllers import Rejection
 from latentctl.decoder import read_samples
 from latentctl.errors import InputError, UnknownNameError
-from latentctl.latents.typicality import shared_pattern, typicality
+from latentctl.latents import shared_pattern, typicality
 from latentctl.progress import track
 
 TYPICAL = 0.01  # p-value

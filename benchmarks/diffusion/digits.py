@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +31,9 @@ from benchmarks.shared.base import load_weights, pixels
 from benchmarks.shared.digits import DigitJudge, LeNet, load_mnist
 from benchmarks.shared.run import BaseFlags, Row, Seconds, by_name, read, report, run, table, write
 from latentctl import Ascent, PixelCritic
-from latentctl.controllers import Controller, Move, Rejection, Request
+from latentctl.controllers import Controller, Move, Rejection, Request, SphericalAscent
 from latentctl.display.picture import grid, png
-from latentctl.latents.typicality import shared_pattern, typicality
+from latentctl.latents import shared_pattern, typicality
 from latentctl.random import seeded
 from latentctl.training import Step, train
 
@@ -212,16 +211,16 @@ class Bench:
 def methods(critic: PixelCritic, budget: int) -> dict[str, Callable[[], Controller | None]]:
     """The controllers at one number of evaluations."""
     steps = budget // GRADIENT
-    few = steps // 2
-    short: dict[str, Any] = {"learning_rate": 0.05, "shift_weight": 0.005, "steps": few}
+    half = SphericalAscent(critic, steps=steps // 2)
     return {
         "best of N": lambda: BestOf(critic, budget),
         "ReNO": lambda: Reno(critic, steps),
-        "ascent": lambda: Ascent.for_edits(critic, steps=steps, shift_weight=0.005),
+        "ascent by Adam": lambda: Ascent.for_edits(critic, steps=steps, shift_weight=0.005),
         "rejection": lambda: Rejection(critic, candidates=budget),
-        "rejection, then ascent": lambda: Rejection(
-            critic, candidates=budget // 2, otherwise=Ascent.for_edits(critic, **short)
+        "rejection, then the sphere": lambda: Rejection(
+            critic, candidates=budget // 2, otherwise=half
         ),
+        "the default, on the sphere": lambda: SphericalAscent(critic, steps=steps),
     }
 
 

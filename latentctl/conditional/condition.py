@@ -28,10 +28,11 @@ def condition(
     Arguments:
         decoder: The decoder, from `latentctl.wrap` or `latentctl.load`. It is not changed.
         critic: Any `Critic`, such as an `AttributeCritic` or a `KnowledgeBase`.
-        controller: Moves the latents of samples; gradient ascent on the critics if not given.
-        editor: Moves the latents of edits; `Ascent.for_edits(critic)` if not given, whatever the
-            controller is. A controller that is made for edits, such as that of
-            `controllers.amortise`, is passed here.
+        controller: Moves the latents of samples; gradient ascent on the critics if not given, by
+            `SphericalAscent` where latents are noise, as those of a diffusion pipeline.
+        editor: Moves the latents of edits; `Ascent.for_edits(critic)`, or `SphericalAscent(critic)`
+            of noise, if not given, whatever the controller is. A controller that is made for edits,
+            such as that of `controllers.amortise`, is passed here.
         refine_with: Networks on samples, of the same attributes, on which edits are refined after
             the fast move (`controllers.Refined`): slower and better.
         evaluator: Networks on samples, of the same attributes, that no edit ascends. The receipt

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..display import Display, grid, html_table, png, thumbnails
+from ..latents import typicality
 from ..storage.files import sealed
 from .guarantee import Guarantee
 from .origin import Origin
@@ -119,6 +120,15 @@ class Outcome:
         if self.origin is not None:
             parts["origin"] = self.origin.rows(rows.reshape(-1).to(self.x.device))
         return dataclasses.replace(self, **parts)
+
+    @property
+    def typicality(self) -> Tensor:
+        """The p-value of each latent under N(0, I), `(B,)`: small where it is not like noise.
+
+        For decoders whose latents follow N(0, I), such as diffusion pipelines and GANs; encodings
+        of an autoencoder need not. See `latentctl.latents.typicality`.
+        """
+        return typicality(self.z)
 
     def receipts(self) -> list[dict[str, Any]]:
         """A row for each sample, as JSON and CSV hold it; what does not apply is None.

@@ -7,7 +7,7 @@ __all__ = ["check_extensible", "fitting_parts"]
 from numbers import Real
 from typing import Any
 
-from ..controllers import Ascent, Controller, Refined
+from ..controllers import Ascent, Controller, Refined, SphericalAscent
 from ..controllers.gradient import GradientController
 from ..controllers.request import THRESHOLD
 from ..critics import Critic, PixelCritic, RealismCritic
@@ -55,8 +55,12 @@ def fitting_parts(
     attribute_names(critic.names)
     critic.to(decoder.device).eval()
     climbed = critic if critic.names else None
-    controller = controller if controller is not None else Ascent(climbed, realism)
-    editor = editor if editor is not None else Ascent.for_edits(climbed)
+    if controller is None:
+        kind = SphericalAscent if decoder.latents_are_noise else Ascent
+        controller = kind(climbed, realism)
+    if editor is None:
+        noise = decoder.latents_are_noise
+        editor = SphericalAscent(climbed) if noise else Ascent.for_edits(climbed)
     if realism is None:
         realism = controller.realism
     elif isinstance(controller, GradientController) and controller.realism is not realism:

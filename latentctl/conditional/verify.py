@@ -151,7 +151,11 @@ def _same_parts(faces: Conditional, receipt: dict[str, Any], verdict: Verdict) -
         same = False
     for name, argument in (("evaluator", "evaluator"), ("refined_with", "refine_with")):
         one, other = facts[name], receipt[name]
-        if (one or {}).get("fingerprint") != (other or {}).get("fingerprint"):
+        if one is None or other is None:
+            equal = one is other
+        else:
+            equal = one["fingerprint"] == other.get("fingerprint")
+        if not equal:
             verdict.notes.append(
                 f"The {argument} is not the one of the receipt: load the pack with {argument}=."
             )

@@ -12,6 +12,7 @@ __all__ = [
     "Refined",
     "Rejection",
     "Request",
+    "SphericalAscent",
     "Transport",
     "Updater",
     "amortise",
@@ -29,4 +30,5 @@ from .flow_matching import FlowMatching
 from .refined import Refined
 from .rejection import Rejection
 from .request import Request
+from .spherical import SphericalAscent
 from .transport import Transport

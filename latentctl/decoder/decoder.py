@@ -69,6 +69,9 @@ class Decoder(Described, nn.Module):
 
     prior: Prior
     composed_of: tuple[Decoder, Flow] | None = None
+    latents_are_noise = False
+    """Whether every latent that it can use is like a sample of N(0, I), as the starting noise of a
+    diffusion model."""
 
     def __init__(
         self,

@@ -136,7 +136,9 @@ def with_inversion(decoder: Decoder, **options: Any) -> Decoder:
     name, decode = decoder.name, decoder.decode_fn
     encode = functools.partial(_encode, search=search, name=name, decode=decode)
     inverted = f"{name} with inversion"
-    return decoder.derived(decoder.model, decode, encode, name=inverted, prior=decoder.prior)
+    made = decoder.derived(decoder.model, decode, encode, name=inverted, prior=decoder.prior)
+    made.latents_are_noise = decoder.latents_are_noise
+    return made
 
 
 def _encode(

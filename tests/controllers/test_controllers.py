@@ -21,6 +21,7 @@ from latentctl.controllers import (
     Refined,
     Rejection,
     Request,
+    SphericalAscent,
     Transport,
     Updater,
 )
@@ -39,7 +40,7 @@ NAN = torch.nan
 SMILE = torch.tensor([[1.0, NAN, NAN]])
 NEVER = Linear(torch.zeros(8), -200.0)  # never satisfied, with zero gradient
 SMALL = {"width": 64, "depth": 2, "seed": 1}
-KINDS = (Actor, Ascent, FlowMatching, Refined, Transport, Updater)
+KINDS = (Actor, Ascent, FlowMatching, Refined, SphericalAscent, Transport, Updater)
 
 
 class Broken(Critic):
@@ -62,6 +63,7 @@ def build(kind, critic, realism, learned):
         Updater: lambda: learned[Updater],
         Ascent: lambda: Ascent(critic, realism, steps=10, distance_weight=0.01, noise=0.1),
         Transport: lambda: Transport(critic, realism, steps=5, realism_weight=0.1),
+        SphericalAscent: lambda: SphericalAscent(critic, realism),
         Refined: lambda: Refined(Ascent.for_edits(critic), critic, learning_rate=0.1),
     }
     return made[kind]()

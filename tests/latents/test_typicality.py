@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from latentctl.latents.typicality import shared_pattern, typicality
+from latentctl.latents import shared_pattern, typicality
 from latentctl.random import noise
 
 

@@ -21,7 +21,14 @@ from latentctl import (
     RewardCritic,
     Updater,
 )
-from latentctl.controllers import Controller, FlowEdit, Rejection, Request, Transport
+from latentctl.controllers import (
+    Controller,
+    FlowEdit,
+    Rejection,
+    Request,
+    SphericalAscent,
+    Transport,
+)
 from latentctl.controllers.cgml.completion import VisibleEncoder, seen_input
 from latentctl.critics import Critic, JoinedCritic, MeanCritic, Member
 from latentctl.knowledge import Knowledge
@@ -86,6 +93,7 @@ BUILD = {
         lambda: Rejection(attributes(), prior=Gaussian(SHAPE), candidates=3),
         lambda: Rejection(attributes(), realism(), otherwise=Ascent(attributes(), steps=2)),
     ],
+    "spherical-ascent": [lambda: SphericalAscent(attributes(), realism(), steps=3)],
     "transport": [lambda: Transport(attributes(), realism(), steps=3)],
     "actor": [lambda: Actor(SHAPE, NAMES, **SIZES)],
     "flow-edit": [lambda: FlowEdit(attributes(), FlowMatching(SHAPE, NAMES, **SIZES), steps=2)],

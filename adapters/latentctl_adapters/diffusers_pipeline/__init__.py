@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 class PipelineDecoder(Decoder):
     """The decoder of a pipeline's starting noise; made by `latentctl.wrap(pipe, steps=4)`."""
 
+    latents_are_noise = True
+
     def with_steps(self, steps: int) -> PipelineDecoder:
         """A decoder of the same noise by the same weights in another number of steps.
 
