@@ -28,7 +28,7 @@ TARGETS = torch.arange(1, 10) / 10
 @dataclass
 class Flags(SeededFlags):
     output_dir: Path = Path("outputs/dial")
-    faces: int = 8  # Each with every attribute at every target.
+    faces: int = 6  # Each with every attribute at every target.
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ Ten packs of one attribute each: a small critic, fitted with a seed of its own o
 own drawn faces, as by ten people who do not know each other. Of every pair both attributes of
 unseen faces are flipped by the sum of the two packs, and each alone by its own pack; the judge that
 ships says what succeeded. A pair holds if its joint success is at least the product of the single
-ones less 0.05. Each pair is added in both orders, and one pack is removed again: `order` and
-`removal` say in how many pairs all bits are equal. The embedded faces alone are needed.
+ones less 0.05. `possible` has the same of the faces whose request does not contradict itself: not
+both of two attributes that exclude each other, such as two colours of hair. Each pair is added in
+both orders, and one pack is removed again: `order` and `removal` say in how many pairs all bits are
+equal. The embedded faces alone are needed.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from latentctl_adapters import embedded
+from latentctl_adapters.embedded.counterfactuals import EXCLUDED
 from latentctl_adapters.embedded.drawn_faces import ProceduralFaces
 from torch import Tensor
 
@@ -70,20 +74,38 @@ def right(out: Outcome, judge: torch.nn.Module, start: Tensor) -> Tensor:
 
 
 def pair(
-    one: Conditional, two: Conditional, alone: Outcome, x: Tensor, start: Tensor, judge: object
+    one: Conditional,
+    two: Conditional,
+    alone: dict[str, Outcome],
+    x: Tensor,
+    start: Tensor,
+    judge: Any,
 ) -> Row:
     """The joint success of two packs, and whether order and removal keep the bits.
 
-    `alone` is the outcome of `one`.
+    `alone` has the outcome of each pack by itself.
     """
+    names = one.names[0], two.names[0]
     out, other = (flipped(both, x, start) for both in (one + two, two + one))
     again = flipped(two + one - two, x, start)
+    both = right(out, judge, start).all(1).float()
+    single = [right(alone[name], judge, start)[:, 0].float() for name in names]
+    present = torch.stack([start[:, NAMES.index(name)] == 0 for name in names], 1).all(1)
+    possible = ~(present & torch.tensor(names[1] in EXCLUDED.get(names[0], ())))
     return {
         "name": " + ".join(out.names),
-        "joint": right(out, judge, start).all(1).float().mean().item(),
+        "joint": both.mean().item(),
+        "product": single[0].mean().item() * single[1].mean().item(),
+        "possible": possible.float().mean().item(),
+        "possible joint": _mean(both[possible]),
+        "possible product": _mean(single[0][possible]) * _mean(single[1][possible]),
         "order": all(torch.equal(getattr(out, f), getattr(other, f)) for f in FIELDS),
-        "removal": all(torch.equal(getattr(again, f), getattr(alone, f)) for f in FIELDS),
+        "removal": all(torch.equal(getattr(again, f), getattr(alone[names[0]], f)) for f in FIELDS),
     }
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def main(flags: Flags) -> None:
@@ -99,13 +121,12 @@ def main(flags: Flags) -> None:
     alone = {pack.names[0]: flipped(pack, x, start) for pack in packs}
     single = {name: right(out, judge, start).float().mean().item() for name, out in alone.items()}
     pairs = list(itertools.combinations(packs, 2))
-    rows = seconds.measure(
-        "pairs", lambda: [pair(a, b, alone[a.names[0]], x, start, judge) for a, b in pairs]
-    )
-    for row, (a, b) in zip(rows, pairs, strict=True):
-        row["product"] = single[a.names[0]] * single[b.names[0]]
+    rows = seconds.measure("pairs", lambda: [pair(a, b, alone, x, start, judge) for a, b in pairs])
+    for row in rows:
         row["holds"] = row["joint"] >= row["product"] - MARGIN
-    totals = {key: sum(row[key] for row in rows) for key in ("holds", "order", "removal")}
+        row["possible holds"] = row["possible joint"] >= row["possible product"] - MARGIN
+    counted = ("holds", "possible holds", "order", "removal")
+    totals = {key: sum(row[key] for row in rows) for key in counted}
     result = {"pairs": len(rows), **totals, "single": single, "rows": rows, "seconds": seconds}
     write(flags.output_dir / f"sums-{flags.seed}.json", result)
     print(table(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["bounds", "calibrate"]
 
+import logging
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from .conditional import Conditional
 from .guarantee import Guarantee, features, networks, whole
 from .inputs import read_inputs
 from .request import least_likely
+
+logger = logging.getLogger(__name__)
 
 BATCH = 64
 LEARNED = 3  # one in so many edits teaches the probability of reaching a request
@@ -98,6 +101,12 @@ def calibrate(
         alpha=alpha,
         delta=delta,
     )
+    if found["satisfied"].threshold is None:
+        logger.warning(
+            "No edit can be called satisfied: of %d calibration edits too many were denied by the "
+            "judge, or they are too few. Give several hundred samples.",
+            len(some),
+        )
     return Guarantee(
         **found,
         leakage=float(leakage),

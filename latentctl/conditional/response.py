@@ -71,6 +71,8 @@ def from_tensors(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[Do
 def reach_in_words(doses: Sequence[DoseResponse]) -> str:
     """The attributes that are reached least and most often at strength 1."""
     low, high = (pick(doses, key=lambda one: one.reach) for pick in (min, max))
+    if low.reach == high.reach:
+        return f"{low.reach:.2f} for every attribute"
     return f"{low.reach:.2f} ({low.name}) to {high.reach:.2f} ({high.name})"
 
 

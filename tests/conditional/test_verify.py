@@ -254,7 +254,6 @@ def test_no_receipt_brings_verify_down(file, faces):
         "input",
         "names",
         "versions",
-        "refined_with",
         "columns",
         "margin",
         "size",
