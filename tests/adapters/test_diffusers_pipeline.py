@@ -272,14 +272,22 @@ def test_a_decoder_of_grids_is_the_autoencoder():
 
 def test_prompts_are_encoded_by_the_pipeline():
     class Prompted(SimpleNamespace):
+        config = SimpleNamespace()
+
         def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance):
-            return torch.full((1, 5, 8), float(len(prompt))), None
+            return torch.full((1, 5, 8), 1 + float(len(prompt))), None
 
     whole = Prompted(scheduler=diffusers.DDIMScheduler(clip_sample=False), unet=unet_with_words())
     decoder = latentctl.wrap(whole, steps=1, condition="a cat", guidance=2.0)
-    given = dict(decoder.named_buffers())
-    values = [given[f"model.denoiser.condition_{k}_encoder_hidden_states"].mean() for k in (0, 1)]
-    assert values == [5, 0]
+
+    def embeddings(decoder):
+        given = dict(decoder.named_buffers())
+        names = [f"model.denoiser.condition_{k}_encoder_hidden_states" for k in (0, 1)]
+        return [float(given[name].mean()) for name in names]
+
+    assert embeddings(decoder) == [6, 1]
+    whole.config.force_zeros_for_empty_prompt = True
+    assert embeddings(latentctl.wrap(whole, steps=1, condition="a cat", guidance=2.0)) == [6, 0]
 
 
 REFUSED = [

@@ -62,7 +62,10 @@ def _prompt(pipe: Any, network: Any, text: str, pixels: tuple[int, int]) -> dict
     }
     known = inspect.signature(pipe.encode_prompt).parameters
     found = pipe.encode_prompt(**{key: value for key, value in wanted.items() if key in known})
-    embedding, *others = found if isinstance(found, tuple) else (found,)
+    found = found if isinstance(found, tuple) else (found,)
+    if not text and getattr(pipe.config, "force_zeros_for_empty_prompt", False):  # as SDXL has it
+        found = tuple(None if part is None else torch.zeros_like(part) for part in found)
+    embedding, *others = found
     result: dict[str, Any] = {"encoder_hidden_states": embedding}
     # SD: negative; SDXL, SD3: negative, pooled, negative pooled; Flux: pooled, places of words
     pooled = others[1] if len(others) == 3 else others[0] if len(others) == 2 else None
