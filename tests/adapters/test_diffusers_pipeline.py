@@ -196,6 +196,13 @@ def test_samples_are_those_of_the_scheduler_itself(name, options):
     assert torch.allclose(decoder.decode(z), x, rtol=1e-3, atol=1e-3)
 
 
+def test_a_setting_that_a_pipeline_has_changed_is_kept():
+    scheduler = diffusers.PNDMScheduler(skip_prk_steps=True)
+    before = latentctl.wrap(pipe(scheduler, unet=unet()), steps=3).fingerprint()
+    scheduler._internal_dict = type(scheduler.config)({**scheduler.config, "steps_offset": 1})
+    assert latentctl.wrap(pipe(scheduler, unet=unet()), steps=3).fingerprint() != before
+
+
 def test_the_inverse_gives_back_the_noise():
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     whole = pipe(scheduler, unet=unet(quiet=0.1))

@@ -213,7 +213,7 @@ def _run(
 
 def _fresh(scheduler: Any, steps: int, tokens: int) -> Any:
     """A scheduler of the same configuration, at the start of its steps."""
-    own = type(scheduler).from_config(scheduler.config)
+    own = type(scheduler).from_config(_settings(scheduler))
     known = inspect.signature(own.set_timesteps).parameters
     options: dict[str, Any] = {}
     if "sigmas" in known and type(own).__name__.startswith("FlowMatch"):
@@ -232,9 +232,16 @@ def _shift(config: Any, tokens: int) -> float:
     return float(least + (most - least) * (tokens - low) / (high - low))
 
 
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """Its configuration. Pipelines change what diffusers lists as a default, and would restore."""
+    found = dict(scheduler.config)
+    found.pop("_use_default_values", None)
+    return found
+
+
 def _without_clipping(scheduler: Any) -> Any:
     """The scheduler without clipping, and DDIM in place of DDPM."""
-    kind, config = type(scheduler), scheduler.config
+    kind, config = type(scheduler), _settings(scheduler)
     if kind.__name__ == "DDPMScheduler":
         from diffusers import DDIMScheduler
 
