@@ -220,5 +220,6 @@ class Conditional(Packed, Described):
         self.critic.to(self.decoder.device)
         for mover in (self.controller, self.editor):
             mover.attributes = self.critic
-        self.terms = ()  # those of the joined critic
+        # terms are those of the joined critic, and doses were measured without the new attribute
+        self.terms, self.doses = (), ()
         return self.critic[name]

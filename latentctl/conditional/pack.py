@@ -17,7 +17,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +38,9 @@ from ..storage import (
 from ..storage.files import well_formed
 from .card import card_of
 from .facts import for_card
-from .guarantee import Guarantee, networks
+from .guarantee import Guarantee
 from .hub import push
-from .response import DoseResponse, tensors_of
-from .response import from_tensors as doses_from
+from .measured import measured_tensors, read_doses, read_guarantee
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -65,7 +64,7 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
     tensors, state = pack_modules(modules, _given(decoder))
     base, flows = _flows(decoder)
     flow_tensors, flow_state = pack_modules({f"flow.{n}": flow for n, flow in enumerate(flows)})
-    tensors |= flow_tensors | _measured(**parts)
+    tensors |= flow_tensors | measured_tensors(**parts)
     state |= {
         "decoder": _described(decoder),
         "base": _described(base),
@@ -76,14 +75,6 @@ def save_pack(path: str | Path, decoder: Decoder, **parts: Any) -> Path:
         "card": for_card(decoder, **parts),
     }
     return save_folder(path, tensors, state)
-
-
-def _measured(
-    guarantee: Guarantee | None, doses: Sequence[DoseResponse], **parts: Any
-) -> dict[str, dict[str, Tensor]]:
-    """The files of what was measured on edits."""
-    found = {} if guarantee is None else {"guarantee": guarantee.tensors()}
-    return found | ({"doses": tensors_of(doses)} if doses else {})
 
 
 def pack_fingerprint(decoder: Decoder, **parts: Any) -> str:
@@ -185,30 +176,9 @@ def _load(
         "decoder": decoder,
         "evaluator": evaluator,
         "threshold": float(state["threshold"]),
-        "doses": _doses(tensors, parts["critic"].names),
-        "guarantee": _guarantee(path, tensors, evaluator, parts.get("editor")),
+        "doses": read_doses(tensors, parts["critic"].names),
+        "guarantee": read_guarantee(path, tensors, evaluator, parts.get("editor")),
     }
-
-
-def _doses(tensors: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> list[DoseResponse]:
-    return doses_from(tensors["doses"], names) if "doses" in tensors else []
-
-
-def _guarantee(
-    path: str | Path, tensors: Mapping[str, Any], evaluator: Any, editor: Any
-) -> Guarantee | None:
-    """The guarantee, if the evaluator and the refinement are those that it was made with."""
-    if "guarantee" not in tensors or evaluator is None:
-        return None
-    found = Guarantee.from_tensors(tensors["guarantee"])
-    if found.networks == networks(evaluator, editor):
-        return found
-    logger.warning(
-        "The guarantee of the pack at %s is of another evaluator or refinement, and was left out: "
-        "make one with these by latentctl.conditional.calibrate.",
-        path,
-    )
-    return None
 
 
 def push_pack(
@@ -236,7 +206,7 @@ def push_pack(
     _pack_state(path, state)
     with well_formed(path, CheckpointError), tempfile.TemporaryDirectory() as temporary:
         known: dict[str, Any] = {"license": license, "base_model": base_model}
-        known["doses"] = _doses(tensors, state["card"]["names"])
+        known["doses"] = read_doses(tensors, state["card"]["names"])
         if "guarantee" in tensors:
             known["guarantee"] = Guarantee.from_tensors(tensors["guarantee"])
         return push(

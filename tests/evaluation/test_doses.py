@@ -43,6 +43,9 @@ def test_responses_rise_and_the_strength_that_breaks_pictures_is_found(critic, h
     assert "reach at strength 1" in repr(again)
     card = again.model_card("me/faces").text
     assert "selectivity" in card and "at 0.5" in card and "strengths\n0, 0.5, 1, 8" in card
+    left = Latents(held_out.mean, labels=held_out.labels[:, :1], names=["Left"])
+    again.add("Left", left, max_train_steps=3)
+    assert again.doses == (), "they were measured without the new attribute"
     assert "█" in card and "Not measured" not in card
     plain = dose_response(condition(toy_decoder(ToyVAE()), critic), latents, strengths=(0, 1))
     assert all(one.breaks_at is None for one in plain)
