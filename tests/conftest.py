@@ -73,6 +73,30 @@ def truth(z):
     return torch.stack([z[:, 0] > 0, z[:, 1] > 0, z[:, 0] + z[:, 2] > 0], dim=1).float()
 
 
+class Grids(nn.Module):
+    """Pixel shuffle of a grid to an image of one channel, and its inverse."""
+
+    def __init__(self):
+        super().__init__()
+        self.shuffle, self.back = nn.PixelShuffle(2), nn.PixelUnshuffle(2)
+
+    def decode(self, z):
+        return self.shuffle(z).sigmoid()
+
+    def encode(self, x):
+        return Posterior(self.back(torch.logit(x, 1e-6)))
+
+
+def grid_decoder():
+    return Decoder(
+        Grids(),
+        lambda m, z: m.decode(z),
+        lambda m, x: m.encode(x),
+        latent_shape=(4, 8, 8),
+        sample_shape=(1, 16, 16),
+    )
+
+
 def toy_latents(count, seed):
     mean = noise(0, count, (8,), seed=seed, purpose="toy data")
     mean[:, 3] = 1.5 + 0.3 * mean[:, 3]

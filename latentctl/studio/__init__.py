@@ -8,6 +8,7 @@ its widgets and its tabs do.
 - `receipt`: a result in words and as JSON;
 - `script`: the lines of Python that give the same result;
 - `uploads`: pictures from visitors, within bounds;
+- `region`: the cells of a latent that may change;
 - `medium`: pictures or melodies, by what the decoder yields;
 - `teaching`: attributes from marked pictures;
 - `comparing`: one request by several controllers.

@@ -87,12 +87,11 @@ def compare(result: Result, source: Source) -> Iterator[tuple[str, Result | str]
     """
     if result.demand.is_empty:
         raise InputError("Nothing is requested yet. Move a slider in the first tab.")
-    arguments = {"seed": 0, **result.demand.arguments()}
     for name, controller in methods(result.faces, source):
         faces = dataclasses.replace(result.faces, editor=controller)
         began = time.perf_counter()
         try:
-            outcome = faces.edit(Latents(result.start.z), **arguments)
+            outcome = result.demand.carried_out(faces, result.start.z)
         except LatentctlError as problem:
             yield name, str(problem)
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["EditTab"]
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import gradio as gr
 
 from . import pictures, receipt, script
 from .medium import Pictures, medium_of
+from .region import grid_of, read_region
 from .session import Demand, Result, Session
 from .source import Source
 from .widgets import (
@@ -19,6 +21,7 @@ from .widgets import (
     PICTURES,
     Guarded,
     message,
+    painter,
     panel,
     panel_value,
     paragraphs,
@@ -75,7 +78,10 @@ class EditTab:
                     max_lines=2,
                 )
                 self.where_problem = plain(name="where-problem")
-        self.gallery = None
+        self.region, self.gallery = None, None
+        if grid_of(source.decoder) is not None:
+            with gr.Accordion("Change only a region: paint it", open=False):
+                self.region = painter()
         if len(source.gallery):
             with gr.Accordion("Start from one of these pictures", open=True):
                 self.gallery = tiles("gallery", "Pictures to start from")
@@ -83,6 +89,7 @@ class EditTab:
             self.code = gr.Code(language="python", label="Python", elem_id="code")
         self.quick = [self.stage, self.panel, self.receipt]
         self.whole = [*self.quick, self.history, self.code, self.where]
+        self.whole += [] if self.region is None else [self.region]
         self._connect()
 
     def _connect(self) -> None:
@@ -96,25 +103,27 @@ class EditTab:
             queue=False,
             **moves,
         )
-        whole = [*self.whole, self.where_problem]
+        whole, guarded = [*self.whole, self.where_problem], Guarded(len(self.whole))
         self.panel.submit(
-            Guarded(6)(self._edit), [session, where], whole, trigger_mode="always_last", **moves
+            guarded(self._edit), [session, where], whole, trigger_mode="always_last", **moves
         )
         for event in (where.submit, where.blur):
-            event(Guarded(6)(self._rewrite), [session, where], whole, **moves)
+            event(guarded(self._rewrite), [session, where], whole, **moves)
         steps = {self.undo: Session.undo, self.redo: Session.redo, self.reset: Session.reset}
         for button, step in steps.items():
             button.click(self._stepped(step), session, whole, **moves)
-        self.history.select(Guarded(6)(self._go), session, whole, **moves)
+        self.history.select(guarded(self._go), session, whole, **moves)
+        if self.region is not None:
+            self.region.submit(guarded(self._painted), session, whole, **moves)
         starts = [*self.whole, self.problem]
-        another = Guarded(7)(self._another)
+        another = Guarded(len(starts))(self._another)
         self.another.click(
             another, [session, self.seed], [*self.whole, self.seed, self.problem], **moves
         )
-        self.seed.submit(Guarded(6)(self._sample), [session, self.seed], starts, **moves)
-        self.upload.upload(Guarded(6)(self._upload), [session, self.upload], starts, **moves)
+        self.seed.submit(guarded(self._sample), [session, self.seed], starts, **moves)
+        self.upload.upload(guarded(self._upload), [session, self.upload], starts, **moves)
         if self.gallery is not None:
-            self.gallery.select(Guarded(6)(self._picture), session, starts, **moves)
+            self.gallery.select(guarded(self._picture), session, starts, **moves)
         running = self.spread.click(
             self._strengths,
             session,
@@ -139,7 +148,11 @@ class EditTab:
             for place, past in enumerate(session.past)
         ]
         code = script.lines(result, self.source)
-        return (*self._quick(session), {"items": history}, code, result.demand.where)
+        shown = (*self._quick(session), {"items": history}, code, result.demand.where)
+        if self.region is None:
+            return shown
+        rows, columns = self.source.decoder.latent_shape[1:]
+        return (*shown, {"rows": rows, "columns": columns, "region": result.demand.region})
 
     def open(self) -> Any:
         """The pictures to start from."""
@@ -172,17 +185,26 @@ class EditTab:
         return value, rows, said
 
     def _move(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
-        session.edit(Demand.of(event._data, where), moving=True)
+        session.edit(self._demand(session, where, event), moving=True)
         return self._quick(session, moving=True)
 
     def _edit(self, session: Session, where: str, event: gr.EventData) -> tuple[Any, ...]:
-        session.edit(Demand.of(event._data, where))
+        session.edit(self._demand(session, where, event))
+        return self.show(session)
+
+    def _demand(self, session: Session, where: str, event: gr.EventData) -> Demand:
+        region = session.shown.demand.region
+        return dataclasses.replace(Demand.of(event._data, where), region=region)
+
+    def _painted(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
+        region = read_region(event._data["rows"], self.source.decoder)
+        session.edit(dataclasses.replace(session.shown.demand, region=region))
         return self.show(session)
 
     def _rewrite(self, session: Session, where: str) -> tuple[Any, ...]:
         demand = session.shown.demand
         if where.strip() != demand.where:
-            session.edit(Demand(demand.wanted, demand.hold, where.strip(), demand.strength))
+            session.edit(dataclasses.replace(demand, where=where.strip()))
         return self.show(session)
 
     def _stepped(self, step: Any) -> Any:
@@ -190,7 +212,7 @@ class EditTab:
             step(session)
             return self.show(session)
 
-        return Guarded(6)(stepped)
+        return Guarded(len(self.whole))(stepped)
 
     def _go(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
         session.go(int(event._data["place"]))
@@ -227,6 +249,7 @@ class EditTab:
 def _summary(result: Result) -> str:
     wanted = [f"{receipt.words(name)} {value:.2f}" for name, value in result.demand.wanted]
     wanted += [result.demand.where] if result.demand.where else []
+    wanted += ["in a region"] if wanted and result.demand.region else []
     return ", ".join(wanted) or "nothing changed"
 
 

@@ -83,6 +83,9 @@ def sentences(result: Result) -> list[str]:
         state = "undecided" if bool(outcome.undecided[0]) else "satisfied"
         state = "unreachable" if bool(outcome.unreachable[0]) else state
         found.append(f"By its guarantee {state}{clean}: {outcome.guarantee.promise}.")
+    if demand.region:
+        cells = "".join(demand.region)
+        found.append(f"Only {cells.count('1')} of {len(cells)} cells of the latent may change.")
     if bool(outcome.unreachable[0]):
         found.append("The request is out of reach from this start.")
     found.append(

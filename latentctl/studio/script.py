@@ -7,6 +7,7 @@ __all__ = ["LOAD", "PACK", "arguments", "lines"]
 import keyword
 from typing import Any
 
+from .region import mask_code
 from .session import Result
 from .source import Source
 
@@ -27,13 +28,17 @@ def lines(result: Result, source: Source) -> str:
         source: Gives the lines that assign `faces`.
     """
     demand = result.demand
-    if demand.is_empty:
-        call = "faces.edit(start, strength=0.0, hold=False)"
-    else:
-        call = f"faces.edit(start, {arguments({'seed': 0, **demand.arguments()})})"
     parts = [source.code, result.start.code]
     if result.faces is not source.faces:
         parts.append(LOAD)
+    if demand.is_empty:
+        call = "faces.edit(start, strength=0.0, hold=False)"
+    else:
+        given = arguments({"seed": 0, **demand.arguments()})
+        if demand.region:
+            parts.append(mask_code(demand.region, source.decoder))
+            given = f"{given}, mask=mask"
+        call = f"faces.edit(start, {given})"
     parts += [f"out = {call}", 'out.save("edited.png", margin=0)']
     return "\n".join(part.rstrip() for part in parts) + "\n"
 

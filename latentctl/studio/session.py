@@ -17,6 +17,7 @@ from ..conditional import Conditional, Outcome
 from ..errors import InputError
 from ..latents import Latents
 from .pictures import uris
+from .region import Region, mask_of
 from .source import Source
 
 HISTORY = 40  # results that can be undone
@@ -50,6 +51,8 @@ class Demand:
     where: str = ""
     """A logical expression over attributes."""
     strength: float = 1.0
+    region: Region = ()
+    """The cells of the latent that may change; () for all."""
 
     @classmethod
     def of(cls, controls: Mapping[str, Any], where: str = "") -> Demand:
@@ -78,7 +81,7 @@ class Demand:
         return not self.wanted and not self.where
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `Conditional.edit`; what is the default is left out."""
+        """Keyword arguments of `Conditional.edit` but `mask`; defaults are left out."""
         found: dict[str, Any] = dict(self.wanted)
         if self.where:
             found["where"] = self.where
@@ -87,6 +90,13 @@ class Demand:
         if self.strength != 1:
             found["strength"] = self.strength
         return found
+
+    def carried_out(self, faces: Conditional, z: Tensor, **options: Any) -> Outcome:
+        """The edit of latents `z (B, *latent_shape)`; `options` replace its own arguments."""
+        if self.is_empty:
+            return faces.edit(Latents(z), strength=0.0, hold=False)
+        mask = mask_of(self.region, faces.decoder) if self.region else None
+        return faces.edit(Latents(z), **{"seed": 0, "mask": mask, **self.arguments(), **options})
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,10 +212,9 @@ class Session:
     def strengths(self) -> Iterator[tuple[float, Tensor]]:
         """The demand that is shown at several strengths, each with its sample `(1, ...)`."""
         shown = self.shown
-        arguments = {**shown.demand.arguments(), "seed": 0}
         for strength in STRENGTHS:
-            arguments["strength"] = strength
-            yield strength, shown.faces.edit(Latents(shown.start.z), **arguments).x
+            out = shown.demand.carried_out(shown.faces, shown.start.z, strength=strength)
+            yield strength, out.x
 
     def use(self, faces: Conditional) -> None:
         """Edits by other attributes from now on; older results stay as they are."""
@@ -213,17 +222,15 @@ class Session:
         self.version += 1
         shown = self.shown
         known = tuple((name, value) for name, value in shown.demand.wanted if name in faces.names)
-        self._keep(self._result(shown.start, Demand(known, strength=shown.demand.strength)))
+        demand = Demand(known, strength=shown.demand.strength, region=shown.demand.region)
+        self._keep(self._result(shown.start, demand))
 
     def _result(self, start: Start, demand: Demand) -> Result:
         began = time.perf_counter()
         faces = self.faces
         judge = self.source.judge_of(faces)
         before = self._before(start, judge)
-        if demand.is_empty:
-            outcome = faces.edit(Latents(start.z), strength=0.0, hold=False)
-        else:
-            outcome = faces.edit(Latents(start.z), seed=0, **demand.arguments())
+        outcome = demand.carried_out(faces, start.z)
         return Result(start, demand, faces, outcome, before, time.perf_counter() - began)
 
     def _before(self, start: Start, judge: Any) -> Tensor:

@@ -13,6 +13,7 @@ __all__ = [
     "Guarded",
     "header",
     "message",
+    "painter",
     "panel",
     "panel_value",
     "plain",
@@ -77,6 +78,16 @@ MELODIES = """<div class="stage melodies">
 </div>"""
 
 
+REGION = """<div class="region"><canvas width="320" height="320" tabindex="0" role="application"
+aria-label="Cells that may change"></canvas><div class="presets">
+<button type="button" data-preset="all">Everywhere</button>
+<button type="button" data-preset="upper">Upper half</button>
+<button type="button" data-preset="lower">Lower half</button>
+<button type="button" data-preset="left">Left half</button>
+<button type="button" data-preset="right">Right half</button>
+<button type="button" data-preset="invert">Invert</button></div></div>"""
+
+
 def plain(value: str | None = None, name: str | None = None) -> gr.HTML:
     """Text of the page; it takes no room while it is empty."""
     return gr.HTML(
@@ -128,6 +139,17 @@ def stage(template: str) -> gr.HTML:
         html_template=template,
         js_on_load=_script("stage"),
         elem_id="stage-box",
+        apply_default_css=False,
+    )
+
+
+def painter() -> gr.HTML:
+    """Cells of the latent over the picture; its event is `submit`, whose data have the `rows`."""
+    return gr.HTML(
+        None,
+        html_template=REGION,
+        js_on_load=_script("region"),
+        elem_id="region",
         apply_default_css=False,
     )
 

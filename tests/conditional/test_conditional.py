@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import FAST, NAMES, QUICK, ToyVAE, toy_decoder, truth
+from conftest import FAST, NAMES, QUICK, ToyVAE, grid_decoder, toy_decoder, truth
 
 import latentctl
 from latentctl import (
@@ -25,7 +25,6 @@ from latentctl import (
 from latentctl.controllers import FlowEdit, Transport
 from latentctl.critics import Critic, JoinedCritic
 from latentctl.critics.expression import parse
-from latentctl.decoder import Decoder, Posterior
 from latentctl.errors import InputError
 from latentctl.latents import Latents
 from latentctl.random import noise
@@ -268,28 +267,8 @@ def test_score_is_the_probability_of_the_encodings(faces, decoder, critic, held_
     assert ((faces.score(photos) > 0.5).float() == held_out.labels[:100]).float().mean() > 0.9
 
 
-class Grids(torch.nn.Module):
-    """Pixel shuffle of a grid to an image of one channel, and its inverse."""
-
-    def __init__(self):
-        super().__init__()
-        self.shuffle, self.back = torch.nn.PixelShuffle(2), torch.nn.PixelUnshuffle(2)
-
-    def decode(self, z):
-        return self.shuffle(z).sigmoid()
-
-    def encode(self, x):
-        return Posterior(self.back(torch.logit(x, 1e-6)))
-
-
 def test_grids_through_samples_and_edits(spatial_latents):
-    decoder = Decoder(
-        Grids(),
-        lambda m, z: m.decode(z),
-        lambda m, x: m.encode(x),
-        latent_shape=(4, 8, 8),
-        sample_shape=(1, 16, 16),
-    )
+    decoder = grid_decoder()
     critic = AttributeCritic.fit(
         spatial_latents, width=8, depth=1, max_train_steps=60, batch_size=32, learning_rate=2e-2
     )
