@@ -11,6 +11,8 @@ import os
 
 import pytest
 import torch
+from latentctl_adapters.melody_rewards import c_major
+from latentctl_adapters.melody_vae import MelodyVAE, wrap
 from torch import nn
 
 from latentctl import condition
@@ -250,3 +252,23 @@ def source(served_faces):
     z = noise(0, 30, (8,), seed=1, purpose="studio pictures")
     pictures = served_faces.decoder.decode(z)
     return Source(served_faces, code, pictures, lambda n: f"picture = pictures[{n}:{n + 1}]")
+
+
+@pytest.fixture(scope="session")
+def melodies():
+    """What a studio of an untrained melody VAE serves."""
+    with seeded(0):
+        model = MelodyVAE(bars=2, latent_size=8, embedding=4, encoder_size=8, decoder_size=8)
+        for weight in model.requires_grad_(False).parameters():
+            weight.normal_(std=0.7)
+        critic = AttributeCritic((8,), ["c_major"], width=8, depth=1)
+    faces = condition(wrap(model), critic)
+    return Source(faces, "import latentctl", rules={"c_major": c_major})
+
+
+@pytest.fixture(scope="session")
+def grids():
+    """What a studio of a decoder of grids serves."""
+    with seeded(0):
+        critic = AttributeCritic((4, 8, 8), ["Bright", "Left"], width=8, depth=1)
+    return Source(condition(grid_decoder(), critic), "import latentctl")

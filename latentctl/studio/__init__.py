@@ -4,6 +4,7 @@ What a visitor did is in a `Session` of their own. The modules below do not impo
 its widgets and its tabs do.
 
 - `source`: what is served: a `Conditional`, pictures to begin with, and the lines that load it;
+- `remembered`: an editor that keeps its last moves;
 - `session`: starts, requests, and the history of a visitor;
 - `receipt`: a result in words and as JSON;
 - `script`: the lines of Python that give the same result;

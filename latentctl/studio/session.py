@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Demand", "Result", "Session", "Start"]
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ..conditional import Conditional, Outcome
+from ..conditional.origin import Maker
 from ..errors import InputError
 from ..latents import Latents
 from .pictures import uris
 from .region import Region, mask_of
+from .remembered import Remembered
 from .source import Source
 
 HISTORY = 40  # results that can be undone
@@ -141,6 +144,8 @@ class Session:
     """The pictures to be marked, of the Teach tab."""
     samples: Any = None
     """The last samples, of the Sample tab."""
+    quick: tuple[Conditional, Conditional, Maker] | None = None
+    """`faces`, the same with an editor that remembers its moves, and the pack's fingerprints."""
 
     def __post_init__(self) -> None:
         self.faces = self.source.faces
@@ -230,8 +235,19 @@ class Session:
         faces = self.faces
         judge = self.source.judge_of(faces)
         before = self._before(start, judge)
-        outcome = demand.carried_out(faces, start.z)
+        outcome = self._outcome(start, demand)
         return Result(start, demand, faces, outcome, before, time.perf_counter() - began)
+
+    def _outcome(self, start: Start, demand: Demand) -> Outcome:
+        """The edit by an editor that remembers its moves, whose origin is the pack's own."""
+        if self.quick is None or self.quick[0] is not self.faces:
+            mover: Any = Remembered(self.faces.editor)
+            quick = dataclasses.replace(self.faces, editor=mover)
+            self.quick = self.faces, quick, Maker(self.faces.parts)
+        _, quick, maker = self.quick
+        outcome = demand.carried_out(quick, start.z)
+        assert outcome.origin is not None
+        return dataclasses.replace(outcome, origin=dataclasses.replace(outcome.origin, maker=maker))
 
     def _before(self, start: Start, judge: Any) -> Tensor:
         for result in filter(None, (self.draft, *reversed(self.past[-2:]))):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import threading
+import time
 import zipfile
 
 import pytest
@@ -18,18 +21,22 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed: apt-get install chromium", allow_module_level=True)
 
+from latentctl_adapters.melody_rewards import REST
+from latentctl_adapters.piano_roll import piano_roll
+
+from latentctl.studio.page import opened
+
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+CONTROLS = "button, input, textarea, a[href], audio, canvas"
 WAIT = 120_000  # ms, of a machine that is shared
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads
 
 
 @pytest.fixture(scope="module")
 def address(source):
-    from latentctl.studio.page import opened
-
     with opened(source) as (_, address):
         yield address
 
@@ -96,6 +103,103 @@ def test_a_visit(visit, browser, address, served_faces, tmp_path):
     for width in (1280, 390):
         fits(other.page, width)
     other.page.close()
+
+
+def test_cancel_ends_a_long_job(visit, monkeypatch):
+    ended = threading.Event()
+
+    def slow(result, source):
+        try:
+            for number in range(200):
+                time.sleep(0.2)
+                yield f"method {number}", "tried"
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("latentctl.studio.compare_tab.compare", slow)
+    visit.drag("Smiling", 0.02)
+    visit.says("Smiling 1.00 →", "#receipt")
+    visit.page.get_by_role("tab", name="Compare").click()
+    visit.page.locator("#compare-button").click()
+    visit.says("method 1", "#compared")
+    visit.page.get_by_role("button", name="Cancel").last.click()
+    assert ended.wait(WAIT / 1000)
+    visit.page.get_by_role("tab", name="Edit").click()
+    visit.page.get_by_role("button", name="Undo").click()
+    visit.says("Nothing is changed yet", "#receipt")
+
+
+def test_the_keyboard_reaches_every_control(visit):
+    for head in visit.page.locator("button.label-wrap").all():  # what is folded
+        if "open" not in (head.get_attribute("class") or ""):
+            head.click()
+    visit.page.evaluate(
+        "document.addEventListener('focusin', (e) => { e.target.dataset.reached = 1; })"
+    )
+    visit.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    for _ in range(visit.page.locator(CONTROLS).count() + 20):
+        visit.page.keyboard.press("Tab")
+    missed = visit.page.evaluate(
+        """(controls) => [...document.querySelectorAll(controls)]
+        .filter((e) => e.offsetParent && !e.disabled && e.type !== 'file' && !e.dataset.reached
+          && getComputedStyle(e).visibility !== 'hidden'
+          && !e.closest('.visually-hidden, [aria-hidden=true]'))
+        .map((e) => e.outerHTML.slice(0, 160))""",
+        CONTROLS,
+    )
+    assert not missed
+    assert not unnamed(visit.page)
+
+
+def test_a_region_is_painted(browser, grids):
+    with opened(grids) as (_, address):
+        visit = Visit(browser, address)
+        page = visit.page
+        page.get_by_text("Change only a region").click()
+        page.get_by_role("button", name="Left half").click()
+        slider = visit.row("Bright").locator("input")
+        slider.focus()
+        page.keyboard.press("End")
+        visit.says("Only 32 of 64 cells", "#receipt")
+        board = page.locator("#region canvas")
+        board.scroll_into_view_if_needed()
+        box = board.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.95, box["y"] + 5, steps=12)
+        page.mouse.up()
+        visit.says("Only 36 of 64 cells", "#receipt")
+        board.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("Space")
+        visit.says("Only 35 of 64 cells", "#receipt")
+        for width in (1280, 390):
+            fits(page, width)
+        assert not visit.broken
+        page.close()
+
+
+def test_a_melody_is_edited(browser, melodies, tmp_path):
+    pytest.importorskip("symusic")
+    with opened(melodies) as (_, address):
+        visit = Visit(browser, address)
+        page = visit.page
+        assert page.get_by_role("tab").first.inner_text() == "Melodies"
+        tune = torch.full((1, 32), REST)
+        tune[0, ::4] = torch.arange(60, 68)
+        (tmp_path / "tune.mid").write_bytes(piano_roll.midi(tune))
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "tune.mid")
+        visit.says("Before: upload, tune.mid", "#stage-box")
+        visit.row("c_major").locator("input").focus()
+        page.keyboard.press("End")
+        visit.says("The rule C major itself: 0.62 →", "#receipt")
+        page.wait_for_function("document.querySelector('[data-of=after_sound]').duration > 3")
+        link = page.locator("a[download='edited.mid']").get_attribute("href")
+        assert base64.b64decode(link.split(",", 1)[1]).startswith(b"MThd")
+        for width in (1280, 390):
+            fits(page, width)
+        assert not visit.broken
+        page.close()
 
 
 def edits(visit):
@@ -174,7 +278,6 @@ def teaches(visit, served_faces, tmp_path):
 
 def faces_of(visit):
     """The pictures to be marked, as the page shows them."""
-    import base64
     import io
 
     found = visit.page.locator("#pool img").evaluate_all("all => all.map(one => one.src)")
@@ -187,10 +290,16 @@ def fits(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.wait_for_timeout(200)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('button, input, textarea, a[href]')]
+    assert not unnamed(page)
+
+
+def unnamed(page):
+    """The controls without a name."""
+    return page.evaluate(
+        """(controls) => [...document.querySelectorAll(controls)]
         .filter((e) => e.offsetParent && !(e.labels && e.labels.length) && !e.innerText.trim()
-          && !e.getAttribute('aria-label') && !e.title && e.type !== 'file')
-        .map((e) => e.outerHTML.slice(0, 120))"""
+          && !e.getAttribute('aria-label') && !e.title && e.type !== 'file'
+          && !e.querySelector('[aria-label], [title]'))
+        .map((e) => e.outerHTML.slice(0, 120))""",
+        CONTROLS,
     )
-    assert not unnamed

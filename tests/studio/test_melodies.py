@@ -9,30 +9,12 @@ import wave
 import pytest
 import torch
 from latentctl_adapters.melody_rewards import REST, c_major, in_range
-from latentctl_adapters.melody_vae import MelodyVAE, wrap
 from latentctl_adapters.piano_roll import piano_roll
 
-from latentctl import AttributeCritic, condition
 from latentctl.errors import InputError
-from latentctl.random import seeded
 from latentctl.studio import receipt, script
 from latentctl.studio.medium import Melodies, Pictures, medium_of
 from latentctl.studio.session import Demand, Session
-from latentctl.studio.source import Source
-
-CODE = "import latentctl"
-
-
-@pytest.fixture(scope="module")
-def melodies():
-    """What a studio of an untrained melody VAE serves."""
-    with seeded(0):
-        model = MelodyVAE(bars=2, latent_size=8, embedding=4, encoder_size=8, decoder_size=8)
-        for weight in model.requires_grad_(False).parameters():
-            weight.normal_(std=0.7)
-        critic = AttributeCritic((8,), ["c_major"], width=8, depth=1)
-    faces = condition(wrap(model), critic)
-    return Source(faces, CODE, rules={"c_major": c_major})
 
 
 @pytest.fixture

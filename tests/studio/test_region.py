@@ -6,25 +6,14 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import grid_decoder, toy_decoder
+from conftest import toy_decoder
 
-from latentctl import AttributeCritic, condition
 from latentctl.errors import InputError
-from latentctl.random import seeded
 from latentctl.studio import receipt, script
 from latentctl.studio.region import grid_of, mask_of, read_region
 from latentctl.studio.session import Demand, Session
-from latentctl.studio.source import Source
 
 LEFT = ("11110000",) * 8
-
-
-@pytest.fixture(scope="module")
-def grids():
-    """What a studio of a decoder of grids serves."""
-    with seeded(0):
-        critic = AttributeCritic((4, 8, 8), ["Bright", "Left"], width=8, depth=1)
-    return Source(condition(grid_decoder(), critic), "import latentctl")
 
 
 def test_cells_outside_the_region_stay(grids, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from conftest import ToyVAE, toy_decoder
 from PIL import Image
 
-from latentctl import Conditional, condition
+from latentctl import Conditional, Latents, condition
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.studio import comparing, pictures, receipt, script, teaching, uploads
 from latentctl.studio.session import HISTORY, Demand, Session
@@ -47,6 +47,19 @@ def test_a_moving_slider_is_one_entry_of_the_history(session):
     kept = session.edit(demand(Smiling=0.8))
     assert kept is draft and session.past[1:] == [kept]  # nothing is computed twice
     assert session.undo().demand.is_empty
+
+
+def test_a_request_is_moved_once_with_the_same_result(session):
+    first = session.edit(demand(Smiling=0.0)).outcome
+    mover = session.quick[1].editor
+    moves = dict(mover.moves)
+    session.reset()
+    again = session.edit(demand(Smiling=0.0)).outcome
+    assert len(moves) == 1 and mover.moves == moves and again is not first
+    plain = session.faces.edit(Latents(session.shown.start.z), Smiling=0.0, seed=0)
+    for name in ("x", "z", "probability", "shift", "evaluations"):
+        assert torch.equal(getattr(again, name), getattr(plain, name))
+    assert receipt.files(again) == receipt.files(plain)
 
 
 def test_the_history_is_bounded(session):
