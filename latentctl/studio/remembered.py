@@ -39,11 +39,13 @@ class Remembered:
         tensors = (z, request.target, request.hold, request.current, request.region, request.index)
         numbers = (request.strength, request.threshold, request.seed)
         key = (*numbers, *(None if one is None else _bytes(one) for one in tensors))
-        if key not in self.moves:
+        move = self.moves.get(key)
+        if move is None:
+            move = self.controller.move(z, request)
             if len(self.moves) >= MOVES:
                 self.moves.clear()
-            self.moves[key] = self.controller.move(z, request)
-        return self.moves[key]
+            self.moves[key] = move
+        return move
 
 
 def _bytes(value: Tensor) -> bytes:
