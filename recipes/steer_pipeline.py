@@ -1,9 +1,9 @@
 r"""Attributes and rules for a diffusion pipeline: `accelerate launch recipes/steer_pipeline.py`.
 
-The pipeline stays as it is: what is searched is the noise that it starts from. Samples are drawn by
-rejection, and the likeliest candidate of those that are never accepted is moved by gradient ascent
-through the sampler. With `--images`, real inputs are edited: their noise is found by the inverse of
-the sampler's steps, and moved by the ascent.
+The pipeline stays as it is: what is searched is the noise that it starts from. A network is
+followed by ascent through the sampler, on the sphere of the noise; a rule, which has no gradient,
+by drawing candidates. With `--images`, real inputs are edited: their noise is found by the inverse
+of the sampler's steps, and moved by the same ascent.
 
     --pretrained_model_name_or_path DIR_OR_ID   a pipeline of diffusers
     --decoder FILE.py:FUNCTION                  or your own, as latentctl.wrap returns it
@@ -39,7 +39,7 @@ from support.run import OutputFlags, run, write_json
 from torch import Tensor, nn
 
 import latentctl
-from latentctl import Ascent, Conditional, Decoder, PixelCritic
+from latentctl import Conditional, Decoder, PixelCritic
 from latentctl.cli import load_function
 from latentctl.conditional import Outcome
 from latentctl.controllers import Rejection
@@ -80,7 +80,7 @@ class SteerFlags:
 
     attributes: tuple[str, ...] = ()  # NAME, NAME=1 or NAME=0; one request each.
     count: int = 16  # Samples of each request.
-    candidates: int = 64  # Most candidates of a sample.
+    candidates: int = 64  # Most candidates of a sample, for a rule.
     images: str | None = None  # A folder of pictures to edit.
     num_images: int = 8  # How many of them.
 
@@ -132,15 +132,15 @@ def load_critic(flags: ScorerFlags, decoder: Decoder) -> PixelCritic:
 
 
 def conditional(flags: Flags, decoder: Decoder) -> Conditional:
-    """The pipeline with its critic: samples by rejection, edits by ascent through the sampler."""
+    """The pipeline with its critic, by the default controllers where there is a gradient."""
     critic = load_critic(flags.scorer, decoder)
     evaluator = None
     if flags.scorer.evaluator:
         network = load_network(flags.scorer.evaluator, critic.names)
         evaluator = PixelCritic(decoder, network, names=critic.names)
-    climbs = decoder.differentiable and not flags.scorer.rule
-    ascent = Ascent.for_edits(critic) if climbs else None
-    draw = Rejection(critic, otherwise=ascent, candidates=flags.steer.candidates)
+    draw = None
+    if flags.scorer.rule or not decoder.differentiable:
+        draw = Rejection(critic, candidates=flags.steer.candidates)
     return latentctl.condition(decoder, critic, draw, evaluator=evaluator)
 
 
