@@ -43,12 +43,15 @@ from latentctl import Conditional, Decoder, PixelCritic
 from latentctl.cli import load_function
 from latentctl.conditional import Outcome
 from latentctl.controllers import Rejection
+from latentctl.critics import prior_labels
+from latentctl.critics.ties import ties_in
 from latentctl.decoder import read_samples
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.latents import shared_pattern, typicality
 from latentctl.progress import track
 
 TYPICAL = 0.01  # p-value
+TIED = 300  # samples in whose labels the ties of attributes are found
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -138,16 +141,19 @@ def conditional(flags: Flags, decoder: Decoder) -> Conditional:
     if flags.scorer.evaluator:
         network = load_network(flags.scorer.evaluator, critic.names)
         evaluator = PixelCritic(decoder, network, names=critic.names)
+    if flags.steer.images and len(critic.names) > 1:  # what excludes each other is not held
+        critic.ties = ties_in(prior_labels(critic, TIED, seed=flags.seed), critic)
     draw = None
     if flags.scorer.rule or not decoder.differentiable:
         draw = Rejection(critic, candidates=flags.steer.candidates)
     return latentctl.condition(decoder, critic, draw, evaluator=evaluator)
 
 
-def row(what: str, out: Outcome) -> list[Any]:
+def row(what: str, out: Outcome, asked: bool = True) -> list[Any]:
     """A row of the table of results."""
     return [
-        *(what, out.satisfied.float().mean().item(), out.evaluations.float().mean().item()),
+        *(what, out.satisfied.float().mean().item() if asked else None),
+        out.evaluations.float().mean().item(),
         torch.pdist(out.x.flatten(1)).mean().item() if len(out) > 1 else None,
         (typicality(out.z) >= TYPICAL).float().mean().item(),
         shared_pattern(out.z),
@@ -169,8 +175,10 @@ def main(flags: Flags) -> Path:
     seed, count = flags.seed, flags.steer.count
     plain = steered.sample(count, seed=seed, strength=0)
     pictures = {"samples/plain": ("Samples of the pipeline", plain)}
-    rows = [row("samples of the pipeline", plain)]
+    rows = [row("samples of the pipeline", plain, asked=False)]
     x = _inputs(flags.steer, decoder)
+    if x is not None:
+        pictures["edits/inputs"] = ("Inputs, reconstructed", steered.edit(x))
     for change in track(changes, "Steer", "request"):
         value = change.value is not False
         words = direction(change.name, value)
