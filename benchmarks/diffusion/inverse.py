@@ -75,9 +75,7 @@ def round_trips(decoder: latentctl.Decoder, x: Tensor, name: str) -> tuple[Row, 
     return report(row), z
 
 
-def edits(
-    decoder: latentctl.Decoder, critic: PixelCritic, judge: LeNet, x: Tensor, file: Path
-) -> Row:
+def edits(critic: PixelCritic, judge: LeNet, x: Tensor, file: Path) -> Row:
     """Real digits, each turned into the next one."""
     before = judge.digits(judge.features(unit(x)))
     wanted = (before + 1) % 10
