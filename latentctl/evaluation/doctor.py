@@ -22,25 +22,16 @@ from ..decoder import Decoder
 from ..errors import InputError, LawError
 from ..random import seeded
 from .figures import figure
-from .latent_statistics import latent_statistics, prior_advice, reconstruction
+from .latent_statistics import ADVICE, latent_statistics, prior_advice, reconstruction
 from .laws import decoder_laws
-from .probe import linear_probe
+from .probe import linear_probe, probe_advice
 from .realism import LEAST, sample_realism
 from .speed import measure_speed
 
 SAMPLES = 256  # prior samples, where there are no data
 REALISTIC = 0.6  # share of the precision and recall of data that realistic samples reach
 POOR = 0.5  # explained variance below which edits of real samples are not advised
-NO_DIRECTION = 0.65  # balanced accuracy of a linear probe
 INVERSION = 1200  # decodings with gradient per sample in `with_inversion` by default
-ADVICE = {
-    "keep": "The prior fits the latents: keep it.",
-    "gaussian": "The latents are normal with other moments. Take "
-    "latentctl.Gaussian.fit(latents) as prior=, or standardise the latents.",
-    "flow": "The latents are not normal and independent. Fit a flow and decode through it: "
-    "decoder.through(latentctl.LatentFlow.fit(latents)), where N(0, I) holds.",
-    "unknown": "The prior has no base noise to compare with. No misfit was found.",
-}
 
 
 @dataclass(frozen=True)
@@ -295,13 +286,7 @@ def _learns(decoder: Decoder, probe: dict[str, float]) -> tuple[bool, str]:
         return False, str(error)
     size = math.prod(decoder.latent_shape)
     words = f"Trained on cached latents of {size} numbers, without the decoder."
-    hidden = [name for name, accuracy in probe.items() if accuracy < NO_DIRECTION]
-    if hidden:
-        words += (
-            f" But {', '.join(hidden)}: no direction of the latent, so that attribute vectors and "
-            f"small critics fail. Use networks on samples: PixelCritic with Rejection or Ascent."
-        )
-    return True, words
+    return True, words + probe_advice(probe)
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ would. The correlation sums over all pairs of dimensions, less the bias of `N` s
 
 from __future__ import annotations
 
-__all__ = ["latent_statistics", "prior_advice", "reconstruction"]
+__all__ = ["ADVICE", "latent_statistics", "prior_advice", "reconstruction"]
 
 import math
 from typing import Any
@@ -91,6 +91,16 @@ def latent_statistics(
         gain = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         found["divergence"] = max(0.0, float(gain) - 1 / len(z))
     return found
+
+
+ADVICE = {
+    "keep": "The prior fits the latents: keep it.",
+    "gaussian": "The latents are normal with other moments. Take "
+    "latentctl.Gaussian.fit(latents) as prior=, or standardise the latents.",
+    "flow": "The latents are not normal and independent. Fit a flow and decode through it: "
+    "decoder.through(latentctl.LatentFlow.fit(latents)), where N(0, I) holds.",
+    "unknown": "The prior has no base noise to compare with. No misfit was found.",
+}
 
 
 def prior_advice(statistics: dict[str, float]) -> str:

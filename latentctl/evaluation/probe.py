@@ -10,7 +10,7 @@ Near 0.5 there is no direction for the attribute: vectors, and edits along them,
 
 from __future__ import annotations
 
-__all__ = ["linear_probe"]
+__all__ = ["linear_probe", "probe_advice"]
 
 import math
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..latents import Latents, require_latents
 
+NO_DIRECTION = 0.65  # balanced accuracy
 LEAST = 10  # latents with and without the attribute in each half
 
 
@@ -46,6 +47,17 @@ def linear_probe(latents: Latents) -> dict[str, float]:
     z = latents.mean.flatten(1).double().cpu()
     labels = latents.labels.cpu()
     return {name: _accuracy(z, labels[:, k]) for k, name in enumerate(latents.names)}
+
+
+def probe_advice(probe: dict[str, float]) -> str:
+    """A sentence on the attributes that have no direction; empty where all have one."""
+    hidden = [name for name, accuracy in probe.items() if accuracy < NO_DIRECTION]
+    if not hidden:
+        return ""
+    return (
+        f" But {', '.join(hidden)}: no direction of the latent, so that attribute vectors and "
+        f"small critics fail. Use networks on samples: PixelCritic with Rejection or Ascent."
+    )
 
 
 def _accuracy(z: Tensor, labels: Tensor) -> float:

@@ -277,6 +277,31 @@ def test_a_decoder_of_grids_is_the_autoencoder():
     assert (decoder.latent_shape, decoder.sample_shape) == ((4, 8, 8), (3, 16, 16))
 
 
+def test_the_autoencoder_may_be_unbounded_or_of_another_class(caplog):
+    free = latentctl.wrap(
+        torch.nn.ConvTranspose2d(4, 3, 2, stride=2),
+        encode=lambda x: x[:, :1, ::2, ::2].repeat(1, 4, 1, 1),
+        latent_shape=(4, 8, 8),
+        value_range=(-float("inf"), float("inf")),
+        decode="forward",
+    )
+    whole = pipe(diffusers.FlowMatchEulerDiscreteScheduler(), unet=unet(channels=4))
+    decoder = latentctl.wrap(whole, vae=free)
+    assert decoder.value_range is None
+    decoder.encode(decoder.decode(decoder.prior.sample(2)))
+    assert "was not found" in caplog.text
+    tiny = made(
+        "AutoencoderTiny",
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
+    whole.vae = tiny
+    assert latentctl.wrap(whole, steps=1).sample_shape == (3, 16, 16)
+
+
 def test_prompts_are_encoded_by_the_pipeline():
     class Prompted(SimpleNamespace):
         config = SimpleNamespace()

@@ -150,7 +150,7 @@ def wrap(
         vae: The autoencoder whose latents are generated, in place of the pipeline's `vae`: one of
             diffusers, or a `Decoder` of grids.
         checkpointing: Compute the network's activations again for gradients, one step at a time, so
-            that memory does not grow with the steps but by one latent each.
+            that the graph keeps latents alone.
         latent_shape: Shape `(C, h, w)` of the noise, instead of the resolution.
         prior: Density of the noise, N(0, I) by default.
         value_range: Lowest and highest value of a sample, [-1, 1] by default.
@@ -227,7 +227,8 @@ def _encode(view: Any, x: Tensor) -> Posterior:
     """The noise of samples, with a warning where it is not decoded to them again."""
     z = view.invert(x)
     error = (view(z) - x).flatten(1).square().mean(1)
-    failed = error > FAILED * (view.limits[1] - view.limits[0]) ** 2
+    low, high = view.limits or (0.0, 1.0)
+    failed = error > FAILED * (high - low) ** 2
     if bool(failed.any()):
         logger.warning(
             "The noise of %d of %d samples was not found: decoded again, they differ by up to %.2g "
@@ -253,4 +254,11 @@ def _factor(vae: Any) -> int:
         return 1
     if isinstance(vae, Decoder):
         return vae.sample_shape[-1] // vae.latent_shape[-1]
-    return 1 << (len(vae.config.block_out_channels) - 1)
+    names = ("block_out_channels", "encoder_block_out_channels")
+    levels = next((vae.config[name] for name in names if vae.config.get(name)), None)
+    if levels is None:
+        raise AdapterError(
+            f"The downsampling factor of {type(vae).__name__} is not in its configuration. Wrap it "
+            f"and pass the decoder: vae=latentctl.wrap(pipe.vae, latent_shape=...)."
+        )
+    return 1 << (len(levels) - 1)
