@@ -7,9 +7,9 @@ goes along the mean of the recent unit gradients and returns to the norm of the 
     v \leftarrow \beta v + (1 - \beta) \frac{g}{\|g\|}, \quad
     z \leftarrow \|z_0\| \frac{z - \eta \sqrt{D} \, \hat v}{\|z - \eta \sqrt{D} \, \hat v\|}
 
-until the request holds, so that a latent moves only as far as it must, and no dimension moves for
-its own sake. Adam moves all dimensions by the same amount, which the spectrum of the noise shows:
-of 60 noises of a flow-matching model of digits it left 0.82 like noise, and this one all
+until the request holds. Adam moves all dimensions by about the same amount, whatever their
+gradient, which changes the spectrum of the noise. Of the noises of a flow-matching model of digits
+a share of 0.14 is like noise after Adam, and of 0.947 after this ascent
 (`benchmarks/results/diffusion.md`).
 """
 

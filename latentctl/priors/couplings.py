@@ -60,8 +60,9 @@ class Couplings(nn.Module):
         dropout: Dropout of its networks.
 
     Example:
+        >>> from latentctl.random import noise
         >>> couplings = Couplings((4, 8, 8), spline=True, width=8, blocks=1)
-        >>> z = torch.randn(2, 4, 8, 8)
+        >>> z = noise(0, 2, (4, 8, 8), seed=0)
         >>> e, log_det = couplings.to_base(z)
         >>> torch.allclose(couplings.from_base(e), z, atol=1e-4), log_det.shape
         (True, torch.Size([2]))

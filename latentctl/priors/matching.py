@@ -75,8 +75,9 @@ class Matching(nn.Module):
         guidance: Factor on the network's output; 1 is the trained flow.
 
     Example:
+        >>> from latentctl.random import noise
         >>> flow = Matching((2,), width=16, steps=4)
-        >>> e = torch.randn(3, 2)
+        >>> e = noise(0, 3, (2,), seed=0)
         >>> z = flow.from_base(e)
         >>> torch.allclose(flow.to_base(z)[0], e, atol=1e-5)
         True

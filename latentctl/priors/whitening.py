@@ -35,7 +35,8 @@ class Whitening(nn.Module):
 
     Example:
         >>> from latentctl import Latents
-        >>> z = torch.randn(500, 3) @ torch.tensor([[2.0, 0, 0], [1, 1, 0], [0, 0, 5]])
+        >>> from latentctl.random import noise
+        >>> z = noise(0, 500, (3,), seed=0) @ torch.tensor([[2.0, 0, 0], [1, 1, 0], [0, 0, 5]])
         >>> white = Whitening.fit(Latents(z))
         >>> torch.allclose(white(z).T.cov(), torch.eye(3), atol=0.02)
         True

@@ -50,10 +50,11 @@ def train(
         InputError: As `fit`.
 
     Example:
+        >>> from latentctl.random import noise
         >>> line = nn.Linear(1, 1)
         >>> def loss(batch, step):
         ...     return (line(batch) - 3 * batch).square().mean(), {}
-        >>> history = train(line, loss, torch.randn(64, 1), name="line", learning_rate=0.1,
+        >>> history = train(line, loss, noise(0, 64, (1,), seed=0), name="line", learning_rate=0.1,
         ...                 max_train_steps=200, batch_size=16)
         >>> round(line.weight.item(), 1), line.training
         (3.0, False)

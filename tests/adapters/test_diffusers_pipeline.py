@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import latentctl
+from latentctl.controllers import SphericalAscent
 from latentctl.errors import AdapterError, CheckpointError, InputError
 from latentctl.evaluation.laws import check_decoder
+from latentctl.latents import typicality
 from latentctl.random import seeded
 
 diffusers = pytest.importorskip("diffusers")
@@ -268,6 +270,21 @@ def test_a_saved_pipeline_is_loaded_by_name(tmp_path):
     assert decoder.fingerprint() == latentctl.wrap(whole, steps=2).fingerprint()
     with pytest.raises(CheckpointError, match="was not loaded as a pipeline"):
         latentctl.load("diffusers-pipeline", pretrained_model_name_or_path=tmp_path / "none")
+
+
+def test_noise_is_ascended_on_its_sphere_by_default():
+    whole = pipe(diffusers.FlowMatchEulerDiscreteScheduler(), unet=unet(quiet=0.1))
+    decoder = latentctl.wrap(whole, steps=2)
+    critic = latentctl.PixelCritic(
+        decoder, lambda x: 50 * (x.mean((1, 2, 3))[:, None] - 0.5), names=["Bright"]
+    )
+    pictures = latentctl.condition(decoder, critic)
+    assert isinstance(pictures.controller, SphericalAscent)
+    assert isinstance(pictures.editor, SphericalAscent)
+    out = pictures.sample(4, Bright=True)
+    assert bool(out.satisfied.all()) and not torch.equal(out.z, out.start)
+    assert torch.allclose(out.z.flatten(1).norm(dim=1), out.start.flatten(1).norm(dim=1))
+    assert torch.equal(out.typicality, typicality(out.z))
 
 
 def test_a_decoder_of_grids_is_the_autoencoder():

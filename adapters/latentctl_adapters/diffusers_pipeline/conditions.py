@@ -25,7 +25,7 @@ def arguments(
         pipe: The pipeline, which encodes a prompt.
         network: Its network.
         condition: A prompt, the number of a class, the arguments themselves, or None for none.
-        pixels: Height and width of the samples, which SDXL is told.
+        pixels: Height and width of the samples, an input of the network of SDXL.
 
     Raises:
         AdapterError: If the pipeline encodes no prompts.

@@ -38,14 +38,13 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.guidance = network, guidance
-        self.branches = [condition] if other is None else [condition, other]
         self.names: list[list[tuple[str, ...]]] = []
-        for number, branch in enumerate(self.branches):  # as buffers they move, and are hashed
+        branches = [condition] if other is None else [condition, other]
+        for number, branch in enumerate(branches):  # as buffers they move, and are hashed
             flat = dict(_flat(branch))
             self.names.append(list(flat))
             for path, value in flat.items():
                 self.register_buffer(_buffer(number, path), value)
-        self.branches.clear()
         if other is not None:
             self.register_buffer("guidance_scale", torch.tensor(guidance))
 
