@@ -46,6 +46,7 @@ def carry_out(
         inputs: The inputs that were encoded.
     """
     edits = kind == "edit"
+    request = dataclasses.replace(request, prior=parts["prior"])
     outcome = apply_request(
         *(parts["decoder"], parts["critic"], parts["editor" if edits else "controller"]),
         parts["evaluator"],

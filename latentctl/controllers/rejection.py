@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..critics import Critic, RealismCritic
-from ..decoder import Gaussian, Prior
+from ..decoder import Gaussian
 from ..errors import InputError
 from ..progress import track
 from ..storage import register_to_config
@@ -33,13 +33,12 @@ STREAM = 2**40  # candidates of a sample are this far apart in the sequence of t
 
 
 class Rejection(GradientController, kind="rejection"):
-    """Draws candidates from the prior until the request holds.
+    """Draws candidates from the prior of the request until it holds.
 
     Arguments:
         attributes: The critic of the attributes, such as a `PixelCritic`; a function without
             gradient will do.
         realism: A critic of realism, which must accept as well.
-        prior: Where candidates are drawn; N(0, I) by default.
         otherwise: Moves the likeliest candidate of a sample for which none was accepted.
         candidates: Most candidates of a sample, its own start included.
         realism_threshold: Probability of realism from which a candidate is accepted.
@@ -61,7 +60,6 @@ class Rejection(GradientController, kind="rejection"):
         self,
         attributes: Critic | None = None,
         realism: RealismCritic | None = None,
-        prior: Prior | None = None,
         otherwise: Controller | None = None,
         *,
         candidates: int = 64,
@@ -71,13 +69,12 @@ class Rejection(GradientController, kind="rejection"):
         if candidates < 1:
             raise InputError(f"candidates is at least 1, it was given as {candidates}.")
         self.attributes, self.realism = attributes, realism
-        self.prior, self.otherwise, self.candidates = prior, otherwise, candidates
+        self.otherwise, self.candidates = otherwise, candidates
         self.hold_weight, self.realism_weight = 1.0, 1.0
         self.realism_threshold = realism_threshold
 
     def parts(self) -> dict[str, nn.Module | None]:
-        own: dict[str, Any] = {"prior": self.prior, "otherwise": self.otherwise}
-        return {**super().parts(), **own}
+        return {**super().parts(), "otherwise": self.otherwise}
 
     @torch.no_grad()
     def search(self, z: Tensor, request: Request) -> Move:
@@ -104,7 +101,7 @@ class Rejection(GradientController, kind="rejection"):
     def _candidates(self, rows: Request, z: Tensor, number: int) -> Tensor:
         """Candidate `number` of each row, whatever the other rows are."""
         index = torch.arange(len(z)) if rows.index is None else rows.index.cpu()
-        prior: Any = Gaussian(z.shape[1:]) if self.prior is None else self.prior
+        prior: Any = Gaussian(z.shape[1:]) if rows.prior is None else rows.prior
         parts = [
             prior.sample(1, seed=rows.seed, start=number * STREAM + place)
             for place in index.tolist()

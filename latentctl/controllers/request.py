@@ -56,6 +56,8 @@ class Request:
     """Seed of the controller's noise, if it uses any."""
     index: Tensor | None = None
     """Number of each latent, `(B,)`, on which its noise depends; by default 0 ... B - 1."""
+    prior: Prior | None = None
+    """Where controllers that draw latents draw them; N(0, I) by default."""
 
     def __post_init__(self) -> None:
         check_kind(self.strength, Real, "strength=", "It is the share of a move; 1 is the whole.")

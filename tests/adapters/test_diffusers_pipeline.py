@@ -229,6 +229,7 @@ def test_other_steps_share_the_weights_and_not_the_fingerprint():
     assert fine.fingerprint() != decoder.fingerprint()
     z = decoder.prior.sample(2)
     assert torch.equal(decoder.render(z, 5), fine.decode(z))
+    assert fine.name == decoder.name.replace("2 steps", "5 steps")
 
 
 def test_the_condition_is_in_the_fingerprint():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Linear
 
+import latentctl
 from latentctl.controllers import Ascent, Rejection, Request
 from latentctl.decoder import Gaussian
 from latentctl.errors import InputError
@@ -44,10 +45,14 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert torch.equal(Rejection(critic()).move(start(5, 15), request).z, whole[15:])
 
 
-def test_candidates_come_from_the_prior_that_is_given():
+def test_candidates_come_from_the_prior_of_the_condition():
     prior = Gaussian((4,), mean=torch.tensor([10.0, 5.0, 5.0, 5.0]))
-    move = Rejection(critic(-200.0), prior=prior).move(start(50), Request(target=YES))
-    assert float(move.z.mean(0)[1]) == pytest.approx(5, abs=0.5)
+    decoder = latentctl.wrap(torch.nn.Linear(4, 3), decode="forward")
+    unlikely = critic(-440.0)  # z0 > 11
+    drawn = latentctl.condition(decoder, unlikely, Rejection(unlikely), prior=prior)
+    out = drawn.sample(50, Positive=True)
+    assert float(out.z.mean(0)[1]) == pytest.approx(5, abs=0.5) and bool(out.satisfied.all())
+    assert float(out.evaluations.float().mean()) > 2
 
 
 def test_without_an_accepted_candidate_the_likeliest_is_moved():

@@ -90,7 +90,7 @@ BUILD = {
         lambda: Ascent(knowledge_base(), steps=2),
     ],
     "rejection": [
-        lambda: Rejection(attributes(), prior=Gaussian(SHAPE), candidates=3),
+        lambda: Rejection(attributes(), candidates=3),
         lambda: Rejection(attributes(), realism(), otherwise=Ascent(attributes(), steps=2)),
     ],
     "spherical-ascent": [lambda: SphericalAscent(attributes(), realism(), steps=3)],

@@ -55,6 +55,8 @@ class PipelineDecoder(Decoder):
     """The decoder of a pipeline's starting noise; made by `latentctl.wrap(pipe, steps=4)`."""
 
     latents_are_noise = True
+    pipeline: str
+    """Name of the pipeline's class."""
 
     def with_steps(self, steps: int) -> PipelineDecoder:
         """A decoder of the same noise by the same weights in another number of steps.
@@ -63,7 +65,7 @@ class PipelineDecoder(Decoder):
         """
         sampler: Any = self.model
         other = sampler.with_schedule(sampler.schedule.build(steps))
-        return _decoder(other, self.latent_shape, self.prior, self.name.split(",")[0])
+        return _decoder(other, self.latent_shape, self.prior, self.pipeline)
 
     @torch.no_grad()
     def render(self, z: Tensor, steps: int, *, batch_size: int | None = None) -> Tensor:
@@ -206,7 +208,7 @@ def _decoder(
             f"condition=, which holds all that its network needs beside noise and time, and "
             f"resolution=."
         ) from error
-    return PipelineDecoder(
+    decoder = PipelineDecoder(
         sampler,
         _decode,
         _encode if sampler.can_invert else None,
@@ -216,6 +218,8 @@ def _decoder(
         prior=prior,
         name=f"{name}, {sampler.schedule.steps} steps",
     )
+    decoder.pipeline = name
+    return decoder
 
 
 def _decode(view: Any, z: Tensor) -> Tensor:
