@@ -77,7 +77,7 @@ def test_the_code_of_the_command_line_page_runs(tmp_path, monkeypatch, capsys, a
 def test_the_code_of_the_diffusion_page_runs(tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     monkeypatch.chdir(tmp_path)
-    assert run_page("diffusion.md") == {"python": 8, "bash": 0}
+    assert run_page("diffusion.md") == {"python": 9, "bash": 0}
 
 
 def test_the_code_of_the_drawn_faces_page_runs(tmp_path, monkeypatch):

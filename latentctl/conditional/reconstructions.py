@@ -1,8 +1,8 @@
-"""Labelled images and their reconstructions, on which `teach` trains networks."""
+"""Labelled samples on which `teach` trains networks: read, reconstructed, or drawn and scored."""
 
 from __future__ import annotations
 
-__all__ = ["as_bytes", "read_labelled", "reconstruct"]
+__all__ = ["as_bytes", "draw_labelled", "read_labelled", "reconstruct"]
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..critics import PixelCritic
+from ..critics.prior_labels import drawn
 from ..decoder import Decoder
 from ..decoder.dataset import SampleReader, Source
 from ..errors import InputError
+from ..latents import Latents
 from ..progress import track
 from ..random import permutation
 
@@ -43,9 +46,9 @@ def read_labelled(
 
 @torch.no_grad()
 def reconstruct(
-    decoder: Decoder, x: Tensor, progress: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Means and stds of the posteriors of samples, and their reconstructions, on the CPU."""
+    decoder: Decoder, x: Tensor, labels: Tensor, names: tuple[str, ...], progress: bool
+) -> tuple[Tensor, Latents]:
+    """Reconstructions of samples, and their labelled encodings, on the CPU."""
     means: list[Tensor] = []
     stds: list[Tensor] = []
     out: list[Tensor] = []
@@ -55,7 +58,16 @@ def reconstruct(
         if posterior.std is not None:
             stds.append(posterior.std.cpu())
         out.append(decoder.decode(posterior.mean).cpu())
-    return torch.cat(means), torch.cat(stds) if stds else None, torch.cat(out)
+    std = torch.cat(stds) if stds else None
+    return torch.cat(out), Latents(torch.cat(means), std, labels, names)
+
+
+def draw_labelled(scorer: PixelCritic, n: int, seed: int, progress: bool) -> tuple[Tensor, Latents]:
+    """Samples of the decoder's prior, and their latents with labels by a scorer, on the CPU."""
+    options: dict[str, Any] = {"prior": None, "batch_size": BATCH}
+    batches = drawn(scorer, n, seed=seed, progress=progress, **options)
+    z, x, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return x, Latents(z, None, labels, scorer.names)
 
 
 def as_bytes(x: Tensor, decoder: Decoder) -> Tensor:

@@ -27,7 +27,12 @@ BOUNDS = (0.5, 0.999)
 
 
 def choose_threshold(
-    faces: Conditional, latents: Latents, *, rate: float = RATE, seed: int = 0
+    faces: Conditional,
+    latents: Latents,
+    *,
+    rate: float = RATE,
+    edits: int = MOST_EDITS,
+    seed: int = 0,
 ) -> float | None:
     """The threshold of the evaluator of a `Conditional`, chosen on edits; None if they are too few.
 
@@ -35,6 +40,7 @@ def choose_threshold(
         faces: With a calibrated evaluator.
         latents: Encodings of samples that the evaluator was not trained on.
         rate: Share of right verdicts among the edits that are called satisfied, in (0, 1).
+        edits: Most edits that are made.
         seed: Decides which attribute of which encoding is flipped.
 
     Raises:
@@ -45,7 +51,7 @@ def choose_threshold(
         raise InputError("choose_threshold is for an evaluator: condition(..., evaluator=...).")
     if not 0 < rate < 1:
         raise InputError(f"rate is a share in (0, 1), it was given as {rate:g}.")
-    chosen = permutation(len(latents) * count, seed=seed, epoch=0, purpose="flips")[:MOST_EDITS]
+    chosen = permutation(len(latents) * count, seed=seed, epoch=0, purpose="flips")[:edits]
     rows, columns = chosen // count, chosen % count
     some = latents[rows]
     before = evaluator.score(some.mean.to(faces.decoder.device)).sigmoid().cpu()

@@ -6,11 +6,13 @@ decodes to can be labelled by a classifier as well as a data set by persons.
 
 from __future__ import annotations
 
-__all__ = ["prior_labels"]
+__all__ = ["drawn", "prior_labels"]
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..latents import Latents
@@ -18,7 +20,6 @@ from ..progress import track
 from .pixel import BATCH, PixelCritic
 
 
-@torch.no_grad()
 def prior_labels(
     scorer: PixelCritic,
     n: int,
@@ -38,7 +39,7 @@ def prior_labels(
         n: Number of latents.
         prior: Distribution of the latents, the decoder's prior by default.
         batch_size: Latents that are decoded together.
-        seed: Of the prior's samples.
+        seed: Decides the latents; none is among the samples of a `Conditional` with this seed.
         progress: Show a bar on the main process.
 
     Returns:
@@ -54,12 +55,24 @@ def prior_labels(
         >>> prior_labels(scorer, 100)
         Latents(100 x (4,), no std, labels: Bright)
     """
+    batches = drawn(scorer, n, prior=prior, batch_size=batch_size, seed=seed, progress=progress)
+    pairs = [(z, labels) for z, _, labels in batches]  # no samples are kept
+    z, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return Latents(z, None, labels, scorer.names)
+
+
+@torch.no_grad()
+def drawn(
+    scorer: PixelCritic, n: int, *, prior: Any, batch_size: int, seed: int, progress: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of latents, of what they decode to, and of probabilities by the scorer, on the CPU.
+
+    Their seed is `~seed`, so that no sample that is drawn with `seed` is among them.
+    """
     if n < 1:
         raise InputError(f"n is the number of latents, it was given as {n}.")
     prior = scorer.decoder.prior if prior is None else prior
-    means, labels = [], []
     for start in track(range(0, n, batch_size), "Label", "batch", progress=progress):
-        z = prior.sample(min(batch_size, n - start), seed=seed, start=start)
-        means.append(z)
-        labels.append(scorer(z.to(scorer.device)).sigmoid().cpu())
-    return Latents(torch.cat(means), None, torch.cat(labels), scorer.names)
+        z = prior.sample(min(batch_size, n - start), seed=~seed, start=start)
+        x = scorer.decoder.decode(z.to(scorer.device))
+        yield z.cpu(), x.cpu(), scorer.of_samples(x).sigmoid().cpu()

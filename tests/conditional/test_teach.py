@@ -124,6 +124,67 @@ def test_without_teachers_the_critic_learns_from_labels_alone(setting):
     assert evaluator.names == critic.names == NAMES
 
 
+@pytest.fixture(scope="module")
+def generator_alone(setting):
+    """The same decoder without its encoder."""
+    decoder = setting[0]
+    return latentctl.wrap(decoder.decode, latent_shape=(4,), value_range=(0, 1))
+
+
+def accuracy(critic, z, labels):
+    return float(((critic.score(z) > 0) == (labels > 0.5)).float().mean())
+
+
+def test_without_an_encoder_the_networks_label_samples_of_the_prior(setting, generator_alone):
+    _, rows, z, labels = setting
+    critic, evaluator = latentctl.teach(
+        generator_alone, rows, NAMES, network=fit, max_train_samples=300, progress=False, **FEW
+    )
+    assert isinstance(critic, latentctl.AttributeCritic)
+    assert accuracy(critic, z, labels) > 0.85 and accuracy(evaluator, z, labels) > 0.97
+    faces = latentctl.condition(generator_alone, critic, evaluator=evaluator)
+    assert faces.sample(20, bright=True).satisfied.float().mean() > 0.7
+
+
+def test_where_latents_are_noise_the_networks_are_the_critic(setting, generator_alone, monkeypatch):
+    _, rows, z, labels = setting
+    monkeypatch.setattr(generator_alone, "latents_are_noise", True)
+    critic, evaluator = latentctl.teach(
+        generator_alone, rows, NAMES, network=fit, max_train_samples=200, progress=False
+    )
+    assert isinstance(critic, latentctl.PixelCritic) and len(critic.networks) == 2
+    assert accuracy(critic, z, labels) > 0.97 and evaluator.threshold is not None
+    for wrong in ({"samples": 200}, {"teachers": 0}, {"latents": latentctl.Latents(z)}):
+        with pytest.raises(InputError, match="noise"):
+            latentctl.teach(generator_alone, rows, NAMES, network=fit, progress=False, **wrong)
+
+
+def test_a_scorer_without_gradient_and_data_teaches_and_judges(setting, generator_alone):
+    _, rows, z, labels = setting
+    network = Network((255 * torch.stack([row["image"] for row in rows])).byte(), labels)
+
+    def rule(x):
+        return (network(x) > 0).float()
+
+    scorer = latentctl.PixelCritic(generator_alone, rule, names=NAMES, probabilities=True)
+    critic, evaluator = latentctl.teach(
+        generator_alone, scorer=scorer, network=fit, max_train_samples=300, progress=False, **FEW
+    )
+    assert evaluator is scorer and critic.names == NAMES
+    assert accuracy(critic, z, labels) > 0.85
+    out = latentctl.condition(generator_alone, critic, evaluator=evaluator).sample(20, left=False)
+    assert out.satisfied.float().mean() > 0.8
+    for wrong in ({"data": rows}, {"attributes": ["bright"]}):
+        with pytest.raises(InputError, match=r"both were given|those of the scorer"):
+            latentctl.teach(generator_alone, scorer=scorer, progress=False, **wrong)
+    with pytest.raises(InputError, match="neither"):
+        latentctl.teach(generator_alone)
+    other = latentctl.wrap(nn.Linear(4, 48), decode="forward")
+    with pytest.raises(InputError, match="another decoder"):
+        other_scorer = latentctl.PixelCritic(other, rule, names=NAMES)
+        latentctl.teach(generator_alone, scorer=other_scorer, progress=False)
+
+
 def test_what_cannot_be_taught_is_refused(setting):
     decoder, rows, _, _ = setting
     with pytest.raises(InputError, match="square images"):
