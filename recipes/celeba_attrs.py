@@ -253,7 +253,6 @@ def main(flags: Flags) -> None:
             folder / "cache" / fingerprint[:16],
             attributes=faces["train"].names,
             batch_size=128,
-            accelerator=accelerator,
         )
     shipped = None  # an evaluator for the generator that ships with the package
     if flags.uses_shipped:

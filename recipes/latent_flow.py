@@ -52,9 +52,7 @@ def main(flags: Flags) -> dict[str, Any]:
     decoder.to(accelerator.device)
     fingerprint = decoder.fingerprint()
     cache = folder / "cache" / fingerprint[:16]
-    latents = latentctl.encode_dataset(
-        decoder, splits["train"], cache, batch_size=256, accelerator=accelerator
-    )
+    latents = latentctl.encode_dataset(decoder, splits["train"], cache, batch_size=256)
     if flow is None:
         flow = fit_flow(latents, flags.flow, run, accelerator)
     flow.to(accelerator.device)

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from ..errors import LatentctlError
 from ..storage import VERSION
-from . import doctor, edit, fit, push, sample, studio, verify
+from . import doctor, edit, encode, fit, push, sample, studio, verify
 
-COMMANDS = (sample, edit, verify, fit, push, doctor, studio)
+COMMANDS = (sample, edit, verify, fit, encode, push, doctor, studio)
 WRONG = 2  # exit code of a command that cannot be carried out
 
 

@@ -184,9 +184,10 @@ def read_rows(source: str) -> Any:
     if path.suffix == ".npy" and path.is_file():
         import numpy as np
 
-        return torch.from_numpy(np.load(path))
+        # mapped, so that each process reads its own rows; "c" makes it writable, as torch wants
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
     if path.suffix == ".pt" and path.is_file():
-        return torch.load(path, weights_only=True)
+        return torch.load(path, weights_only=True, mmap=True)
     if path.is_dir() and (files := image_files(path)):
         return [{"image": {"bytes": None, "path": str(file)}} for file in files]
     try:

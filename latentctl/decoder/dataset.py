@@ -11,7 +11,7 @@ __all__ = ["BadSample", "Sample", "SampleReader", "Source"]
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,19 +40,21 @@ class Sample:
 class BadSample(InputError):
     """A sample that cannot be used, with its index, file and the reason."""
 
-    def __init__(self, index: int, file: str | None, reason: str) -> None:
+    def __init__(self, index: int, file: str | None, reason: str, part: int | None = None) -> None:
         where = f"Sample {index} ({file})" if file else f"Sample {index}"
+        whole = "the data set" if part is None else f"part {part} of the stream"
         super().__init__(
-            f"{where} of the data set cannot be used: {reason} "
+            f"{where} of {whole} cannot be used: {reason} "
             f'Repair or remove it, or pass on_bad_sample="skip" to leave it out.'
         )
         self.record = {"index": index, "file": file, "reason": reason}
 
 
 class Source:
-    """Rows by index, of a map-style data set or of a stream, which is read once and forwards.
+    """Rows by index, of a map-style data set or of a stream, which is read forwards.
 
-    `length` is None for a stream until its end is reached.
+    `length` is None for a stream until its end is reached. A stream of several files, as
+    `datasets` has them, consists of `parts` that can be read by themselves and follow each other.
     """
 
     def __init__(self, dataset: Any, image_column: str) -> None:
@@ -67,8 +69,25 @@ class Source:
                 f"A data set needs __getitem__ and __len__, or __iter__; {type(dataset).__name__} "
                 f"has neither."
             )
+        self.parts = _parts(dataset) if self.streaming else 1
+        self._column = image_column
         self._rows = iter(dataset) if self.streaming else iter(())
         self._next = 0
+
+    def part(self, number: int) -> Source:
+        """Part `number` by itself, from its beginning; a stream that cannot begin anew goes on."""
+        if self.parts > 1:
+            return Source(self._dataset.shard(self.parts, number), self._column)
+        if not self.streaming:
+            return self
+        if self._rows is self._dataset:
+            if self._next > 1:  # the first row was read for its hash
+                raise InputError(
+                    f"This stream can be read once, and it was read to sample {self._next}. Run "
+                    f"the same call again with a new one: finished shards are kept."
+                )
+            return self
+        return Source(self._dataset, self._column)
 
     def has(self, index: int) -> bool:
         """Whether there is a row `index`; a stream is read up to it."""
@@ -113,6 +132,12 @@ class SampleReader:
     image_column: str
     transform: Callable[[Any], Any] | None
     seed: int
+    part: int | None = None  # of a stream that has several
+
+    def of_part(self, number: int) -> SampleReader:
+        """The reader of one part of the source, whose indices begin at 0."""
+        several = self.source.parts > 1
+        return replace(self, source=self.source.part(number), part=number if several else None)
 
     def __call__(self, index: int) -> Sample:
         file = None
@@ -124,9 +149,10 @@ class SampleReader:
         except UnknownNameError:
             raise
         except InputError as error:
-            raise BadSample(index, file, str(error)) from error
+            raise BadSample(index, file, str(error), self.part) from error
         except Exception as error:  # of an image file or a transform
-            raise BadSample(index, file, f"{type(error).__name__}: {error}.") from error
+            reason = f"{type(error).__name__}: {error}."
+            raise BadSample(index, file, reason, self.part) from error
 
     def _split(self, row: Any) -> tuple[Any, Any]:
         if isinstance(row, Mapping):
@@ -142,7 +168,8 @@ class SampleReader:
             return sample_of(value, self.decoder)
         if is_picture(value):
             value = read_picture(value, picture_mode(self.decoder))
-        with seeded(self.seed, f"transform {index}"):
+        place = index if self.part is None else f"{self.part}/{index}"
+        with seeded(self.seed, f"transform {place}"):
             value = self.transform(value)
         return sample_of(value, self.decoder)
 
@@ -169,6 +196,33 @@ class SampleReader:
                     f"unknown. Map -1 to 0, or to None if it means unknown."
                 )
         return torch.tensor(found)
+
+
+# of `datasets`: those of one row or batch at a time, which parts of a stream leave as they are
+ROW_BY_ROW = {
+    f"{name}Iterable"
+    for name in (
+        *("Examples", "ArrowExamples", "RebatchedArrowExamples", "FormattedExamples"),
+        *("MappedExamples", "FilteredExamples", "SelectColumns", "TypedExamples"),
+    )
+}
+
+
+def _parts(dataset: Any) -> int:
+    """The number of files of a stream of `datasets`, if its rows are theirs one after the other.
+
+    One for a stream that was shuffled, shortened or mixed: its parts would have other rows.
+    """
+    examples, count = getattr(dataset, "_ex_iterable", None), getattr(dataset, "num_shards", 1)
+    if not type(dataset).__module__.startswith("datasets.") or examples is None:
+        return 1
+    while examples is not None:
+        across = getattr(examples, "with_indices", False) or getattr(examples, "batched", False)
+        if across or type(examples).__name__ not in ROW_BY_ROW:
+            return 1
+        examples = getattr(examples, "ex_iterable", None)
+    shuffled = getattr(dataset, "_shuffling", None) is not None
+    return 1 if shuffled or getattr(dataset, "_distributed", None) is not None else int(count)
 
 
 def _undecoded(dataset: Any, column: str) -> Any:

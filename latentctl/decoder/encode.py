@@ -1,32 +1,29 @@
 r"""Encoding a data set once, into a cache that is resumed after an interruption.
 
-Samples :math:`kn \ldots (k+1)n - 1` are shard :math:`k`, encoded by process :math:`k \bmod P` and
-written as soon as it is complete. The cache does not depend on the number of processes, memory is
-bounded by a shard and its serialised form, and an interrupted run resumes after the last finished
-shard.
+Samples :math:`kn \ldots (k+1)n - 1` are shard :math:`k`, a task that any process may do: those that
+call `encode_dataset` with the same folder share the work by claims, wherever and whenever they are
+started, and wait for each other only at the end. The cache does not depend on their number, memory
+is bounded by a shard and its serialised form, and a process that ends leaves its finished shards.
 """
 
 from __future__ import annotations
 
-__all__ = ["encode_dataset"]
+__all__ = ["complete", "encode_dataset", "prepare"]
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import AdapterError, CacheError, InputError, check_kind
 from ..latents.latents import Latents, open_cache
 from ..latents.names import attribute_names
-from ..latents.shards import read_manifest
-from ..storage.lock import held
+from ..storage.claims import Claims
 from .dataset import SampleReader, Source
 from .decoder import Decoder
 from .encode_job import EncodeJob, identify
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+CLAIMS = ".claims"  # folder of the claims on shards that are being encoded
+SEAL = "seal"
 
 
 def encode_dataset(
@@ -38,7 +35,6 @@ def encode_dataset(
     image_column: str = "image",
     batch_size: int = 64,
     shard_size: int = 4096,
-    accelerator: Accelerator | None = None,
     on_bad_sample: Literal["raise", "skip"] = "raise",
     transform: Callable[[Any], Any] | None = None,
     seed: int = 0,
@@ -52,13 +48,15 @@ def encode_dataset(
     Arguments:
         decoder: A decoder with an encoder, on the device that encodes.
         dataset: Map-style (`__len__` and `__getitem__`) or a stream (`__iter__`). Rows are
-            mappings, pairs `(x, labels)` or `x`, see `latentctl.decoder.dataset`.
-        path: Folder of the cache, the same for all processes.
+            mappings, pairs `(x, labels)` or `x`, see `latentctl.decoder.dataset`. A stream of
+            `datasets` in several files is divided by them; any other stream is read whole by
+            each process, which encodes its share.
+        path: Folder of the cache, the same for all processes that share the work, such as those
+            of `accelerate launch`, on one machine or several.
         attributes: Names of the label columns; of pairs, a name for every label. None: no labels.
         image_column: Key of the sample in a mapping.
         batch_size: Samples that are encoded together.
         shard_size: Samples per file. No more than two shards are in memory at a time.
-        accelerator: Whose processes share the work. If not given, those of `accelerate launch`.
         on_bad_sample: "raise" with index, file and reason; or "skip", which records the sample in
             the manifest.
         transform: Applied to `x` (images as PIL) before it becomes a tensor `sample_shape`.
@@ -86,6 +84,35 @@ def encode_dataset(
         >>> encode_dataset(decoder, torch.ones(5, 3), tempfile.mkdtemp(), progress=False)
         Latents(5 x (2,), no std, no labels)
     """
+    job = prepare(
+        decoder,
+        dataset,
+        path,
+        attributes=attributes,
+        image_column=image_column,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        on_bad_sample=on_bad_sample,
+        transform=transform,
+        seed=seed,
+    )
+    return complete(job, progress)
+
+
+def prepare(
+    decoder: Decoder,
+    dataset: Any,
+    path: str | Path,
+    *,
+    attributes: Sequence[str] | None = None,
+    image_column: str = "image",
+    batch_size: int = 64,
+    shard_size: int = 4096,
+    on_bad_sample: Literal["raise", "skip"] = "raise",
+    transform: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+) -> EncodeJob:
+    """The job of `encode_dataset`, with its arguments, of which nothing is done yet."""
     check_kind(decoder, Decoder, "decoder=", "Wrap your model: latentctl.wrap(model).")
     if not decoder.can_encode:
         raise AdapterError(f"{decoder.name} has no encoder. Pass latentctl.wrap(..., encode=...).")
@@ -97,32 +124,52 @@ def encode_dataset(
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is a file. Choose a folder.")
-    rank, world, wait = _processes(accelerator)
     source = Source(dataset, image_column)
-    if not source.has(0):
+    if source.parts == 1 and not source.has(0):
         raise InputError("The data set is empty.")
     reader = SampleReader(decoder, source, names, image_column, transform, seed)
     identity = identify(reader, shard_size)
-    job = EncodeJob(reader, folder, identity, rank, world, batch_size, on_bad_sample == "skip")
-    manifest = job.finished()
-    done = set() if manifest else job.done()
-    wait()  # every process has read before one writes
-    if manifest is None:
-        # several processes share the folder; a recipe holds the one around it
-        with held(folder, CacheError) if world == 1 else contextlib.nullcontext():
-            job.run(done, progress)
-            wait()
-            if rank == 0:
-                job.commit()
-            wait()
-        manifest = read_manifest(folder)
-    return open_cache(folder, manifest)
+    return EncodeJob(reader, folder, identity, batch_size, on_bad_sample == "skip")
 
 
-def _processes(accelerator: Accelerator | None) -> tuple[int, int, Callable[[], Any]]:
-    if accelerator is None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1, lambda: None
-    from accelerate import PartialState
+def complete(job: EncodeJob, progress: bool) -> Latents:
+    """The cache of a job, after this process did what nobody else does, and waited for the rest."""
+    claims = Claims(job.folder / CLAIMS)
+    try:
+        while (manifest := job.finished()) is None:
+            job.run(claims, progress)
+            while missing := job.missing():
+                if any(_is_open(job, claims, task) for task in missing):
+                    job.run(claims, progress)
+                else:
+                    claims.wait()
+            _seal(job, claims)
+    except OSError as error:
+        raise CacheError(
+            f"Cannot write into {job.folder}: {error}. Free some disk space, or choose another "
+            f"folder. Finished shards are kept."
+        ) from error
+    except BaseException:
+        claims.remove_empty()  # of a job that wrote nothing, nothing is left
+        raise
+    claims.remove()
+    return open_cache(job.folder, manifest)
 
-    state = PartialState() if accelerator is None else accelerator
-    return state.process_index, state.num_processes, state.wait_for_everyone
+
+def _seal(job: EncodeJob, claims: Claims) -> None:
+    """Seal the cache, or wait a little while another process does."""
+    if not claims.take(SEAL):
+        claims.wait()
+        return
+    try:
+        for task in job.seal():
+            claims.release(task)
+    finally:
+        claims.release(SEAL)
+
+
+def _is_open(job: EncodeJob, claims: Claims, task: str) -> bool:
+    """Whether nobody does a task whose shards are missing."""
+    if claims.is_done(task) and task in job.missing():
+        claims.release(task)  # its shard was deleted
+    return claims.is_free(task)

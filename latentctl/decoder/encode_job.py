@@ -1,31 +1,36 @@
-"""One encoding of a data set into a cache: its identity, its shards, and how it is resumed.
+"""One encoding of a data set into a cache: its identity, its tasks, and how it is resumed.
 
 The identity is plain JSON in every shard and in the manifest: the decoder's fingerprint, the names
 of the labels, the length of the data set if known, a hash of its first sample and, unless it is a
-stream, of its last one, and the size of a shard. A cache of another identity is never overwritten.
+stream, of its last one, the size of a shard and the number of parts of a stream. A cache of another
+identity is never overwritten.
 """
 
 from __future__ import annotations
 
-__all__ = ["EncodeJob", "identify"]
+__all__ = ["EncodeJob", "Given", "Share", "identify"]
 
+import contextlib
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-
-from ..errors import CacheError, InputError, NonFiniteError
+from ..errors import CacheError, InputError
 from ..latents import shards
 from ..progress import progress_bar
 from ..storage.files import MANIFEST, well_formed
-from .dataset import BadSample, Sample, SampleReader
+from .dataset import BadSample, SampleReader
+from .encode_shard import ShardEncoder
 
 logger = logging.getLogger(__name__)
+
+DIVISION = ("shard_size", "parts")  # what of an identity says how the shards are divided
+HASHING = 8  # threads
 
 
 class _OtherJobError(CacheError):
@@ -34,7 +39,8 @@ class _OtherJobError(CacheError):
 
 def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
     """The identity of an encoding."""
-    length, hashes = reader.source.length, {}
+    parts, length, hashes = reader.source.parts, reader.source.length, {}
+    reader = reader.of_part(0) if reader.source.parts > 1 else reader
     for index in {0, 0 if length is None else length - 1}:
         try:
             sample = reader(index)
@@ -52,6 +58,7 @@ def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
         "length": length,
         "samples": hashes,
         "shard_size": shard_size,
+        "parts": parts,
     }
 
 
@@ -70,20 +77,51 @@ def _differences(found: dict[str, Any], job: dict[str, Any]) -> str:
         parts.append("its samples or labels differ (another data set or transform)")
     if found["shard_size"] != job["shard_size"]:
         parts.append(f"it was begun with shard_size={found['shard_size']}, not {job['shard_size']}")
+    if found["parts"] != job["parts"]:
+        parts.append(f"it was begun from a stream in {found['parts']} parts, not {job['parts']}")
     return "; ".join(parts)
 
 
+class Share(Protocol):
+    """Which tasks are those of this process; `latentctl.storage.claims.Claims` is one."""
+
+    def take(self, task: str) -> bool: ...
+    def beat(self, task: str) -> None: ...
+    def finish(self, task: str) -> None: ...
+    def release(self, task: str) -> None: ...
+
+
 @dataclass(frozen=True)
+class Given:
+    """The tasks that a scheduler gave to this process: those that are in `numbers` modulo `of`.
+
+    Nothing is claimed: a task that is given to two processes is done twice, with one result.
+    """
+
+    numbers: range
+    of: int
+
+    def take(self, task: str) -> bool:
+        return int(task) % self.of in self.numbers
+
+    def beat(self, task: str) -> None: ...
+    def finish(self, task: str) -> None: ...
+    def release(self, task: str) -> None: ...
+
+
+@dataclass
 class EncodeJob:
-    """The part of process `rank` of `world` in making one cache."""
+    """The making of one cache, whose tasks any process does in any order.
+
+    A task is a shard; of a stream in several parts it is a part, so that a part is read once.
+    """
 
     reader: SampleReader
     folder: Path
     identity: dict[str, Any]
-    rank: int
-    world: int
     batch_size: int
     skip: bool
+    present: dict[shards.Key, bool] = field(default_factory=dict)  # finished: does its part end?
 
     def finished(self) -> dict[str, Any] | None:
         """The manifest of a complete and intact cache, else None."""
@@ -91,8 +129,8 @@ class EncodeJob:
             return None
         try:
             manifest = shards.read_manifest(self.folder)
-            # the shard size matters only for a cache that is to be completed
-            self._check({**manifest, "shard_size": self.identity["shard_size"]})
+            # how it was divided matters only for a cache that is to be completed
+            self._check({**manifest, **{key: self.identity[key] for key in DIVISION}})
             manifest = shards.verified_manifest(self.folder)
         except _OtherJobError:
             raise
@@ -104,19 +142,50 @@ class EncodeJob:
                 raise BadSample(**manifest["skipped"][0])
         return manifest
 
-    def done(self) -> set[int]:
-        """The intact shards of this process, which are not encoded again."""
-        done: set[int] = set()
-        for number, paths in shards.find_shards(self.folder).items():
-            for path in paths if self._mine(number) else ():
-                if (notes := shards.read_entry(path)) is None:
+    def missing(self) -> dict[str, list[shards.Key]]:
+        """Task -> its shards that are not there; the next one only where more may follow."""
+        self._look()
+        last, ended = dict[int, int](), set[int]()
+        for (part, number), ends in self.present.items():
+            last[part] = max(number, last.get(part, -1))
+            ended |= {part} if ends else set()
+        found: dict[str, list[shards.Key]] = {}
+        source = self.reader.source
+        for part in range(source.parts):
+            count = last.get(part, -1) + (1 if part in ended else 2)
+            if not source.streaming:
+                count = -(-int(source.length or 0) // self._size)
+            for number in range(count):
+                if (part, number) not in self.present:
+                    found.setdefault(self._task(part, number), []).append((part, number))
+        return found
+
+    def _look(self) -> None:
+        """Look for finished shards, which are not encoded again."""
+        present: dict[shards.Key, bool] = {}
+        for key, paths in shards.find_shards(self.folder).items():
+            if key in self.present:
+                present[key] = self.present[key]
+                continue
+            for path in paths:
+                if (notes := self._notes(path)) is None:
                     logger.warning("%s is truncated or corrupted: it is encoded again.", path)
-                    continue
+                    path.unlink(missing_ok=True)
+                else:
+                    present[key] = bool(notes.get("last"))
+        self.present = present
+
+    def _notes(self, path: Path) -> dict[str, Any] | None:
+        """The notes of a shard of this job; None if it is truncated, or its notes corrupted."""
+        notes = shards.read_notes(path)
+        try:
+            if notes is not None:
                 self._check(notes.get("job", {}))
-                done.add(number)
-        if done:
-            logger.info("%s: resuming after %d finished shards.", self.folder, len(done))
-        return done
+        except CacheError:
+            if shards.verify_shard(path) is not None:
+                raise
+            return None
+        return notes
 
     def _check(self, found: dict[str, Any]) -> None:
         with well_formed(self.folder, CacheError):
@@ -127,107 +196,127 @@ class EncodeJob:
                 f"delete this one."
             )
 
-    def _mine(self, number: int) -> bool:
-        return number % self.world == self.rank
+    @property
+    def _size(self) -> int:
+        return int(self.identity["shard_size"])
 
-    def run(self, done: set[int], progress: bool) -> None:
-        """Encode the shards of this process that are not done."""
-        source, size, number = self.reader.source, int(self.identity["shard_size"]), 0
+    def _task(self, part: int, number: int) -> str:
+        return str(part if self.reader.source.parts > 1 else number)
+
+    def run(self, share: Share, progress: bool) -> None:
+        """Encode the shards of this process that are missing, by reading the data set once."""
+        source, tasks = self.reader.source, self.missing()
+        if self.present:
+            logger.info("%s: resuming after %d finished shards.", self.folder, len(self.present))
         with progress_bar(source.length, "Encode", "sample", progress=progress) as bar:
-            while source.has(start := number * size):
-                if self._mine(number) and number not in done:
-                    self._run_shard(number, range(start, start + size), bar)
-                else:
-                    source.has(start + size - 1)  # reads a stream past a shard that is not encoded
-                    bar.update(min(size, (source.length or start + size) - start))
-                number += 1
+            bar.update(min(self._size * len(self.present), source.length or 0))
+            if source.parts == 1 and tasks:
+                self._walk(0, share, bar)
+            for task in tasks if source.parts > 1 else ():
+                if share.take(task):
+                    with _holding(share, task):
+                        self._walk(int(task), share, bar)
 
-    def _run_shard(self, number: int, indices: range, bar: Any) -> None:
-        rows, skipped = 0, list[dict[str, Any]]()
-        shard: shards.Shard = {
-            "mean": torch.empty(0, *self.reader.decoder.latent_shape),
-            "index": torch.empty(0, dtype=torch.long),
-        }
-        samples = self._samples(indices, skipped, bar)
-        while batch := list(itertools.islice(samples, self.batch_size)):
-            encoded = self._encode(batch, skipped)
-            if encoded is None:
-                continue
-            if not rows:
-                shard = {k: v.new_empty(len(indices), *v.shape[1:]) for k, v in encoded.items()}
-            for key, value in encoded.items():
-                shard[key][rows : rows + len(value)] = value
-            rows += len(encoded["index"])
-        stop = min(indices.stop, self.reader.source.length or indices.stop)
-        notes = {"job": self.identity, "start": indices.start, "stop": stop, "skipped": skipped}
-        shards.write_shard(self.folder, number, {k: v[:rows] for k, v in shard.items()}, notes)
-
-    def _samples(self, indices: range, skipped: list[Any], bar: Any) -> Iterator[Sample]:
-        for index in indices:
-            if not self.reader.source.has(index):
+    def _walk(self, part: int, share: Share, bar: Any) -> None:
+        """Encode the shards of one part that are missing and this process's."""
+        reader = self.reader.of_part(part)
+        source, size = reader.source, self._size
+        for number in self._numbers(part):
+            start, task = number * size, self._task(part, number)
+            if not source.has(start) and start != source.length:
                 return
-            try:
-                yield self.reader(index)
-            except BadSample as error:
-                self._bad(error, skipped)
-            bar.update()
+            if (part, number) in self.present:
+                source.has(start + size - 1)  # reads a stream past a shard that is not encoded
+            elif self.reader.source.parts > 1:  # the part is the task
+                self._run_shard(reader, (part, number), share, bar)
+            elif share.take(task):
+                with _holding(share, task):
+                    self._run_shard(reader, (part, number), share, bar)
+            else:
+                source.has(start + size - 1)
+            if source.length is not None and start + size > source.length:
+                return  # a stream that ends with a whole shard has an empty one after it
 
-    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> shards.Shard | None:
-        """The encodings of a batch without the samples that have none; None if no one has."""
-        try:
-            posterior = self.reader.decoder.encode(torch.stack([sample.x for sample in batch]))
-        except NonFiniteError as error:
-            if not error.rows:
-                raise
-            for row in error.rows:
-                sample = batch[row]
-                reason = "its encoding is not finite."
-                self._bad(BadSample(sample.index, sample.file, reason), skipped)
-            good = [sample for row, sample in enumerate(batch) if row not in error.rows]
-            return self._encode(good, skipped) if good else None
-        encoded = {
-            "mean": posterior.mean.cpu(),
-            "index": torch.tensor([sample.index for sample in batch]),
-        }
-        if posterior.std is not None:
-            encoded["std"] = posterior.std.cpu()
-        if self.reader.names:
-            encoded["labels"] = torch.stack([sample.labels for sample in batch])
-        return encoded
+    def _numbers(self, part: int) -> Iterable[int]:
+        missing = [n for keys in self.missing().values() for p, n in keys if p == part]
+        if not self.reader.source.streaming:
+            return missing
+        ended = any(ends for (p, _), ends in self.present.items() if p == part)
+        return range(max(missing, default=-1) + 1) if ended else itertools.count()
 
-    def _bad(self, error: BadSample, skipped: list[dict[str, Any]]) -> None:
-        if not self.skip:
-            raise error
-        logger.warning("Skipped: %s", error)
-        skipped.append(error.record)
+    def _run_shard(self, reader: SampleReader, key: shards.Key, share: Share, bar: Any) -> None:
+        task = self._task(*key)
 
-    def commit(self) -> None:
-        """Write the manifest, after the hash and the range of every shard were verified."""
-        size, total = int(self.identity["shard_size"]), int(self.reader.source.length or 0)
-        found, entries = shards.find_shards(self.folder), list[shards.Entry]()
-        for number, start in enumerate(range(0, total, size)):
-            entry = next(filter(None, map(shards.read_entry, found.get(number, ()))), None)
-            if entry is None:
-                raise CacheError(
-                    f"Shard {number} of {self.folder} is missing or corrupted. Run the same call "
-                    f"again: it encodes this shard again."
-                )
-            if entry["stop"] != min(start + size, total):
-                raise CacheError(
-                    f"The data set has {total} samples now, and shard {number} of {self.folder} "
-                    f"ends at {entry['stop']}: it changed in between. Delete this cache."
-                )
-            entries.append(entry)
-        skipped = [record for entry in entries for record in entry["skipped"]]
+        def report(samples: int) -> None:
+            share.beat(task)
+            bar.update(samples)
+
+        first = key[1] * self._size
+        encode = ShardEncoder(reader, self.batch_size, self.skip, report)
+        shard, notes = encode(range(first, first + self._size))
+        shards.write_shard(self.folder, key, shard, {"job": self.identity, **notes})
+
+    def seal(self) -> list[str]:
+        """Write the manifest, after the hash and the range of every shard were verified.
+
+        Returns:
+            The tasks of shards that are missing, or were corrupted and are removed; none if the
+            cache is finished.
+        """
+        missing = list(self.missing())
+        found = shards.find_shards(self.folder)
+        with ThreadPoolExecutor(HASHING) as pool:
+            entries = dict(zip(found, pool.map(_first_intact, found.values()), strict=True))
+        missing += [self._task(*key) for key, entry in entries.items() if entry is None]
+        if not missing:
+            self._commit({key: entry for key, entry in entries.items() if entry is not None})
+        return missing
+
+    def _commit(self, found: dict[shards.Key, shards.Entry]) -> None:
+        total, entries, skipped = 0, list[shards.Entry](), list[dict[str, Any]]()
+        for entry in found.values():
+            self._check(entry["job"])
+            start = total
+            total += entry["stop"] - entry["start"]
+            for record in entry["skipped"]:
+                skipped.append({**record, "index": start + record["index"] - entry["start"]})
+            entries.append({**entry, "start": start, "stop": total})
+        length = self.reader.source.length
+        if self.reader.source.parts == 1 and length is not None and total != length:
+            raise CacheError(
+                f"The data set has {length} samples now, and the shards of {self.folder} end at "
+                f"{total}: it changed in between. Delete this cache."
+            )
         if skipped and not self.skip:
             raise BadSample(**skipped[0])
         if not any(entry["rows"] for entry in entries):
             raise InputError(
-                f"None of the {total} samples can be used. Sample {skipped[0]['index']}: "
-                f"{skipped[0]['reason']}"
+                f"None of the {total} samples can be used. "
+                + (f"Sample {skipped[0]['index']}: {skipped[0]['reason']}" if skipped else "")
             )
         if skipped:
             message = "%d of %d samples were skipped; %s lists them."
             logger.warning(message, len(skipped), total, self.folder / MANIFEST)
         content = {**self.identity, "length": total, "skipped": skipped}
         shards.write_manifest(self.folder, entries, content)
+
+
+def _first_intact(paths: list[Path]) -> shards.Entry | None:
+    """The entry of the first file whose bytes have the hash in its name; others are removed."""
+    for path in paths:
+        if entry := shards.read_entry(path):
+            return entry
+        logger.warning("%s is truncated or corrupted: it is encoded again.", path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+@contextlib.contextmanager
+def _holding(share: Share, task: str) -> Iterator[None]:
+    """A block in which a task is done that was taken; it is given back if the block fails."""
+    try:
+        yield
+    except BaseException:
+        share.release(task)
+        raise
+    share.finish(task)

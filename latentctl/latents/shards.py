@@ -1,9 +1,10 @@
 """Shards of a cache on disk: safetensors files named by their hash, and the manifest.
 
-A shard is one file `shard-00003-<hash>.safetensors`, where `<hash>` is the first 16 digits of the
-sha256 of its bytes: one atomic rename commits the shard and its hash. Its header holds the job that
-it belongs to, from which an interrupted encoding resumes. `manifest.json` is written last, lists
-every shard with its sha256, and carries a hash of itself. Tensors are memory-mapped.
+A shard is one file `shard-00000-00003-<hash>.safetensors`: the part of the data set, the number of
+the shard in it, and the first 16 digits of the sha256 of its bytes. One atomic rename commits the
+shard and its hash; a shard that is made twice has the same name. Its header holds the job that it
+belongs to, from which an interrupted encoding resumes. `manifest.json` is written last, lists every
+shard with its sha256, and carries a hash of itself. Tensors are memory-mapped.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 __all__ = [
     "FORMAT",
     "Entry",
+    "Key",
     "Shard",
     "find_shards",
     "gather",
     "read_entry",
     "open_shards",
     "read_manifest",
+    "read_notes",
     "verified_manifest",
     "verify_shard",
     "write_cache",
@@ -28,6 +31,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,19 +45,21 @@ from ..storage.files import MANIFEST, fsync_folder, sealed, well_formed, write_a
 from ..storage.lock import held
 
 FORMAT = 1
-NAME = re.compile(r"shard-(\d{5,})-([0-9a-f]{16})\.safetensors")
+NAME = re.compile(r"shard-(\d{5,})-(\d{5,})-([0-9a-f]{16})\.safetensors")
 NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order
 
-Shard = dict[str, Tensor]  # "mean" and "index"; "std" and "labels" if there are any
+Key = tuple[int, int]  # the part of the data set, and the number of a shard in it
+# "mean" and "index", in a file from the first sample of the shard; "std", "labels" if there are any
+Shard = dict[str, Tensor]
 Entry = dict[str, Any]  # name, sha256 and rows of a shard, and its samples start ... stop - 1
 
 
-def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, Any]) -> Entry:
-    """Write shard `number` (from 0) of a cache atomically, and return its entry.
+def write_shard(folder: Path, key: Key, tensors: Shard, notes: Mapping[str, Any]) -> Entry:
+    """Write a shard of a cache atomically, and return its entry.
 
     Arguments:
         folder: The cache.
-        number: Position of the shard in the cache.
+        key: The part of the data set, and the number of the shard in it, from 0.
         tensors: Tensors with the same number of rows, on the CPU.
         notes: JSON, with the range of samples `start ... stop - 1`.
 
@@ -63,13 +69,14 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    stage = folder / f".shard-{number:05d}.{os.getpid()}.partial"
+    stem = f"shard-{key[0]:05d}-{key[1]:05d}"
+    stage = folder / f".{stem}.{secrets.token_hex(8)}.partial"  # of one writer on one machine
     owned: Shard = {}
     storages: set[int] = set()
-    for key, value in tensors.items():
+    for name, value in tensors.items():
         value = value.detach().contiguous()
         shared = value.untyped_storage().data_ptr() in storages  # safetensors refuses these
-        owned[key] = value.clone() if shared else value
+        owned[name] = value.clone() if shared else value
         storages.add(value.untyped_storage().data_ptr())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +84,13 @@ def write_shard(folder: Path, number: int, tensors: Shard, notes: Mapping[str, A
         with open(stage, "rb") as file:
             os.fsync(file.fileno())
         digest = _sha256(stage)
-        path = folder / f"shard-{number:05d}-{digest[:16]}.safetensors"
+        path = folder / f"{stem}-{digest[:16]}.safetensors"
         os.replace(stage, path)
         fsync_folder(folder)
     except (OSError, SafetensorError) as error:
         stage.unlink(missing_ok=True)
         raise CacheError(
-            f"Shard {number} of {folder} was not written: {error}. Finished shards are intact: "
+            f"Shard {stem[6:]} of {folder} was not written: {error}. Finished shards are intact: "
             f"free some disk space and run the same call again to go on from there."
         ) from error
     rows = len(next(iter(tensors.values())))
@@ -104,7 +111,8 @@ def write_cache(folder: Path, shards: Sequence[Shard], **content: Any) -> None:
             notes = {"start": start, "stop": start + len(shard["mean"])}
             start = notes["stop"]
             owned = {key: value.cpu() for key, value in shard.items()}
-            entries.append(write_shard(folder, number, owned, notes))
+            owned["index"] = owned["index"] - notes["start"]
+            entries.append(write_shard(folder, (0, number), owned, notes))
         write_manifest(folder, entries, content)
 
 
@@ -143,31 +151,41 @@ def open_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Shard]:
             wrong |= set(shard) != keys or any(shard[k].shape != shapes[k] for k in keys)
             if wrong or ("labels" in keys) != bool(width):
                 raise ValueError(f"{entry['name']} has other rows, shapes or labels")
+            shard["index"] = shard["index"] + entry["start"]
     return shards
 
 
 def read_entry(path: Path) -> Entry | None:
     """The notes and the entry of a shard, or None if it is truncated or corrupted."""
+    digest = verify_shard(path)
+    notes = None if digest is None else read_notes(path)
+    return None if notes is None else {**notes, "sha256": digest}
+
+
+def read_notes(path: Path) -> Entry | None:
+    """The notes and the rows of a shard whose bytes are not compared; None if it is truncated."""
     from safetensors import SafetensorError, safe_open
 
-    digest = verify_shard(path)
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})[NOTES])
             rows = file.get_slice("index").get_shape()[0]
-        here = {**notes, "name": path.name, "sha256": digest, "rows": rows}
+        here = {**notes, "name": path.name, "rows": rows}
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
     whole = isinstance(notes.get("stop"), int) and isinstance(notes.get("skipped", []), list)
-    return here if digest is not None and whole else None
+    return here if whole else None
 
 
-def find_shards(folder: Path) -> dict[int, list[Path]]:
-    """The shard files of a cache by number: several if a corrupted one was encoded again."""
-    found: dict[int, list[Path]] = {}
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        if match := NAME.fullmatch(path.name):
-            found.setdefault(int(match[1]), []).append(path)
+def find_shards(folder: Path) -> dict[Key, list[Path]]:
+    """The shard files of a cache by key, in order; several of a key only if their bytes differ."""
+    found: dict[Key, list[Path]] = {}
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    for name in names:
+        if match := NAME.fullmatch(name):
+            found.setdefault((int(match[1]), int(match[2])), []).append(folder / name)
     return found
 
 
@@ -177,7 +195,7 @@ def verify_shard(path: Path, sha256: str | None = None) -> str | None:
     if match is None or path.is_symlink() or not path.is_file():
         return None
     found = _sha256(path)
-    return found if found.startswith(match[2]) and sha256 in (None, found) else None
+    return found if found.startswith(match[3]) and sha256 in (None, found) else None
 
 
 def _sha256(path: Path) -> str:

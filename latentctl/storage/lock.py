@@ -8,7 +8,15 @@ is locked.
 
 from __future__ import annotations
 
-__all__ = ["PATIENCE", "LockedError", "held", "lock"]
+__all__ = [
+    "PATIENCE",
+    "LockedError",
+    "close_locked",
+    "held",
+    "is_unlocked",
+    "lock",
+    "lock_now",
+]
 
 import contextlib
 import errno
@@ -88,6 +96,36 @@ def held(folder: Path, error: type[LatentctlError] = CheckpointError) -> Iterato
                 f"folder."
             ) from found
         yield
+
+
+def lock_now(descriptor: int) -> bool:
+    """Locks an open file until `close_locked`; False if another process or thread holds it.
+
+    True where the file system has no locks.
+    """
+    if locked := _locks(descriptor):
+        _open.add(descriptor)
+    return locked
+
+
+def close_locked(descriptor: int) -> None:
+    """Closes a file that was locked by `lock_now`."""
+    _open.discard(descriptor)
+    os.close(descriptor)
+
+
+def is_unlocked(file: Path) -> bool:
+    """Whether no process on this machine holds a file; False where locks say nothing."""
+    if fcntl is None:
+        return False
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _remove_empty(folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 import pytest
 import torch
 from conftest import ToyVAE, toy_decoder
+from forked import children
 
 from latentctl import Latents, encode_dataset
 from latentctl.errors import CacheError, CheckpointError
@@ -34,24 +34,6 @@ def whole(path):
     value = float(state["value"])
     assert all(bool((group["w"] == value).all()) for group in tensors.values())
     return value
-
-
-def children(count, work):
-    """Runs `work(number)` in several processes at once, and returns their exit codes."""
-    started = time.monotonic() + 0.05
-    pids = []
-    for number in range(count):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                time.sleep(max(0, started - time.monotonic()))
-                work(number)
-            except BaseException as error:
-                os.write(2, f"{type(error).__name__}: {error}\n".encode())
-                os._exit(1)
-            os._exit(0)
-        pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
 def test_writers_take_turns_and_readers_begin_again(tmp_path):
@@ -159,15 +141,10 @@ def test_single_files_and_caches_of_two_writers_are_whole(tmp_path):
     assert len(os.listdir(cache)) == 2
 
 
-def test_a_data_set_is_encoded_by_one_job_at_a_time(tmp_path):
+def test_a_finished_cache_is_only_read(tmp_path):
     decoder = toy_decoder(ToyVAE())
     x = decoder.decode(torch.zeros(6, 8)).detach()
-    with (
-        held(tmp_path / "cache"),
-        pytest.raises(CacheError, match=f"in use: process {os.getpid()} on "),
-    ):
-        encode_dataset(decoder, x, tmp_path / "cache", progress=False)
     first = encode_dataset(decoder, x, tmp_path / "cache", progress=False)
-    with held(tmp_path / "cache"):  # a finished cache is only read
+    with held(tmp_path / "cache"):
         again = encode_dataset(decoder, x, tmp_path / "cache", progress=False)
     assert torch.equal(first.mean, again.mean)

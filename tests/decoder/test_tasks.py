@@ -1,0 +1,226 @@
+"""Shards as tasks: killed, doubled and in any order, they make the cache of one process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from forked import children, ends, start
+from torch import nn
+
+from latentctl.decoder import Decoder, Posterior
+from latentctl.decoder.dataset import Source
+from latentctl.decoder.encode import encode_dataset, prepare
+from latentctl.decoder.encode_job import Given
+from latentctl.errors import CacheError
+from latentctl.latents import Latents
+from latentctl.storage.claims import Claims
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+N, SIZE = 200, 5
+
+
+@pytest.fixture(autouse=True)
+def quick_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Rows:
+    """Vectors; each row that is read is noted in a file, and one of them kills its reader."""
+
+    def __init__(self, log=None, killer=-1, pause=0.0):
+        self.x = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
+        self.log, self.killer, self.pause = log, killer, pause
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        if self.log:
+            with open(self.log, "ab") as file:
+                file.write(b".")
+        if index == self.killer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.pause)
+        return self.x[index]
+
+
+def decoder(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Linear(3, 2)
+    return Decoder(
+        model,
+        lambda m, z: z @ m.weight,
+        lambda m, x: Posterior(m(x), torch.ones(len(x), 2)),
+        latent_shape=(2,),
+        sample_shape=(3,),
+        value_range=None,
+    )
+
+
+OPTIONS = {"batch_size": 2, "shard_size": SIZE}
+
+
+def contents(folder):
+    """The names and bytes of the files of a cache."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def expected(tmp_path):
+    encode_dataset(decoder(), Rows(), tmp_path / "one", progress=False, **OPTIONS)
+    return contents(tmp_path / "one")
+
+
+def test_killed_doubled_and_disordered_tasks_make_the_cache_of_one(tmp_path, expected):
+    cache, log, tasks = tmp_path / "cache", tmp_path / "log", 20
+
+    def work(task, killer=-1, clock=0.0, pause=0.0):
+        time.time = lambda: clock  # of this process only
+        rows = Rows(log, killer, pause)
+        job = prepare(decoder(), rows, cache, **OPTIONS)
+        job.run(Given(range(task, task + 1), tasks), progress=False)
+
+    order = random.Random(0).sample(range(tasks), tasks)
+    killed = {order[3]: 3, order[8]: 2, order[15]: 0}  # row of its first shard
+    for task in order[:-2]:
+        row = task * SIZE + killed[task] if task in killed else -1
+        ends([start(work, task, row, 1e12 if task == order[1] else 0.0)])
+    assert ends([start(work, order[-1], -1, 0.0, 0.001) for _ in range(2)]) == [0, 0]
+    job = prepare(decoder(), Rows(), cache, **OPTIONS)
+    left = [n for n in range(N // SIZE) if n % tasks in {*killed, order[-2]}]
+    assert job.seal() == [str(number) for number in left]
+    with pytest.raises(CacheError, match="not a finished cache"):
+        Latents.load(cache)
+    for task in (*killed, order[-2]):
+        assert ends([start(work, task)]) == [0]
+    assert job.seal() == []
+    assert contents(cache) == expected
+    # each of the 24 processes reads the first and the last row for the identity of the data
+    assert log.stat().st_size <= N + 24 * 2 + 3 + 2 + 0 + 2 * SIZE
+
+
+def test_processes_that_claim_share_the_work_and_take_over(tmp_path, expected):
+    cache, log = tmp_path / "cache", tmp_path / "log"
+
+    def work(number):
+        rows = Rows(log, killer=6 * SIZE + 1 if number == 0 else -1, pause=0.001)
+        encode_dataset(decoder(), rows, cache, progress=False, **OPTIONS)
+
+    codes = children(3, work)
+    assert codes[1:] == [0, 0] and codes[0] in (0, -9)  # 0: another one took the shard
+    assert contents(cache) == expected
+    assert log.stat().st_size <= N + 3 * 2 + 2  # the shard of the killed one is read again
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_as_finished(tmp_path, expected):
+    cache = tmp_path / "cache"
+
+    def work(killer):
+        encode_dataset(decoder(), Rows(killer=killer), cache, progress=False, **OPTIONS)
+
+    for shard in (0, 1, 17, 38):
+        assert ends([start(work, shard * SIZE + 4)]) == [-9]
+        assert len(list(cache.glob("shard-*"))) == shard
+    assert ends([start(work, -1)]) == [0]
+    assert contents(cache) == expected
+
+
+def test_two_jobs_in_one_folder_are_refused(tmp_path):
+    cache = tmp_path / "cache"
+
+    def work(number):
+        encode_dataset(decoder(number), Rows(pause=0.001), cache, progress=False, **OPTIONS)
+
+    assert sorted(children(2, work)) in ([0, 1], [1, 1])
+
+
+def stream(log, parts):
+    datasets = pytest.importorskip("datasets")
+
+    def noted(row):
+        if log:
+            with open(log, "ab") as file:
+                file.write(b".")
+        return row
+
+    rows = datasets.Dataset.from_dict({"x": Rows().x.tolist(), "label": [n % 2 for n in range(N)]})
+    return rows.to_iterable_dataset(num_shards=parts).map(noted)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4, 40])
+def test_a_stream_is_divided_by_its_files(tmp_path, parts):
+    given = {"image_column": "x", "attributes": ["label"], "progress": False, **OPTIONS}
+    whole = encode_dataset(decoder(), list(stream(None, 1)), tmp_path / "list", **given)
+    one = encode_dataset(decoder(), stream(None, parts), tmp_path / "one", **given)
+    assert torch.equal(one.index, torch.arange(N))
+    torch.testing.assert_close(one.mean, whole.mean)  # batches end where files do
+    assert torch.equal(one.labels, whole.labels)
+
+    def work(number):
+        rows = stream(tmp_path / "log", parts)
+        encode_dataset(decoder(), rows, tmp_path / "two", **given)
+
+    assert children(2, work) == [0, 0]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    read = (tmp_path / "log").stat().st_size
+    assert read <= (N if parts > 1 else 2 * N) + 2 * 2
+
+
+def test_a_stream_whose_rows_are_not_those_of_its_files_is_read_whole():
+    made = stream(None, 4)
+    assert Source(made, "x").parts == 4
+    assert Source(made.filter(lambda row: row["label"]), "x").parts == 4
+    for other in (
+        made.take(7),
+        made.skip(7),
+        made.shuffle(seed=0),
+        made.map(lambda row, index: row, with_indices=True),
+        made.map(lambda rows: rows, batched=True),
+    ):
+        assert Source(other, "x").parts == 1
+
+
+def test_bad_samples_of_a_part_are_counted_through_all(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [[0.0, 1.0, 2.0]] * 12
+    rows[7] = [0.0]
+    made = datasets.Dataset.from_dict({"x": rows}).to_iterable_dataset(num_shards=3)
+    given = {"image_column": "x", "progress": False, **OPTIONS}
+    with pytest.raises(ValueError, match="Sample 3 of part 1 of the stream"):
+        encode_dataset(decoder(), made, tmp_path, **given)
+    latents = encode_dataset(decoder(), made, tmp_path, on_bad_sample="skip", **given)
+    assert latents.index.tolist() == [*range(7), *range(8, 12)]
+
+
+def test_claims_depend_on_no_clock_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1 / 0)
+    one, other = Claims(tmp_path / "claims"), Claims(tmp_path / "claims", lease=0.05)
+    assert one.take("a") and not other.take("a") and not one.take("a")
+    one.finish("a")
+    assert other.is_done("a") and not other.take("a")
+    one.release("a")
+    assert other.take("a")
+    assert ends([start(Claims(tmp_path / "claims").take, "b")]) == [0]
+    assert one.take("b"), "its holder has ended on this machine"
+    (tmp_path / "claims" / "c").write_bytes(b"elsewhere 1")
+    os.utime(tmp_path / "claims" / "c", (1, 1))
+    assert not other.take("c")
+    time.sleep(0.06)
+    (tmp_path / "claims" / "c").write_bytes(b"elsewhere 2")  # its holder is at work
+    assert not other.take("c") and not one.take("c")
+    time.sleep(0.06)
+    assert other.take("c") and not one.take("c")
+
+
+def test_a_stream_that_cannot_be_read_again_says_so(tmp_path):
+    given = iter(Rows().x)
+    source = Source(given, "x")
+    assert source.has(10)
+    with pytest.raises(ValueError, match="can be read once"):
+        source.part(0)
