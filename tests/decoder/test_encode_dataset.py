@@ -687,15 +687,16 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_encode_dataset import encode, faces, wrap
-from accelerate import PartialState
+from accelerate import Accelerator
 
 data = faces(broken=(3, 20))
 for name, rows in (("map", data), ("stream", data.to_iterable_dataset())):
     decoder = wrap()
-    PartialState().wait_for_everyone()  # so that each finds some work, here where it is little
+    accelerator = Accelerator()
+    accelerator.wait_for_everyone()  # so that each finds some work, here where it is little
     latents = encode(decoder, rows, sys.argv[1] + "/" + name, attributes=["Male"],
                      on_bad_sample="skip")
-    rank = PartialState().process_index
+    rank = accelerator.process_index
     Path(sys.argv[1], f"{{name}}-{{rank}}.seen").write_text(str(decoder.model.seen))
 """
 
