@@ -41,8 +41,10 @@ def run_page(page):
     with torch.random.fork_rng():
         for found in BLOCK.finditer(text):
             language, file, code = found.groups()
-            counts[language] += 1
+            counts[language] = counts.get(language, 0) + 1
             line = text[: found.start(3)].count("\n")
+            if language == "text":
+                continue
             if file:
                 Path(file).write_text(code)
             elif language == "python":
@@ -67,7 +69,7 @@ def test_the_code_of_the_decoder_page_runs(tmp_path, monkeypatch, capsys):
 def test_the_code_of_the_command_line_page_runs(tmp_path, monkeypatch, capsys, at_a_budget):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert run_page("cli.md") == {"python": 2, "bash": 4}
+    assert run_page("cli.md") == {"python": 2, "bash": 4, "text": 1}
     text = capsys.readouterr().out
     assert "What works" in text and "Smiling: " in text
     for file in ("report.json", "pack", "samples.png", "either.png", "edited/receipts.json"):
