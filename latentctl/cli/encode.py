@@ -83,8 +83,8 @@ def run(flags: argparse.Namespace) -> int:
         print(f"{job.folder}: {complete(job, progress=True)}")
     else:
         job.run(given, progress=True)
-        missing = job.missing()
-        print(f"{job.folder}: {len(job.present)} shards are there, {len(missing)} tasks missing.")
+        left = len(job.missing())
+        print(f"{job.folder}: {len(job.present)} shards are there, {left} tasks missing.")
     return 0
 
 
