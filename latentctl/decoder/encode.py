@@ -20,7 +20,8 @@ from ..latents.names import attribute_names
 from ..storage.claims import Claims
 from .dataset import SampleReader, Source
 from .decoder import Decoder
-from .encode_job import EncodeJob, identify
+from .encode_identity import identify
+from .encode_job import EncodeJob
 
 CLAIMS = ".claims"  # folder of the claims on shards that are being encoded
 SEAL = "seal"
@@ -65,7 +66,7 @@ def encode_dataset(
         progress: Show a bar on the main process.
 
     Returns:
-        The memory-mapped cache. Rows are in the order of the data set.
+        The cache on disk. Rows are in the order of the data set.
 
     Raises:
         AdapterError: If the decoder has no encoder.
@@ -136,7 +137,7 @@ def complete(job: EncodeJob, progress: bool) -> Latents:
     """The cache of a job, after this process did what nobody else does, and waited for the rest."""
     claims = Claims(job.folder / CLAIMS)
     try:
-        while (manifest := job.finished()) is None:
+        while (found := job.finished()) is None:
             job.run(claims, progress)
             while missing := job.missing():
                 if any(_is_open(job, claims, task) for task in missing):
@@ -153,7 +154,7 @@ def complete(job: EncodeJob, progress: bool) -> Latents:
         claims.remove_empty()  # of a job that wrote nothing, nothing is left
         raise
     claims.remove()
-    return open_cache(job.folder, manifest)
+    return open_cache(job.folder, *found)
 
 
 def _seal(job: EncodeJob, claims: Claims) -> None:

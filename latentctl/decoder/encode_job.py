@@ -1,17 +1,10 @@
-"""One encoding of a data set into a cache: its identity, its tasks, and how it is resumed.
-
-The identity is plain JSON in every shard and in the manifest: the decoder's fingerprint, the names
-of the labels, the length of the data set if known, a hash of its first sample and, unless it is a
-stream, of its last one, the size of a shard and the number of parts of a stream. A cache of another
-identity is never overwritten.
-"""
+"""One encoding of a data set into a cache: its tasks, how it is resumed, and how it is finished."""
 
 from __future__ import annotations
 
-__all__ = ["EncodeJob", "Given", "Share", "identify"]
+__all__ = ["EncodeJob", "Given", "Share"]
 
 import contextlib
-import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
@@ -22,64 +15,16 @@ from typing import Any, Protocol
 
 from ..errors import CacheError, InputError
 from ..latents import shards
+from ..latents.manifest import Listing, quickly_verified, read_manifest, write_manifest
 from ..progress import progress_bar
 from ..storage.files import MANIFEST, well_formed
 from .dataset import BadSample, SampleReader
+from .encode_identity import DIVISION, OtherJobError, differences
 from .encode_shard import ShardEncoder
 
 logger = logging.getLogger(__name__)
 
-DIVISION = ("shard_size", "parts")  # what of an identity says how the shards are divided
 HASHING = 8  # threads
-
-
-class _OtherJobError(CacheError):
-    """An intact cache of another identity."""
-
-
-def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
-    """The identity of an encoding."""
-    parts, length, hashes = reader.source.parts, reader.source.length, {}
-    reader = reader.of_part(0) if reader.source.parts > 1 else reader
-    for index in {0, 0 if length is None else length - 1}:
-        try:
-            sample = reader(index)
-        except BadSample:
-            hashes[str(index)] = "bad"
-            continue
-        digest = hashlib.sha256(f"{sample.x.dtype}{tuple(sample.x.shape)}".encode())
-        for values in (sample.x.contiguous(), sample.labels):
-            digest.update(values.cpu().numpy().tobytes())
-        hashes[str(index)] = digest.hexdigest()[:16]
-    return {
-        "format": shards.FORMAT,
-        "fingerprint": reader.decoder.fingerprint(),
-        "names": list(reader.names),
-        "length": length,
-        "samples": hashes,
-        "shard_size": shard_size,
-        "parts": parts,
-    }
-
-
-def _differences(found: dict[str, Any], job: dict[str, Any]) -> str:
-    if not found.keys() >= job.keys() or found["format"] != job["format"]:
-        return "it was not made by encode_dataset of this version"
-    parts = []
-    if found["fingerprint"] != job["fingerprint"]:
-        parts.append("it was made by another decoder")
-    if found["names"] != job["names"]:
-        parts.append(f"it has labels {found['names']} and this call asks for {job['names']}")
-    lengths = found["length"], job["length"]
-    if None not in lengths and lengths[0] != lengths[1]:
-        parts.append(f"it has {lengths[0]} samples and this data set {lengths[1]}")
-    if any(found["samples"].get(key, hashed) != hashed for key, hashed in job["samples"].items()):
-        parts.append("its samples or labels differ (another data set or transform)")
-    if found["shard_size"] != job["shard_size"]:
-        parts.append(f"it was begun with shard_size={found['shard_size']}, not {job['shard_size']}")
-    if found["parts"] != job["parts"]:
-        parts.append(f"it was begun from a stream in {found['parts']} parts, not {job['parts']}")
-    return "; ".join(parts)
 
 
 class Share(Protocol):
@@ -123,16 +68,16 @@ class EncodeJob:
     skip: bool
     present: dict[shards.Key, bool] = field(default_factory=dict)  # finished: does its part end?
 
-    def finished(self) -> dict[str, Any] | None:
-        """The manifest of a complete and intact cache, else None."""
+    def finished(self) -> tuple[dict[str, Any], Listing] | None:
+        """The manifest and the listing of a complete and unchanged cache, else None."""
         if not (self.folder / MANIFEST).exists():
             return None
         try:
-            manifest = shards.read_manifest(self.folder)
+            manifest, _ = read_manifest(self.folder)
             # how it was divided matters only for a cache that is to be completed
             self._check({**manifest, **{key: self.identity[key] for key in DIVISION}})
-            manifest = shards.verified_manifest(self.folder)
-        except _OtherJobError:
+            found = quickly_verified(self.folder)
+        except OtherJobError:
             raise
         except CacheError as error:
             logger.warning("%s Completing it now.", error)
@@ -140,7 +85,7 @@ class EncodeJob:
         with well_formed(self.folder / MANIFEST, CacheError):
             if manifest["skipped"] and not self.skip:
                 raise BadSample(**manifest["skipped"][0])
-        return manifest
+        return found
 
     def missing(self) -> dict[str, list[shards.Key]]:
         """Task -> its shards that are not there; the next one only where more may follow."""
@@ -189,9 +134,9 @@ class EncodeJob:
 
     def _check(self, found: dict[str, Any]) -> None:
         with well_formed(self.folder, CacheError):
-            other = _differences(found, self.identity)
+            other = differences(found, self.identity)
         if other:
-            raise _OtherJobError(
+            raise OtherJobError(
                 f"The cache in {self.folder} is another: {other}. Choose another folder, or "
                 f"delete this one."
             )
@@ -298,7 +243,7 @@ class EncodeJob:
             message = "%d of %d samples were skipped; %s lists them."
             logger.warning(message, len(skipped), total, self.folder / MANIFEST)
         content = {**self.identity, "length": total, "skipped": skipped}
-        shards.write_manifest(self.folder, entries, content)
+        write_manifest(self.folder, entries, content)
 
 
 def _first_intact(paths: list[Path]) -> shards.Entry | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 __all__ = ["Latents"]
 
 import functools
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +23,10 @@ from torch.utils.data import Dataset
 
 from ..display import html_table
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
-from ..storage import digest
+from .manifest import Listing, read_manifest, write_cache
 from .moments import aggregate, finite_floats
 from .names import attribute_names
-from .shards import Shard, gather, open_shards, verified_manifest, write_cache
+from .tables import Memory, Relabelled, Stored, Table
 
 
 class Encoder(Protocol):
@@ -42,9 +41,9 @@ class Encoder(Protocol):
 class Latents(Dataset["Latents"]):
     """Posterior means, posterior stds and labels of N samples.
 
-    Indexing gives `Latents` in memory, and an int a batch of one. A cache on disk is
-    memory-mapped: a batch reads only its own rows. To shuffle with torch: `DataLoader(latents,
-    sampler=BatchSampler(RandomSampler(latents), 64, False), batch_size=None)`.
+    Indexing gives `Latents` in memory, and an int a batch of one. A cache on disk is opened
+    without being read: a batch reads only its own rows. To shuffle with torch:
+    `DataLoader(latents, sampler=BatchSampler(RandomSampler(latents), 64, False), batch_size=None)`.
 
     The tensors are the attributes `mean` and `std` `(N, *latent_shape)`, `labels (N, K)`, and
     `index (N,)`, the number of each row's sample in the data set; `std` and `labels` may be None.
@@ -87,48 +86,43 @@ class Latents(Dataset["Latents"]):
             shard["std"] = finite_floats(std, "std")
             if bool((shard["std"] < 0).any()):
                 raise InputError("Standard deviations must not be negative. Variances or logs?")
-        self._build([shard], (), "")
+        self._build(Memory(shard), (), "")
         if labels is not None or names:
             labelled = self.with_labels(labels, names)
-            self._build(labelled._shards, labelled.names, "")
+            self._build(labelled._table, labelled.names, "")
 
-    def _build(self, shards: list[Shard], names: Sequence[str], fingerprint: str) -> None:
-        self._shards = shards
-        self._starts = [0, *itertools.accumulate(len(shard["mean"]) for shard in shards)]
+    def _build(self, table: Table, names: Sequence[str], fingerprint: str) -> None:
+        self._table = table
         self.names = tuple(names)
         self.fingerprint = fingerprint
-        self.latent_shape = tuple(shards[0]["mean"].shape[1:])
+        self.latent_shape = table.shapes["mean"]
 
-    def _like(self, shards: list[Shard], names: Sequence[str] | None = None) -> Latents:
-        return _unchecked(shards, self.names if names is None else names, self.fingerprint)
+    def _like(self, table: Table, names: Sequence[str] | None = None) -> Latents:
+        return _unchecked(table, self.names if names is None else names, self.fingerprint)
 
     @property
     def mean(self) -> Tensor:
-        return self._whole("mean")
+        return self._table.whole("mean")
 
     @property
     def std(self) -> Tensor | None:
-        return self._whole("std") if "std" in self._shards[0] else None
+        return self._table.whole("std") if "std" in self._table.shapes else None
 
     @property
     def labels(self) -> Tensor | None:
-        return self._whole("labels") if "labels" in self._shards[0] else None
+        return self._table.whole("labels") if "labels" in self._table.shapes else None
 
     @property
     def index(self) -> Tensor:
-        return self._whole("index")
-
-    def _whole(self, key: str) -> Tensor:
-        if len(self._shards) == 1:
-            return self._shards[0][key]
-        return torch.cat([shard[key] for shard in self._shards])
+        return self._table.whole("index")
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._table)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Latents:
-        if isinstance(index, slice) and len(self._shards) == 1:
-            return self._like([{key: value[index] for key, value in self._shards[0].items()}])
+        if isinstance(index, slice) and isinstance(self._table, Memory):
+            cut = {key: value[index] for key, value in self._table.shard.items()}
+            return self._like(Memory(cut))
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)))
         rows = torch.as_tensor(index)
@@ -137,10 +131,10 @@ class Latents(Dataset["Latents"]):
         rows = rows.reshape(-1).to("cpu", torch.long)
         if len(rows) and not -len(self) <= int(rows.min()) <= int(rows.max()) < len(self):
             raise IndexError(f"There are {len(self)} latents, row {index} is not one of them.")
-        return self._like([gather(self._shards, self._starts, rows % max(1, len(self)))])
+        return self._like(Memory(self._table.take(rows % max(1, len(self)))))
 
     def __repr__(self) -> str:
-        std = "std" if "std" in self._shards[0] else "no std"
+        std = "std" if "std" in self._table.shapes else "no std"
         labels = f"labels: {', '.join(self.names)}" if self.names else "no labels"
         return f"Latents({len(self)} x {self.latent_shape}, {std}, {labels})"
 
@@ -181,13 +175,12 @@ class Latents(Dataset["Latents"]):
 
     @functools.cached_property
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        return aggregate((shard["mean"], shard.get("std")) for shard in self._shards)
+        return aggregate((shard["mean"], shard.get("std")) for shard in self._table.pieces())
 
     def identity(self) -> dict[str, Any]:
-        """The decoder's fingerprint, the names, and a hash of all means, stds and labels."""
-        values = {k: [s[k] for s in self._shards] for k in self._shards[0] if k != "index"}
+        """The decoder's fingerprint, the names, and a hash of the values, or of a cache's files."""
         found = {"decoder": self.fingerprint[:16], "attributes": list(self.names)}
-        return {**found, "latents": digest(values)}
+        return {**found, "latents": self._table.digest()}
 
     def with_labels(self, labels: Tensor | None, names: str | Sequence[str]) -> Latents:
         """The same latents with other labels `(N, K)`, in [0, 1] or NaN, and their names.
@@ -211,9 +204,9 @@ class Latents(Dataset["Latents"]):
                 f"Labels are in [0, 1] or NaN for unknown; {names[column]!r} of row {row} is "
                 f"{float(labels[row, column]):g}. Map -1 to 0, or to NaN if it means unknown."
             )
-        parts = labels.split([len(shard["mean"]) for shard in self._shards])
-        shards = [{**s, "labels": part} for s, part in zip(self._shards, parts, strict=True)]
-        return self._like(shards, names)
+        if isinstance(self._table, Memory):
+            return self._like(Memory({**self._table.shard, "labels": labels}), names)
+        return self._like(Relabelled(self._table, labels), names)
 
     def column(self, name: str) -> Tensor:
         """The labels of one name, `(N,)`.
@@ -221,16 +214,16 @@ class Latents(Dataset["Latents"]):
         Raises:
             UnknownNameError: If there is no such label; the message has the nearest names.
         """
-        return torch.cat([s["labels"][:, self._place(name)] for s in self._shards])
+        place = self._place(name)
+        return torch.cat([shard["labels"][:, place] for shard in self._table.pieces()])
 
     def select(self, names: str | Sequence[str]) -> Latents:
         """The same latents with these labels only, in this order; refuses names like `column`."""
         names = attribute_names(names, "label")
-        if not names:
-            rest = [{k: v for k, v in s.items() if k != "labels"} for s in self._shards]
-            return self._like(rest, ())
-        places = [self._place(name) for name in names]
-        return self._like([{**s, "labels": s["labels"][:, places]} for s in self._shards], names)
+        table = Relabelled(self._table, None, [self._place(name) for name in names])
+        if isinstance(self._table, Memory):
+            return self._like(Memory(next(table.pieces())), names)
+        return self._like(table, names)
 
     def _place(self, name: str) -> int:
         if name not in self.names:
@@ -238,8 +231,11 @@ class Latents(Dataset["Latents"]):
         return self.names.index(name)
 
     def to(self, device: torch.device | str) -> Latents:
-        """The same latents on another device."""
-        return self._like([{k: v.to(device) for k, v in s.items()} for s in self._shards])
+        """The same latents on another device; a cache stays where it is for the CPU."""
+        if not isinstance(self._table, Memory) and torch.device(device).type == "cpu":
+            return self
+        whole = {name: self._table.whole(name).to(device) for name in self._table.shapes}
+        return self._like(Memory(whole))
 
     def save(self, path: str | Path) -> None:
         """Write a cache that `load` reads, in place of an older one.
@@ -247,11 +243,16 @@ class Latents(Dataset["Latents"]):
         Raises:
             CacheError: If it cannot be written, or `path` is a file.
         """
-        write_cache(Path(path), self._shards, names=self.names, fingerprint=self.fingerprint)
+        write_cache(
+            Path(path), self._table.pieces(), names=self.names, fingerprint=self.fingerprint
+        )
 
     @classmethod
     def load(cls, path: str | Path, *, decoder: Encoder | None = None) -> Latents:
-        """The memory-mapped latents of a cache, after its hashes were verified.
+        """The latents of a cache, without reading its shards.
+
+        A shard is compared with the listing when it is first used: its size and time, or else its
+        hash. Every byte is compared by `latentctl verify CACHE`.
 
         Arguments:
             path: A folder written by `encode_dataset` or `save`.
@@ -259,10 +260,11 @@ class Latents(Dataset["Latents"]):
                 `encode_dataset`, only the shape is compared.
 
         Raises:
-            CacheError: If it is unfinished, truncated, corrupted, or of another decoder.
+            CacheError: If it is unfinished, or of another decoder; and as soon as a shard is used
+                that is missing, truncated or corrupted.
         """
         folder = Path(path)
-        latents = open_cache(folder, verified_manifest(folder))
+        latents = open_cache(folder, *read_manifest(folder))
         if decoder is None:
             return latents
         found = decoder.fingerprint()
@@ -279,12 +281,13 @@ class Latents(Dataset["Latents"]):
         return latents
 
 
-def open_cache(folder: Path, manifest: dict[str, Any]) -> Latents:
-    """The latents of a cache whose shards were verified."""
-    return _unchecked(open_shards(folder, manifest), manifest["names"], manifest["fingerprint"])
+def open_cache(folder: Path, manifest: dict[str, Any], listing: Listing) -> Latents:
+    """The latents of a cache."""
+    table = Stored(folder, manifest, listing)
+    return _unchecked(table, manifest["names"], manifest["fingerprint"])
 
 
-def _unchecked(shards: list[Shard], names: Sequence[str], fingerprint: str) -> Latents:
+def _unchecked(table: Table, names: Sequence[str], fingerprint: str) -> Latents:
     latents = object.__new__(Latents)  # without the validation of __init__
-    latents._build(shards, names, fingerprint)
+    latents._build(table, names, fingerprint)
     return latents

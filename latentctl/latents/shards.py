@@ -1,29 +1,25 @@
-"""Shards of a cache on disk: safetensors files named by their hash, and the manifest.
+"""Shards of a cache on disk: safetensors files named by their hash.
 
 A shard is one file `shard-00000-00003-<hash>.safetensors`: the part of the data set, the number of
 the shard in it, and the first 16 digits of the sha256 of its bytes. One atomic rename commits the
 shard and its hash; a shard that is made twice has the same name. Its header holds the job that it
-belongs to, from which an interrupted encoding resumes. `manifest.json` is written last, lists every
-shard with its sha256, and carries a hash of itself. Tensors are memory-mapped.
+belongs to, from which an interrupted encoding resumes. In the file its first sample has number 0.
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "DTYPES",
     "FORMAT",
     "Entry",
     "Key",
     "Shard",
     "find_shards",
-    "gather",
+    "header_of",
     "read_entry",
-    "open_shards",
-    "read_manifest",
     "read_notes",
-    "verified_manifest",
+    "tensor_file",
     "verify_shard",
-    "write_cache",
-    "write_manifest",
     "write_shard",
 ]
 
@@ -32,7 +28,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +36,20 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..storage import files
-from ..storage.files import MANIFEST, fsync_folder, sealed, well_formed, write_atomic
-from ..storage.lock import held
+from ..storage.files import fsync_folder
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-(\d{5,})-([0-9a-f]{16})\.safetensors")
+DTYPES = {"F32": torch.float32, "I64": torch.int64}  # of the tensors, as safetensors names them
+HEAD = 4096  # bytes that are read at once, mostly the whole header
+LARGEST = 1 << 24  # bytes of a header
 NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order
 
 Key = tuple[int, int]  # the part of the data set, and the number of a shard in it
 # "mean" and "index", in a file from the first sample of the shard; "std", "labels" if there are any
 Shard = dict[str, Tensor]
-Entry = dict[str, Any]  # name, sha256 and rows of a shard, and its samples start ... stop - 1
+# part, number, name, sha256 and rows of a shard, and its samples start ... stop - 1
+Entry = dict[str, Any]
 
 
 def write_shard(folder: Path, key: Key, tensors: Shard, notes: Mapping[str, Any]) -> Entry:
@@ -94,65 +92,8 @@ def write_shard(folder: Path, key: Key, tensors: Shard, notes: Mapping[str, Any]
             f"free some disk space and run the same call again to go on from there."
         ) from error
     rows = len(next(iter(tensors.values())))
-    return {**notes, "name": path.name, "sha256": digest, "rows": rows}
-
-
-def write_cache(folder: Path, shards: Sequence[Shard], **content: Any) -> None:
-    """Write shards that are in memory as a finished cache, in place of an older one.
-
-    Raises:
-        CacheError: Writing failed, or `folder` is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{folder} is a file. Choose a folder.")
-    entries, start = [], 0
-    with held(folder, CacheError):
-        for number, shard in enumerate(shards):
-            notes = {"start": start, "stop": start + len(shard["mean"])}
-            start = notes["stop"]
-            owned = {key: value.cpu() for key, value in shard.items()}
-            owned["index"] = owned["index"] - notes["start"]
-            entries.append(write_shard(folder, (0, number), owned, notes))
-        write_manifest(folder, entries, content)
-
-
-def gather(shards: Sequence[Shard], starts: Sequence[int], rows: Tensor) -> Shard:
-    """Some rows of shards whose first rows are `starts`, in memory."""
-    if len(shards) == 1:
-        return {key: value[rows.to(value.device)] for key, value in shards[0].items()}
-    order = rows.argsort()  # each shard is read once, in the order of its file
-    bounds = torch.searchsorted(rows[order], torch.tensor(starts)).tolist()
-    batch = {k: v.new_empty(len(rows), *v.shape[1:]) for k, v in shards[0].items()}
-    for number, shard in enumerate(shards):
-        here = order[bounds[number] : bounds[number + 1]]
-        for key, value in shard.items():
-            batch[key][here] = value[rows[here] - starts[number]]
-    return batch
-
-
-def open_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Shard]:
-    """The memory-mapped tensors of all shards that have rows, or of one empty shard.
-
-    Raises:
-        CacheError: If their shapes do not agree with each other and with the manifest.
-    """
-    from safetensors.torch import load_file
-
-    with well_formed(folder, CacheError):
-        entries = manifest["shards"]
-        used = [entry for entry in entries if entry["rows"]] or entries[:1]
-        shards = [load_file(folder / entry["name"]) for entry in used]
-        keys, width = set(shards[0]), len(manifest["names"])
-        for shard, entry in zip(shards, used, strict=True):
-            mean, rows = shard["mean"], entry["rows"]
-            shapes = {"mean": mean.shape, "std": mean.shape, "index": (rows,)}
-            shapes["labels"] = (rows, width)
-            wrong = len(mean) != rows or mean.shape[1:] != shards[0]["mean"].shape[1:]
-            wrong |= set(shard) != keys or any(shard[k].shape != shapes[k] for k in keys)
-            if wrong or ("labels" in keys) != bool(width):
-                raise ValueError(f"{entry['name']} has other rows, shapes or labels")
-            shard["index"] = shard["index"] + entry["start"]
-    return shards
+    found = {"part": key[0], "number": key[1], "name": path.name, "sha256": digest, "rows": rows}
+    return {**notes, **found}
 
 
 def read_entry(path: Path) -> Entry | None:
@@ -166,13 +107,15 @@ def read_notes(path: Path) -> Entry | None:
     """The notes and the rows of a shard whose bytes are not compared; None if it is truncated."""
     from safetensors import SafetensorError, safe_open
 
-    if path.is_symlink() or not path.is_file():
+    match = NAME.fullmatch(path.name)
+    if match is None or path.is_symlink() or not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})[NOTES])
             rows = file.get_slice("index").get_shape()[0]
-        here = {**notes, "name": path.name, "rows": rows}
+        here = {**notes, "part": int(match[1]), "number": int(match[2])}
+        here |= {"name": path.name, "rows": rows}
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
     whole = isinstance(notes.get("stop"), int) and isinstance(notes.get("skipped", []), list)
@@ -206,70 +149,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, shards: Sequence[Entry], content: Mapping[str, Any]) -> None:
-    """Commit a cache, and remove every other shard from the folder."""
-    names = ("name", "sha256", "start", "stop", "rows")
-    manifest = {
-        **content,
-        "format": FORMAT,
-        "rows": sum(shard["rows"] for shard in shards),
-        "shards": [{name: shard[name] for name in names} for shard in shards],
-    }
-    try:
-        write_atomic(folder / MANIFEST, sealed(manifest))
-    except OSError as error:
-        raise CacheError(
-            f"{folder / MANIFEST} was not written: {error}. Free some disk space and run again."
-        ) from error
-    listed = {shard["name"] for shard in shards}
-    stale = [path for paths in find_shards(folder).values() for path in paths]
-    for path in [*stale, *folder.glob(".shard-*.partial")]:
-        if path.name not in listed:
-            path.unlink(missing_ok=True)
+def header_of(descriptor: int) -> tuple[int, bytes]:
+    """Where the tensors of an open safetensors file begin, and the JSON of its header."""
+    head = os.read(descriptor, HEAD)
+    size = int.from_bytes(head[:8], "little")
+    if size > LARGEST:
+        raise ValueError(f"its header has {size} bytes")
+    while len(head) < 8 + size and (more := os.read(descriptor, 8 + size - len(head))):
+        head += more
+    return 8 + size, head[8 : 8 + size].rstrip()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished cache.
+def tensor_file(table: Any) -> bytes:
+    """The bytes of a safetensors file with one array of whole numbers."""
+    from safetensors.numpy import save
 
-    Raises:
-        CacheError: It is missing, truncated, corrupted, or of a later format.
-    """
-    path = folder / MANIFEST
-    if not os.path.lexists(path):
-        raise CacheError(
-            f"{folder} is not a finished cache: it has no {MANIFEST}. If encode_dataset was "
-            f"interrupted, run the same call again: it resumes after the finished shards."
-        )
-    advice = "Run the same encode_dataset again: the intact shards are kept."
-    try:
-        manifest: dict[str, Any] = files.read_manifest(path, FORMAT, CacheError, advice)
-    except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error}.") from error
-    with well_formed(path, CacheError):
-        names, entries = manifest["names"], manifest["shards"]
-        plain = isinstance(manifest["fingerprint"], str) and isinstance(names, list)
-        plain &= all(isinstance(name, str) for name in names) and len(entries) > 0
-        plain &= isinstance(manifest.get("skipped", []), list)
-        for entry in entries:
-            numbers = (entry[key] for key in ("rows", "start", "stop"))
-            plain &= bool(NAME.fullmatch(entry["name"])) and isinstance(entry["sha256"], str)
-            plain &= all(type(number) is int and number >= 0 for number in numbers)
-    if not plain:
-        raise CacheError(f"{path} is not the manifest of a cache of latents. {advice}")
-    return manifest
-
-
-def verified_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a cache, after the hashes of all its shards were verified.
-
-    Raises:
-        CacheError: The manifest or a shard is missing, truncated or corrupted; names the file.
-    """
-    manifest = read_manifest(folder)
-    for shard in manifest["shards"]:
-        if verify_shard(folder / shard["name"], shard["sha256"]) is None:
-            raise CacheError(
-                f"{folder / shard['name']} is missing, truncated or corrupted. Run the same "
-                f"encode_dataset again: it encodes this shard again. Or delete the cache."
-            )
-    return manifest
+    return save({"shards": table})

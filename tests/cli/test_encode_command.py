@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -61,12 +62,26 @@ def test_tasks_and_the_seal_give_what_one_command_gives(world, capsys):
     assert encode("--tasks", "3", "--task", "1") == 0  # finished: nothing to do
     assert encode("--seal") == 0
     one, parts = (
-        {file.name: file.read_bytes() for file in (world / folder).iterdir()}
+        {file.name: file.read_bytes() for file in (world / folder).glob("shard-*")}
         for folder in ("cache", "parts")
     )
     assert one == parts
     latents = latentctl.Latents.load("parts", decoder=latentctl.wrap(ToyVAE(), latent_shape=(8,)))
     assert latents.column("Smiling").tolist() == [number % 2 for number in range(9)]
+
+
+def test_verify_compares_every_byte_of_a_cache(world, capsys):
+    configured()
+    assert encode() == 0 and main(["verify", "cache"]) == 0
+    assert "cache: 5 shards are intact." in capsys.readouterr().out
+    file = sorted((world / "cache").glob("shard-*"))[3]
+    times, raw = file.stat().st_mtime_ns, bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    os.utime(file, ns=(times, times))
+    assert len(latentctl.Latents.load("cache").mean) == 9  # size and time are the same
+    assert main(["verify", "cache"]) == 1
+    assert f"{file.name} is missing, truncated or corrupted" in capsys.readouterr().out
 
 
 def test_an_array_and_a_data_set_of_files(world):

@@ -502,7 +502,7 @@ def test_any_flipped_bit_and_any_truncation_is_found(
         raw[place] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(raw)
     with pytest.raises(CacheError, match=file.name.split(".")[0]):
-        Latents.load(path)
+        assert Latents.load(path).mean is not None  # a shard is compared when it is used
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "header", "manifest", "no manifest"])
@@ -757,17 +757,17 @@ def test_reading_is_memory_mapped(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import latentctl.latents.latents as module
-from latentctl.latents.shards import read_manifest
+from latentctl.latents.manifest import read_manifest
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 folder = Path(sys.argv[1])
-manifest = read_manifest(folder)
-module.open_cache(folder, manifest)[[0]]
+found = read_manifest(folder)
+module.open_cache(folder, *found)[[0]]
 before = resident()
-latents = module.open_cache(folder, manifest)
+latents = module.open_cache(folder, *found)
 latents[[5, 60000, 31000]]
 part = resident() - before
 latents.mean.sum()

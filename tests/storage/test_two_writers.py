@@ -138,7 +138,7 @@ def test_single_files_and_caches_of_two_writers_are_whole(tmp_path):
     assert len(set(file.read_bytes())) == 1 and len(file.read_bytes()) == 5000
     assert Latents.load(cache).mean.unique().tolist() in ([0.0], [1.0])
     assert sorted(os.listdir(tmp_path)) == ["cache", "file"]
-    assert len(os.listdir(cache)) == 2
+    assert len(os.listdir(cache)) == 3
 
 
 def test_a_finished_cache_is_only_read(tmp_path):

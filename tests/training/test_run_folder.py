@@ -22,8 +22,6 @@ from latentctl import Actor, AttributeCritic, FlowMatching, LatentFlow, Latents,
 from latentctl.controllers import Ascent, Updater
 from latentctl.controllers.distillation import distill
 from latentctl.errors import CheckpointError
-from latentctl.latents.latents import open_cache
-from latentctl.latents.shards import verified_manifest
 from latentctl.storage.lock import held
 from latentctl.training import Player, fit, run_state, signals
 
@@ -80,7 +78,7 @@ def test_a_finished_run_is_resumed_only_on_its_own_decoder_and_data(kind, tmp_pa
     torch.manual_seed(0)
     FITS[kind](own, output_dir=run)
     FITS[kind](own, output_dir=run, resume_from_checkpoint="latest")
-    again = open_cache(tmp_path / "own", verified_manifest(tmp_path / "own"))
+    again = Latents.load(tmp_path / "own")
     FITS[kind](again, output_dir=run, resume_from_checkpoint="latest")
     foreign = cached(tmp_path / "foreign", seed=1)
     assert foreign.fingerprint != own.fingerprint
