@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": int,
     "shard_size": int,
     "on_bad_sample": str,
+    "dtype": str,
     "seed": int,
 }
 REQUIRED = ("decoder", "data", "output")
@@ -147,7 +148,7 @@ def _job(config: dict[str, Any], device: str) -> EncodeJob:
     names, rows = config.get("attributes"), _rows(config["data"])
     if "labels" in config:
         names, rows = read_labels(Path(config["labels"]), Path(config["data"]), names)
-    options = ("image_column", "batch_size", "shard_size", "on_bad_sample", "seed")
+    options = ("image_column", "batch_size", "shard_size", "on_bad_sample", "dtype", "seed")
     given = {name: config[name] for name in options if name in config}
     return prepare(
         decoder,

@@ -25,6 +25,7 @@ from .encode_job import EncodeJob
 
 CLAIMS = ".claims"  # folder of the claims on shards that are being encoded
 SEAL = "seal"
+STORED = ("float32", "float16", "bfloat16")
 
 
 def encode_dataset(
@@ -38,6 +39,7 @@ def encode_dataset(
     shard_size: int = 4096,
     on_bad_sample: Literal["raise", "skip"] = "raise",
     transform: Callable[[Any], Any] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     seed: int = 0,
     progress: bool = True,
 ) -> Latents:
@@ -62,6 +64,8 @@ def encode_dataset(
             the manifest.
         transform: Applied to `x` (images as PIL) before it becomes a tensor `sample_shape`.
             Torch's CPU generator is seeded for each sample.
+        dtype: Type in which means and stds are stored; they are read as float32. The manifest has
+            the largest absolute error of each, `errors`.
         seed: Seed of `transform`.
         progress: Show a bar on the main process.
 
@@ -95,6 +99,7 @@ def encode_dataset(
         shard_size=shard_size,
         on_bad_sample=on_bad_sample,
         transform=transform,
+        dtype=dtype,
         seed=seed,
     )
     return complete(job, progress)
@@ -111,6 +116,7 @@ def prepare(
     shard_size: int = 4096,
     on_bad_sample: Literal["raise", "skip"] = "raise",
     transform: Callable[[Any], Any] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> EncodeJob:
     """The job of `encode_dataset`, with its arguments, of which nothing is done yet."""
@@ -119,6 +125,8 @@ def prepare(
         raise AdapterError(f"{decoder.name} has no encoder. Pass latentctl.wrap(..., encode=...).")
     if on_bad_sample not in ("raise", "skip"):
         raise InputError(f'on_bad_sample is "raise" or "skip", not {on_bad_sample!r}.')
+    if dtype not in STORED:
+        raise InputError(f"dtype is {', '.join(STORED)}, not {dtype!r}.")
     if batch_size < 1 or shard_size < 1:
         raise InputError(f"Sizes must be >= 1: batch {batch_size}, shard {shard_size}.")
     names = attribute_names(attributes or ())
@@ -129,7 +137,7 @@ def prepare(
     if source.parts == 1 and not source.has(0):
         raise InputError("The data set is empty.")
     reader = SampleReader(decoder, source, names, image_column, transform, seed)
-    identity = identify(reader, shard_size)
+    identity = identify(reader, shard_size, dtype)
     return EncodeJob(reader, folder, identity, batch_size, on_bad_sample == "skip")
 
 

@@ -2,8 +2,8 @@
 
 It is plain JSON in every shard and in the manifest: the decoder's fingerprint, the names of the
 labels, the length of the data set if known, a hash of its first sample and, unless it is a stream,
-of its last one, the size of a shard and the number of parts of a stream. A cache of another
-identity is never overwritten.
+of its last one, the type in which numbers are stored, the size of a shard and the number of parts
+of a stream. A cache of another identity is never overwritten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class OtherJobError(CacheError):
     """An intact cache of another identity."""
 
 
-def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
+def identify(reader: SampleReader, shard_size: int, dtype: str) -> dict[str, Any]:
     """The identity of an encoding."""
     parts, length, hashes = reader.source.parts, reader.source.length, {}
     reader = reader.of_part(0) if reader.source.parts > 1 else reader
@@ -44,6 +44,7 @@ def identify(reader: SampleReader, shard_size: int) -> dict[str, Any]:
         "names": list(reader.names),
         "length": length,
         "samples": hashes,
+        "dtype": dtype,
         "shard_size": shard_size,
         "parts": parts,
     }
@@ -63,6 +64,8 @@ def differences(found: dict[str, Any], job: dict[str, Any]) -> str:
         parts.append(f"it has {lengths[0]} samples and this data set {lengths[1]}")
     if any(found["samples"].get(key, hashed) != hashed for key, hashed in job["samples"].items()):
         parts.append("its samples or labels differ (another data set or transform)")
+    if found["dtype"] != job["dtype"]:
+        parts.append(f"it is stored in {found['dtype']} and this call asks for {job['dtype']}")
     if found["shard_size"] != job["shard_size"]:
         parts.append(f"it was begun with shard_size={found['shard_size']}, not {job['shard_size']}")
     if found["parts"] != job["parts"]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ..errors import CacheError, InputError
 from ..latents import shards
 from ..latents.manifest import Listing, quickly_verified, read_manifest, write_manifest
@@ -197,7 +199,8 @@ class EncodeJob:
             bar.update(samples)
 
         first = key[1] * self._size
-        encode = ShardEncoder(reader, self.batch_size, self.skip, report)
+        dtype = getattr(torch, self.identity["dtype"])
+        encode = ShardEncoder(reader, self.batch_size, self.skip, report, dtype)
         shard, notes = encode(range(first, first + self._size))
         shards.write_shard(self.folder, key, shard, {"job": self.identity, **notes})
 
@@ -242,7 +245,9 @@ class EncodeJob:
         if skipped:
             message = "%d of %d samples were skipped; %s lists them."
             logger.warning(message, len(skipped), total, self.folder / MANIFEST)
-        content = {**self.identity, "length": total, "skipped": skipped}
+        errors = [entry["errors"] for entry in found.values()]
+        bound = {key: max(e.get(key, 0.0) for e in errors) for key in sorted(set().union(*errors))}
+        content = {**self.identity, "length": total, "skipped": skipped, "errors": bound}
         write_manifest(self.folder, entries, content)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import NonFiniteError
+from ..errors import InputError, NonFiniteError
 from ..latents import shards
 from .dataset import BadSample, Sample, SampleReader
 
@@ -28,18 +28,20 @@ class ShardEncoder:
         batch_size: Samples that are encoded together.
         skip: Leave samples out that cannot be used, instead of raising.
         report: Called with the number of samples that were read since the last call.
+        dtype: Type in which means and stds are stored.
     """
 
     reader: SampleReader
     batch_size: int
     skip: bool
     report: Callable[[int], Any]
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, indices: range) -> tuple[shards.Shard, dict[str, Any]]:
         """The tensors of the samples `indices`, and notes: their range and those left out."""
-        rows, skipped = 0, list[dict[str, Any]]()
+        rows, skipped, errors = 0, list[dict[str, Any]](), dict[str, float]()
         shard: shards.Shard = {
-            "mean": torch.empty(0, *self.reader.decoder.latent_shape),
+            "mean": torch.empty(0, *self.reader.decoder.latent_shape, dtype=self.dtype),
             "index": torch.empty(0, dtype=torch.long),
         }
         samples = self._samples(indices, skipped)
@@ -48,6 +50,7 @@ class ShardEncoder:
             encoded = self._encode(batch, skipped)
             if encoded is None:
                 continue
+            self._round(encoded, errors)
             if not rows:
                 shard = {k: v.new_empty(len(indices), *v.shape[1:]) for k, v in encoded.items()}
             for key, value in encoded.items():
@@ -56,6 +59,7 @@ class ShardEncoder:
         length = self.reader.source.length  # of a stream it is known once its end was seen
         stop = indices.stop if length is None else min(indices.stop, length)
         notes = {"start": indices.start, "stop": stop, "last": stop == length, "skipped": skipped}
+        notes["errors"] = errors
         shard = {key: value[:rows] for key, value in shard.items()}
         return {**shard, "index": shard["index"] - indices.start}, notes
 
@@ -91,6 +95,21 @@ class ShardEncoder:
         if self.reader.names:
             encoded["labels"] = torch.stack([sample.labels for sample in batch])
         return encoded
+
+    def _round(self, encoded: shards.Shard, errors: dict[str, float]) -> None:
+        """Means and stds in the type in which they are stored, and the largest error of each."""
+        for key in ("mean", "std"):
+            if self.dtype == torch.float32 or key not in encoded:
+                continue
+            value = encoded[key]
+            encoded[key] = value.to(self.dtype)
+            error = float((encoded[key].float() - value).abs().max())
+            if error == float("inf"):
+                raise InputError(
+                    f"The {key} of a sample is {float(value.abs().max()):.3g}, beyond the range of "
+                    f'float16. Take dtype="bfloat16" or "float32".'
+                )
+            errors[key] = max(error, errors.get(key, 0.0))
 
     def _bad(self, error: BadSample, skipped: list[dict[str, Any]]) -> None:
         if not self.skip:

@@ -34,7 +34,6 @@ from ..storage import files
 from ..storage.files import MANIFEST, read_regular, sealed, well_formed, write_atomic
 from ..storage.lock import held
 from .shards import (
-    DTYPES,
     FORMAT,
     Entry,
     Shard,
@@ -196,7 +195,9 @@ def _plain_tensors(manifest: Mapping[str, Any]) -> bool:
     width = len(manifest["names"])
     plain = set(shapes) in ({"mean", "index"} | extra for extra in _extras(bool(width)))
     plain &= len(shapes) == len(manifest["tensors"])
-    plain &= all(dtype in DTYPES for _, dtype, _ in manifest["tensors"])
+    for name, dtype, _ in manifest["tensors"]:
+        whole = {"index": ("I64",), "labels": ("F32",)}
+        plain &= dtype in whole.get(name, ("F32", "F16", "BF16"))
     numbers = [number for shape in shapes.values() for number in shape]
     plain &= all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
     plain &= shapes.get("std", shapes["mean"]) == shapes["mean"] and shapes["index"] == ()

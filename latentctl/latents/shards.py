@@ -40,7 +40,8 @@ from ..storage.files import fsync_folder
 
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-(\d{5,})-([0-9a-f]{16})\.safetensors")
-DTYPES = {"F32": torch.float32, "I64": torch.int64}  # of the tensors, as safetensors names them
+# of the tensors, as safetensors names them
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 HEAD = 4096  # bytes that are read at once, mostly the whole header
 LARGEST = 1 << 24  # bytes of a header
 NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order

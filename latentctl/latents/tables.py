@@ -155,7 +155,8 @@ class Stored:
         few, used = len(self.listing) <= MAPPED, self.listing.column("rows").nonzero()[0].tolist()
         for shard in used or [0]:
             piece = self._map(shard) if few else self._mapped(shard)
-            yield {**piece, "index": piece["index"] + int(self._first[shard])}
+            read = {name: _whole_precision(value) for name, value in piece.items()}
+            yield {**read, "index": piece["index"] + int(self._first[shard])}
 
     def take(self, rows: Tensor) -> Shard:
         sought = rows.numpy()
@@ -178,7 +179,7 @@ class Stored:
             raw = np.empty((len(rows), size), np.uint8)
             raw[order] = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, size)
             value = torch.from_numpy(raw.reshape(-1)).view(self._kinds[name])
-            shard[name] = value.view(len(rows), *self.shapes[name])
+            shard[name] = _whole_precision(value.view(len(rows), *self.shapes[name]))
         shard["index"][torch.from_numpy(order)] += torch.from_numpy(self._first[which])
         return shard
 
@@ -241,6 +242,10 @@ class Stored:
             span = [offset, offset := offset + rows * self._bytes[name]]
             found[name] = {"dtype": dtype, "shape": [rows, *shape], "data_offsets": span}
         return json.dumps(found, separators=(",", ":"))[1:].encode()
+
+
+def _whole_precision(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def _as_bytes(value: Tensor) -> bytes:

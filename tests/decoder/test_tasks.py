@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -227,3 +228,21 @@ def test_a_stream_that_cannot_be_read_again_says_so(tmp_path):
     assert source.has(10)
     with pytest.raises(ValueError, match="can be read once"):
         source.part(0)
+
+
+@pytest.mark.parametrize("dtype, relative", [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_the_manifest_bounds_the_error_of_half_precision(tmp_path, dtype, relative):
+    whole = encode_dataset(decoder(), Rows(), tmp_path / "whole", progress=False, **OPTIONS)
+    given = {"dtype": dtype, "progress": False, **OPTIONS}
+    half = encode_dataset(decoder(), Rows(), tmp_path / "half", **given)
+    errors = json.loads((tmp_path / "half" / "manifest.json").read_text())["errors"]
+    assert half.mean.dtype == half[[3]].mean.dtype == torch.float32
+    assert errors["mean"] == float((half.mean - whole.mean).abs().max()) > 0
+    assert errors["mean"] <= relative * float(whole.mean.abs().max())
+    assert torch.equal(half[[7, 3]].mean, half.mean[[7, 3]]) and torch.equal(half.std, whole.std)
+    with pytest.raises(CacheError, match=f"stored in {dtype} and this call asks for float32"):
+        encode_dataset(decoder(), Rows(), tmp_path / "half", progress=False, **OPTIONS)
+    if dtype == "float16":
+        far = torch.full((3, 3), 1e6)
+        with pytest.raises(ValueError, match="beyond the range of float16"):
+            encode_dataset(decoder(), far, tmp_path / "far", **given)
