@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "shard_size": int,
     "on_bad_sample": str,
     "dtype": str,
+    "num_workers": int,
     "seed": int,
 }
 REQUIRED = ("decoder", "data", "output")
@@ -148,7 +149,7 @@ def _job(config: dict[str, Any], device: str) -> EncodeJob:
     names, rows = config.get("attributes"), _rows(config["data"])
     if "labels" in config:
         names, rows = read_labels(Path(config["labels"]), Path(config["data"]), names)
-    options = ("image_column", "batch_size", "shard_size", "on_bad_sample", "dtype", "seed")
+    options = {*SETTINGS} - {"decoder", "adapter", "data", "labels", "attributes", "output"}
     given = {name: config[name] for name in options if name in config}
     return prepare(
         decoder,

@@ -140,19 +140,28 @@ class SampleReader:
         return replace(self, source=self.source.part(number), part=number if several else None)
 
     def __call__(self, index: int) -> Sample:
-        file = None
         try:
             row = self.source[index]
+        except Exception as error:  # of the data set
+            raise self._bad(index, None, error) from error
+        return self.read(index, row)
+
+    def read(self, index: int, row: Any) -> Sample:
+        """The sample of row `index`, which was read."""
+        file = None
+        try:
             value, labels = self._split(row)
             file = _file(row, value)
             return Sample(index, file, self._sample(index, value), self._labels(labels))
         except UnknownNameError:
             raise
-        except InputError as error:
-            raise BadSample(index, file, str(error), self.part) from error
         except Exception as error:  # of an image file or a transform
-            reason = f"{type(error).__name__}: {error}."
-            raise BadSample(index, file, reason, self.part) from error
+            raise self._bad(index, file, error) from error
+
+    def _bad(self, index: int, file: str | None, error: Exception) -> BadSample:
+        reason = f"{type(error).__name__}: {error}."
+        reason = str(error) if isinstance(error, InputError) else reason
+        return BadSample(index, file, reason, self.part)
 
     def _split(self, row: Any) -> tuple[Any, Any]:
         if isinstance(row, Mapping):

@@ -40,6 +40,7 @@ def encode_dataset(
     on_bad_sample: Literal["raise", "skip"] = "raise",
     transform: Callable[[Any], Any] | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    num_workers: int = 0,
     seed: int = 0,
     progress: bool = True,
 ) -> Latents:
@@ -66,6 +67,8 @@ def encode_dataset(
             Torch's CPU generator is seeded for each sample.
         dtype: Type in which means and stds are stored; they are read as float32. The manifest has
             the largest absolute error of each, `errors`.
+        num_workers: Processes that read and decode samples while the device encodes, as of a
+            `DataLoader`; 0 reads between the batches.
         seed: Seed of `transform`.
         progress: Show a bar on the main process.
 
@@ -100,6 +103,7 @@ def encode_dataset(
         on_bad_sample=on_bad_sample,
         transform=transform,
         dtype=dtype,
+        num_workers=num_workers,
         seed=seed,
     )
     return complete(job, progress)
@@ -117,6 +121,7 @@ def prepare(
     on_bad_sample: Literal["raise", "skip"] = "raise",
     transform: Callable[[Any], Any] | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    num_workers: int = 0,
     seed: int = 0,
 ) -> EncodeJob:
     """The job of `encode_dataset`, with its arguments, of which nothing is done yet."""
@@ -127,8 +132,11 @@ def prepare(
         raise InputError(f'on_bad_sample is "raise" or "skip", not {on_bad_sample!r}.')
     if dtype not in STORED:
         raise InputError(f"dtype is {', '.join(STORED)}, not {dtype!r}.")
-    if batch_size < 1 or shard_size < 1:
-        raise InputError(f"Sizes must be >= 1: batch {batch_size}, shard {shard_size}.")
+    if batch_size < 1 or shard_size < 1 or num_workers < 0:
+        raise InputError(
+            f"Sizes must be >= 1: batch {batch_size}, shard {shard_size}; workers >= 0: "
+            f"{num_workers}."
+        )
     names = attribute_names(attributes or ())
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -138,7 +146,7 @@ def prepare(
         raise InputError("The data set is empty.")
     reader = SampleReader(decoder, source, names, image_column, transform, seed)
     identity = identify(reader, shard_size, dtype)
-    return EncodeJob(reader, folder, identity, batch_size, on_bad_sample == "skip")
+    return EncodeJob(reader, folder, identity, batch_size, on_bad_sample == "skip", num_workers)
 
 
 def complete(job: EncodeJob, progress: bool) -> Latents:

@@ -20,9 +20,10 @@ from ..latents import shards
 from ..latents.manifest import Listing, quickly_verified, read_manifest, write_manifest
 from ..progress import progress_bar
 from ..storage.files import MANIFEST, well_formed
-from .dataset import BadSample, SampleReader
+from .dataset import BadSample, SampleReader, Source
 from .encode_identity import DIVISION, OtherJobError, differences
 from .encode_shard import ShardEncoder
+from .reading import Request, read
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class EncodeJob:
     identity: dict[str, Any]
     batch_size: int
     skip: bool
+    workers: int = 0
     present: dict[shards.Key, bool] = field(default_factory=dict)  # finished: does its part end?
 
     def finished(self) -> tuple[dict[str, Any], Listing] | None:
@@ -166,23 +168,67 @@ class EncodeJob:
 
     def _walk(self, part: int, share: Share, bar: Any) -> None:
         """Encode the shards of one part that are missing and this process's."""
-        reader = self.reader.of_part(part)
-        source, size = reader.source, self._size
+        reader, taken = self.reader.of_part(part), list[str]()
+        dtype = getattr(torch, self.identity["dtype"])
+        encoder: ShardEncoder | None = None
+        try:
+            for batch in read(
+                self._requests(reader.source, part, share, taken), reader, self.workers
+            ):
+                key = batch.request.key
+                if encoder is None:
+                    first = key[1] * self._size
+                    encoder = ShardEncoder(reader, first, self._size, self.skip, dtype)
+                encoder.add(batch)
+                share.beat(self._task(*key))
+                bar.update(len(batch.request.indices))
+                if batch.request.last:
+                    tensors, notes = encoder.shard()
+                    shards.write_shard(self.folder, key, tensors, {"job": self.identity, **notes})
+                    encoder = None
+                    if taken:
+                        share.finish(taken.pop(0))
+        except BaseException:
+            for task in taken:
+                share.release(task)
+            raise
+
+    def _requests(
+        self, source: Source, part: int, share: Share, taken: list[str]
+    ) -> Iterator[Request]:
+        """The batches of the shards of one part that are missing and this process's."""
+        size = self._size
         for number in self._numbers(part):
             start, task = number * size, self._task(part, number)
             if not source.has(start) and start != source.length:
                 return
-            if (part, number) in self.present:
-                source.has(start + size - 1)  # reads a stream past a shard that is not encoded
-            elif self.reader.source.parts > 1:  # the part is the task
-                self._run_shard(reader, (part, number), share, bar)
-            elif share.take(task):
-                with _holding(share, task):
-                    self._run_shard(reader, (part, number), share, bar)
+            several = self.reader.source.parts > 1  # the part is the task, and was taken
+            if (part, number) not in self.present and (several or share.take(task)):
+                taken += [] if several else [task]
+                yield from self._batches(source, (part, number))
             else:
-                source.has(start + size - 1)
+                source.has(start + size - 1)  # reads a stream past a shard that is not encoded
             if source.length is not None and start + size > source.length:
                 return  # a stream that ends with a whole shard has an empty one after it
+
+    def _batches(self, source: Source, key: shards.Key) -> Iterator[Request]:
+        first, size = key[1] * self._size, self._size
+        for start in range(first, first + size, self.batch_size):
+            stop = min(start + self.batch_size, first + size)
+            rows = list[Any]()
+            if source.streaming:
+                for index in range(start, stop):
+                    if not source.has(index):
+                        break
+                    rows.append(source[index])
+            # the length of a stream is known once its end was seen
+            end = stop if source.length is None else min(stop, source.length)
+            ends = end == source.length
+            last = ends or stop == first + size
+            indices = range(start, max(start, end))
+            yield Request(key, indices, rows if source.streaming else None, last, ends)
+            if last:
+                return
 
     def _numbers(self, part: int) -> Iterable[int]:
         missing = [n for keys in self.missing().values() for p, n in keys if p == part]
@@ -190,19 +236,6 @@ class EncodeJob:
             return missing
         ended = any(ends for (p, _), ends in self.present.items() if p == part)
         return range(max(missing, default=-1) + 1) if ended else itertools.count()
-
-    def _run_shard(self, reader: SampleReader, key: shards.Key, share: Share, bar: Any) -> None:
-        task = self._task(*key)
-
-        def report(samples: int) -> None:
-            share.beat(task)
-            bar.update(samples)
-
-        first = key[1] * self._size
-        dtype = getattr(torch, self.identity["dtype"])
-        encode = ShardEncoder(reader, self.batch_size, self.skip, report, dtype)
-        shard, notes = encode(range(first, first + self._size))
-        shards.write_shard(self.folder, key, shard, {"job": self.identity, **notes})
 
     def seal(self) -> list[str]:
         """Write the manifest, after the hash and the range of every shard were verified.

@@ -1,12 +1,10 @@
-"""The encoding of one shard: a batch at a time, without the samples that cannot be used."""
+"""The encoding of shards from batches, without the samples that cannot be used."""
 
 from __future__ import annotations
 
 __all__ = ["ShardEncoder"]
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,90 +12,82 @@ import torch
 
 from ..errors import InputError, NonFiniteError
 from ..latents import shards
-from .dataset import BadSample, Sample, SampleReader
+from .dataset import BadSample, SampleReader
+from .reading import Batch
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardEncoder:
-    """Encodes the samples of a reader.
+    """One shard, as far as its batches were added.
 
     Arguments:
-        reader: The samples of one part of a data set.
-        batch_size: Samples that are encoded together.
+        reader: Where the samples are from.
+        start: The first sample.
+        size: The largest number of samples.
         skip: Leave samples out that cannot be used, instead of raising.
-        report: Called with the number of samples that were read since the last call.
         dtype: Type in which means and stds are stored.
     """
 
     reader: SampleReader
-    batch_size: int
+    start: int
+    size: int
     skip: bool
-    report: Callable[[int], Any]
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype
 
-    def __call__(self, indices: range) -> tuple[shards.Shard, dict[str, Any]]:
-        """The tensors of the samples `indices`, and notes: their range and those left out."""
-        rows, skipped, errors = 0, list[dict[str, Any]](), dict[str, float]()
-        shard: shards.Shard = {
+    def __post_init__(self) -> None:
+        self.rows, self.stop, self.ends = 0, self.start, False
+        self.skipped, self.errors = list[dict[str, Any]](), dict[str, float]()
+        self.tensors: shards.Shard = {
             "mean": torch.empty(0, *self.reader.decoder.latent_shape, dtype=self.dtype),
             "index": torch.empty(0, dtype=torch.long),
         }
-        samples = self._samples(indices, skipped)
-        while batch := list(itertools.islice(samples, self.batch_size)):
-            self.report(len(batch))
-            encoded = self._encode(batch, skipped)
-            if encoded is None:
-                continue
-            self._round(encoded, errors)
-            if not rows:
-                shard = {k: v.new_empty(len(indices), *v.shape[1:]) for k, v in encoded.items()}
-            for key, value in encoded.items():
-                shard[key][rows : rows + len(value)] = value
-            rows += len(encoded["index"])
-        length = self.reader.source.length  # of a stream it is known once its end was seen
-        stop = indices.stop if length is None else min(indices.stop, length)
-        notes = {"start": indices.start, "stop": stop, "last": stop == length, "skipped": skipped}
-        notes["errors"] = errors
-        shard = {key: value[:rows] for key, value in shard.items()}
-        return {**shard, "index": shard["index"] - indices.start}, notes
 
-    def _samples(self, indices: range, skipped: list[dict[str, Any]]) -> Iterator[Sample]:
-        for index in indices:
-            if not self.reader.source.has(index):
-                return
-            try:
-                yield self.reader(index)
-            except BadSample as error:
-                self._bad(error, skipped)
-                self.report(1)
+    def add(self, batch: Batch) -> None:
+        """Encode a batch."""
+        for record in batch.bad:
+            self._bad(record)
+        self.stop, self.ends = batch.request.indices.stop, batch.request.ends
+        encoded = self._encode(batch)
+        if encoded is None:
+            return
+        self._round(encoded)
+        if not self.rows:
+            self.tensors = {k: v.new_empty(self.size, *v.shape[1:]) for k, v in encoded.items()}
+        for key, value in encoded.items():
+            self.tensors[key][self.rows : self.rows + len(value)] = value
+        self.rows += len(encoded["index"])
 
-    def _encode(self, batch: list[Sample], skipped: list[dict[str, Any]]) -> shards.Shard | None:
+    def shard(self) -> tuple[shards.Shard, dict[str, Any]]:
+        """The tensors, and notes: the range of samples, those left out, and the errors."""
+        found = {key: value[: self.rows] for key, value in self.tensors.items()}
+        notes: dict[str, Any] = {"start": self.start, "stop": self.stop, "last": self.ends}
+        notes |= {"skipped": self.skipped, "errors": self.errors}
+        return {**found, "index": found["index"] - self.start}, notes
+
+    def _encode(self, batch: Batch) -> shards.Shard | None:
         """The encodings of a batch without the samples that have none; None if no one has."""
+        if not len(batch.index):
+            return None
         try:
-            posterior = self.reader.decoder.encode(torch.stack([sample.x for sample in batch]))
+            posterior = self.reader.decoder.encode(batch.x)
         except NonFiniteError as error:
             if not error.rows:
                 raise
             for row in error.rows:
-                sample, part = batch[row], self.reader.part
-                reason = "its encoding is not finite."
-                self._bad(BadSample(sample.index, sample.file, reason, part), skipped)
-            good = [sample for row, sample in enumerate(batch) if row not in error.rows]
-            return self._encode(good, skipped) if good else None
-        encoded = {
-            "mean": posterior.mean.cpu(),
-            "index": torch.tensor([sample.index for sample in batch]),
-        }
+                index, reason = int(batch.index[row]), "its encoding is not finite."
+                self._bad({"index": index, "file": batch.files[row], "reason": reason})
+            return self._encode(batch.without(error.rows))
+        encoded = {"mean": posterior.mean.cpu(), "index": batch.index}
         if posterior.std is not None:
             encoded["std"] = posterior.std.cpu()
         if self.reader.names:
-            encoded["labels"] = torch.stack([sample.labels for sample in batch])
+            encoded["labels"] = batch.labels
         return encoded
 
-    def _round(self, encoded: shards.Shard, errors: dict[str, float]) -> None:
-        """Means and stds in the type in which they are stored, and the largest error of each."""
+    def _round(self, encoded: shards.Shard) -> None:
+        """Means and stds in the type in which they are stored; records the largest errors."""
         for key in ("mean", "std"):
             if self.dtype == torch.float32 or key not in encoded:
                 continue
@@ -109,10 +99,11 @@ class ShardEncoder:
                     f"The {key} of a sample is {float(value.abs().max()):.3g}, beyond the range of "
                     f'float16. Take dtype="bfloat16" or "float32".'
                 )
-            errors[key] = max(error, errors.get(key, 0.0))
+            self.errors[key] = max(error, self.errors.get(key, 0.0))
 
-    def _bad(self, error: BadSample, skipped: list[dict[str, Any]]) -> None:
+    def _bad(self, record: dict[str, Any]) -> None:
+        error = BadSample(**record, part=self.reader.part)
         if not self.skip:
             raise error
         logger.warning("Skipped: %s", error)
-        skipped.append(error.record)
+        self.skipped.append(record)

@@ -246,3 +246,25 @@ def test_the_manifest_bounds_the_error_of_half_precision(tmp_path, dtype, relati
         far = torch.full((3, 3), 1e6)
         with pytest.raises(ValueError, match="beyond the range of float16"):
             encode_dataset(decoder(), far, tmp_path / "far", **given)
+
+
+@pytest.mark.parametrize("kind", ["map", "stream"])
+def test_loader_workers_change_nothing(tmp_path, kind):
+    rows = list(Rows().x)
+    rows[13] = torch.full((3,), torch.nan)
+    given = {"on_bad_sample": "skip", "progress": False, **OPTIONS}
+
+    def run(name, workers):
+        data = rows if kind == "map" else iter(rows)
+        encode_dataset(decoder(), data, tmp_path / name, num_workers=workers, **given)
+        return contents(tmp_path / name)
+
+    assert run("none", 0) == run("two", 2)
+
+
+def test_an_error_in_a_worker_gives_its_claims_back(tmp_path):
+    rows = list(Rows().x)
+    rows[13] = torch.full((3,), torch.nan)
+    with pytest.raises(ValueError, match="Sample 13 of the data set cannot be used"):
+        encode_dataset(decoder(), rows, tmp_path, num_workers=1, progress=False, **OPTIONS)
+    assert {path.read_bytes() for path in (tmp_path / ".claims").iterdir()} == {b"done"}
