@@ -15,6 +15,7 @@ the least of the ten.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,18 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
+from latentctl_adapters.diffusers_pipeline import PipelineDecoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import latentctl
+from benchmarks.diffusion.baselines import GRADIENT, BestOf, Dno, HyperNoise, Reno, Then
 from benchmarks.digits.conditional import NAMES
 from benchmarks.shared.base import load_weights, pixels
 from benchmarks.shared.digits import DigitJudge, LeNet, load_mnist
 from benchmarks.shared.run import BaseFlags, Row, Seconds, by_name, read, report, run, table, write
 from latentctl import Ascent, PixelCritic
-from latentctl.controllers import Controller, Move, Rejection, Request, SphericalAscent
+from latentctl.controllers import Controller, Rejection, SphericalAscent
 from latentctl.display.picture import grid, png
 from latentctl.latents import shared_pattern, typicality
 from latentctl.random import seeded
@@ -39,7 +42,7 @@ from latentctl.training import Step, train
 
 OWN = 1000  # samples of the pipeline itself, for its accuracy and diversity
 SHOWN = 10
-GRADIENT = 3  # evaluations that a gradient counts as
+APART = 1.0  # price of a pattern that results share
 
 
 @dataclass
@@ -106,64 +109,21 @@ def _broken(x: Tensor, step: Step) -> Tensor:
     return torch.where(kind < 0.4, torch.maximum(x, other), torch.where(side, x, rest))
 
 
-class BestOf(Controller):
-    """The likeliest of several prior samples."""
-
-    def __init__(self, critic: PixelCritic, count: int) -> None:
-        super().__init__()
-        self.attributes = critic
-        self.draw = Rejection(critic, candidates=count)
-
-    def search(self, z: Tensor, request: Request) -> Move:
-        never = Request(**{**vars(request), "threshold": 1 + 1e-9})
-        return self.draw.search(z, never)
-
-
-class Reno(Controller):
-    """ReNO's loop: SGD with a clipped gradient, a price on the norm, and the best iterate."""
-
-    def __init__(self, critic: PixelCritic, steps: int) -> None:
-        super().__init__()
-        self.attributes, self.steps = critic, steps
-
-    def search(self, z: Tensor, request: Request) -> Move:
-        noise = z.clone().requires_grad_()
-        optimizer = torch.optim.SGD([noise], lr=5.0, momentum=0.9, nesterov=True)
-        best, least = z.clone(), torch.full((len(z),), torch.inf)
-        for _ in range(self.steps):
-            with torch.enable_grad():
-                assert self.attributes is not None and request.target is not None
-                logits, wanted = self.attributes(noise), request.target
-                reward = F.logsigmoid(torch.where(wanted > 0.5, logits, -logits))
-                size = noise.flatten(1).norm(dim=1)
-                norm = size.square() / 2 - (noise[0].numel() - 1) * size.log()
-                loss = -reward.nan_to_num().where(~wanted.isnan(), 0).sum(1) + 0.01 * norm
-                optimizer.zero_grad()
-                loss.sum().backward()
-            better = loss.detach() < least
-            best[better], least[better] = noise.detach()[better], loss.detach()[better]
-            each = noise.grad.flatten(1).norm(dim=1).clamp_min(1e-9)  # type: ignore[union-attr]
-            noise.grad *= (0.1 / each).clamp(max=1).view(-1, 1, 1, 1)  # type: ignore[operator]
-            optimizer.step()
-        return Move(best, torch.full((len(z),), self.steps, dtype=torch.long))
-
-
 class Bench:
-    """The pipeline, the networks and the diversity of the pipeline's own samples."""
+    """A generator, the networks and the diversity of the generator's own samples."""
 
-    def __init__(self, flags: Flags) -> None:
-        self.flags, self.seconds = flags, Seconds()
-        where = {"pretrained_model_name_or_path": flags.pipeline, "steps": flags.steps}
-        self.decoder = latentctl.load("diffusers-pipeline", **where, checkpointing=False)
+    def __init__(self, decoder: latentctl.Decoder, count: int, output_dir: Path) -> None:
+        self.decoder, self.count, self.output_dir = decoder, count, output_dir
+        self.seconds = Seconds()
         self.judge = load_weights(LeNet(), "mnist_lenet")
         train = load_mnist()["train"]
-        file = flags.output_dir / "network.safetensors"
+        file = output_dir / "network.safetensors"
         network = Digits.fit(train.images, train.labels, file)
         self.critic = PixelCritic(self.decoder, network)
         self.own, self.known = self._own()
 
     def _own(self) -> tuple[list[float], Row]:
-        """Mean distances within each digit of the pipeline's own samples, and what they are."""
+        """Mean distances within each digit of the generator's own samples, and what they are."""
         z = self.decoder.prior.sample(OWN, seed=1000)
         x = self.decoder.decode(z, batch_size=100)
         features = self.judge.features((x + 1) / 2)
@@ -174,7 +134,7 @@ class Bench:
         return spread, {"the two networks agree": agree, "least share of a digit": min(share)}
 
     def measure(self, name: str, controller: Controller | None, seed: int) -> Row:
-        count = self.flags.count
+        count = self.count
         digits = latentctl.condition(self.decoder, self.critic, controller)
         y = torch.eye(10).repeat_interleave(count, 0)
         out = self.seconds.measure(name, digits.sample, len(y), y=y, seed=seed)
@@ -184,15 +144,13 @@ class Bench:
         groups = features.unflatten(0, (10, count))
         spread = [torch.pdist(g).mean().item() / own for g, own in zip(groups, self.own)]  # noqa: B905
         accuracy = (self.judge.digits(features) == wanted).float().mean().item()
-        fine = self.decoder.render(out.z, 20, batch_size=100)
-        finer = self.judge.digits(self.judge.features((fine + 1) / 2))
         self._save(f"{name.replace(' ', '-')}-{seed}", out.x, count)
         return report(
             {
                 "name": name,
                 "accuracy": accuracy,
                 "gap": climbed - accuracy,
-                "in 20 steps": (finer == wanted).float().mean().item(),
+                **self._rendered(out.z, wanted),
                 "diversity": fmean(spread),
                 "least diversity": min(spread),
                 "white": (typicality(out.z) >= 0.01).float().mean().item(),
@@ -202,19 +160,36 @@ class Bench:
             }
         )
 
+    def _rendered(self, z: Tensor, wanted: Tensor) -> Row:
+        """The accuracy of the same noise in 20 steps, of a pipeline."""
+        if not isinstance(self.decoder, PipelineDecoder):
+            return {}
+        fine = self.decoder.render(z, 20, batch_size=100)
+        finer = self.judge.digits(self.judge.features((fine + 1) / 2))
+        return {"in 20 steps": (finer == wanted).float().mean().item()}
+
     def _save(self, name: str, x: Tensor, count: int) -> None:
         some = x.unflatten(0, (10, count))[:, :SHOWN].flatten(0, 1)
         picture = png(grid(some, columns=min(SHOWN, count), value_range=(-1.0, 1.0)))
-        (self.flags.output_dir / f"{name}.png").write_bytes(picture)
+        (self.output_dir / f"{name}.png").write_bytes(picture)
 
 
-def methods(critic: PixelCritic, budget: int) -> dict[str, Callable[[], Controller | None]]:
-    """The controllers at one number of evaluations."""
+def methods(bench: Bench, flags: Flags) -> dict[str, Callable[[], Controller | None]]:
+    """The controllers at one number of evaluations, those of training included."""
+    critic, budget = bench.critic, flags.budget
     steps = budget // GRADIENT
+    every = steps * 10 * flags.count * len(flags.seeds)  # gradients of all samples
+    hyper = functools.cache(lambda: HyperNoise.fit(critic, every))
+    actor = functools.cache(lambda: HyperNoise.fit(critic, every, apart=APART))
     half = SphericalAscent(critic, steps=steps // 2)
     return {
         "best of N": lambda: BestOf(critic, budget),
         "ReNO": lambda: Reno(critic, steps),
+        "DNO": lambda: Dno(critic, steps, learning_rate=0.03),
+        "HyperNoise's objective": hyper,
+        "actor on the sphere, apart": actor,
+        "the same, then 3 steps": lambda: Then(actor(), SphericalAscent(critic, steps=3)),
+        "3 steps on the sphere": lambda: SphericalAscent(critic, steps=3),
         "ascent by Adam": lambda: Ascent.for_edits(critic, steps=steps, shift_weight=0.005),
         "rejection": lambda: Rejection(critic, candidates=budget),
         "rejection, then the sphere": lambda: Rejection(
@@ -225,10 +200,12 @@ def methods(critic: PixelCritic, budget: int) -> dict[str, Callable[[], Controll
 
 
 def main(flags: Flags) -> None:
-    bench = Bench(flags)
+    where = {"pretrained_model_name_or_path": flags.pipeline, "steps": flags.steps}
+    decoder = latentctl.load("diffusers-pipeline", **where, checkpointing=False)
+    bench = Bench(decoder, flags.count, flags.output_dir)
     report({"name": "the pipeline", **bench.known})
+    made = methods(bench, flags)
     for seed in flags.seeds:
-        made = methods(bench.critic, flags.budget)
         rows = [
             bench.measure(name, make(), seed)
             for name, make in made.items()
