@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from .files import read_regular
-from .lock import close_locked, is_unlocked, lock_now
+from .lock import close_locked, lock_now, remove_unlocked
 
 LEASE = 120.0  # seconds without a change after which a claim of another machine is abandoned
 BEAT = 5.0  # seconds between two changes
@@ -73,9 +73,13 @@ class Claims:
             content = read_regular(path)
         except FileNotFoundError:
             return True
-        if content == DONE or not self._is_abandoned(path, content):
+        if content == DONE:
             return False
-        path.unlink(missing_ok=True)
+        if content.startswith(self._host + b" ") and remove_unlocked(path, content):
+            return True
+        if not self._stands_still(task, content):
+            return False
+        path.unlink(missing_ok=True)  # two processes that do so both take the task: no harm
         return True
 
     def is_done(self, task: str) -> bool:
@@ -118,13 +122,13 @@ class Claims:
             self.folder.rmdir()
             self.folder.parent.rmdir()
 
-    def _is_abandoned(self, path: Path, content: bytes) -> bool:
+    def _stands_still(self, task: str, content: bytes) -> bool:
+        """Whether this process has seen the same content for longer than the lease."""
         now = time.monotonic()
-        before, since = self._seen.get(path.name, (None, now))
+        before, since = self._seen.get(task, (None, now))
         if content != before:
-            self._seen[path.name] = content, now
-        here = content.startswith(self._host + b" ")
-        return (content == before and now - since >= self.lease) or (here and is_unlocked(path))
+            self._seen[task] = content, now
+        return content == before and now - since >= self.lease
 
     def _write(self, descriptor: int, content: bytes) -> None:
         with contextlib.suppress(OSError):  # a full disk: the file is the claim, not its content

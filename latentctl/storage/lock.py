@@ -13,9 +13,9 @@ __all__ = [
     "LockedError",
     "close_locked",
     "held",
-    "is_unlocked",
     "lock",
     "lock_now",
+    "remove_unlocked",
 ]
 
 import contextlib
@@ -114,15 +114,21 @@ def close_locked(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def is_unlocked(file: Path) -> bool:
-    """Whether no process on this machine holds a file; False where locks say nothing."""
+def remove_unlocked(file: Path, content: bytes) -> bool:
+    """Removes a file that still has this content, if no process on this machine holds it.
+
+    False where the file system has no locks.
+    """
     if fcntl is None:
         return False
     with contextlib.suppress(OSError):
         descriptor = os.open(file, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            # its holder may have changed it at last, or another process may have replaced it
+            if os.read(descriptor, len(content) + 1) == content and _is(file, descriptor):
+                os.unlink(file)
+                return True
         finally:
             os.close(descriptor)
     return False

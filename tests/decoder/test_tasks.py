@@ -157,9 +157,10 @@ def stream(log, parts):
     return rows.to_iterable_dataset(num_shards=parts).map(noted)
 
 
-@pytest.mark.parametrize("parts", [1, 3, 4, 40])
+@pytest.mark.parametrize("parts", [1, 4, 9])
 def test_a_stream_is_divided_by_its_files(tmp_path, parts):
-    given = {"image_column": "x", "attributes": ["label"], "progress": False, **OPTIONS}
+    given = {"image_column": "x", "attributes": ["label"], "progress": False}
+    given |= {"batch_size": 5, "shard_size": 25}
     whole = encode_dataset(decoder(), list(stream(None, 1)), tmp_path / "list", **given)
     one = encode_dataset(decoder(), stream(None, parts), tmp_path / "one", **given)
     assert torch.equal(one.index, torch.arange(N))
@@ -230,7 +231,7 @@ def test_a_stream_that_cannot_be_read_again_says_so(tmp_path):
         source.part(0)
 
 
-@pytest.mark.parametrize("dtype, relative", [("float16", 2**-11), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize(("dtype", "relative"), [("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_the_manifest_bounds_the_error_of_half_precision(tmp_path, dtype, relative):
     whole = encode_dataset(decoder(), Rows(), tmp_path / "whole", progress=False, **OPTIONS)
     given = {"dtype": dtype, "progress": False, **OPTIONS}
