@@ -30,7 +30,8 @@ from benchmarks.shared.run import BaseFlags, Row, in_process, report, run, write
 from benchmarks.systems.cache_memory import peak
 from latentctl.decoder import Decoder, Posterior
 from latentctl.decoder.encode import complete, prepare
-from latentctl.decoder.encode_job import EncodeJob, Given
+from latentctl.decoder.encode_job import EncodeJob
+from latentctl.decoder.shares import Given
 from latentctl.latents import Latents
 from latentctl.random import generator
 

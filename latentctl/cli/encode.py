@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["add_parser", "read_config", "run"]
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 
 from ..decoder.encode import complete, prepare
-from ..decoder.encode_job import EncodeJob, Given
+from ..decoder.encode_job import EncodeJob
 from ..decoder.samples import fit_images
+from ..decoder.shares import Given
 from ..errors import CacheError, InputError, UnknownNameError
+from .encode_ray import encode_on_ray
 from .fit import read_labels
 from .sources import load_decoder, read_rows
 
@@ -63,17 +66,24 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tasks", type=int, help="the number of tasks, which may be any")
     parser.add_argument("--task", help="the task of this process, from 0, or a range such as 4-7")
     parser.add_argument("--seal", action="store_true", help="finish the cache of tasks that ended")
+    parser.add_argument("--ray", type=int, metavar="N", help="encode by N workers of Ray, and seal")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Encodes, and prints what there is."""
-    if (flags.tasks is None) != (flags.task is None) or (flags.seal and flags.task is not None):
-        raise InputError("Give --tasks with --task, or --seal, or none of them.")
+    ways = (flags.task is not None) + flags.seal + (flags.ray is not None)
+    if (flags.tasks is None) != (flags.task is None) or ways > 1:
+        raise InputError("Give --tasks with --task, or --seal, or --ray, or none of them.")
+    if flags.ray is not None and flags.ray < 1:
+        raise InputError(f"--ray is the number of workers, at least 1, not {flags.ray}.")
     given = None if flags.task is None else _given(flags.task, flags.tasks)
-    job = _job(read_config(Path(flags.config)), flags.device)
-    if flags.seal:
+    make = functools.partial(_job, read_config(Path(flags.config)), flags.device)
+    job = make()
+    if flags.ray is not None:
+        encode_on_ray(job, make, flags.ray, gpu=flags.device.startswith("cuda"))
+    if flags.seal or flags.ray is not None:
         if missing := job.seal():
             raise CacheError(
                 f"{len(missing)} tasks of {job.folder} have shards that are missing or were "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["BadSample", "Sample", "SampleReader", "Source"]
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,20 +22,22 @@ from torch.utils.data import IterableDataset
 from ..errors import InputError, UnknownNameError
 from ..random import seeded
 from .decoder import Decoder
-from .pictures import file_of, is_picture, read_picture
+from .pictures import file_of, is_picture, read_picture, with_bytes
 from .samples import picture_mode, sample_of
 
+CONTENT = 16  # bytes of a hash
 FILE_COLUMNS = ("file_name", "filename", "path", "file", "image_path")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One usable sample: `x (*sample_shape)` and `labels (K,)`."""
+    """One usable sample: `x (*sample_shape)`, `labels (K,)`, and a hash of its content `(16,)`."""
 
     index: int
     file: str | None
     x: Tensor
     labels: Tensor
+    content: Tensor
 
 
 class BadSample(InputError):
@@ -152,7 +155,9 @@ class SampleReader:
         try:
             value, labels = self._split(row)
             file = _file(row, value)
-            return Sample(index, file, self._sample(index, value), self._labels(labels))
+            value = with_bytes(value)
+            x = self._sample(index, value)
+            return Sample(index, file, x, self._labels(labels), _content(value, x))
         except UnknownNameError:
             raise
         except Exception as error:  # of an image file or a transform
@@ -246,6 +251,20 @@ def _undecoded(dataset: Any, column: str) -> Any:
     if not isinstance(features.get(column), datasets.Image):
         return dataset
     return dataset.cast_column(column, datasets.Image(decode=False))
+
+
+def _content(value: Any, x: Tensor) -> Tensor:
+    """A hash of the bytes of a file, or of the numbers of an array, or else of a sample."""
+    found = hashlib.blake2b(digest_size=CONTENT)
+    if isinstance(value, Mapping):
+        found.update(value["bytes"])
+    else:
+        array = hasattr(value, "__array_interface__") and not is_picture(value)
+        array |= isinstance(value, Tensor)
+        numbers = torch.as_tensor(value) if array else x
+        found.update(f"{numbers.dtype}{tuple(numbers.shape)}".encode())
+        found.update(numbers.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
 def _file(row: Any, value: Any) -> str | None:

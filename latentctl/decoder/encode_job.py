@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EncodeJob", "Given", "Share"]
+__all__ = ["EncodeJob"]
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -24,37 +24,11 @@ from .dataset import BadSample, SampleReader, Source
 from .encode_identity import DIVISION, OtherJobError, differences
 from .encode_shard import ShardEncoder
 from .reading import Request, read
+from .shares import Share
 
 logger = logging.getLogger(__name__)
 
 HASHING = 8  # threads
-
-
-class Share(Protocol):
-    """Which tasks are those of this process; `latentctl.storage.claims.Claims` is one."""
-
-    def take(self, task: str) -> bool: ...
-    def beat(self, task: str) -> None: ...
-    def finish(self, task: str) -> None: ...
-    def release(self, task: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Given:
-    """The tasks that a scheduler gave to this process: those that are in `numbers` modulo `of`.
-
-    Nothing is claimed: a task that is given to two processes is done twice, with one result.
-    """
-
-    numbers: range
-    of: int
-
-    def take(self, task: str) -> bool:
-        return int(task) % self.of in self.numbers
-
-    def beat(self, task: str) -> None: ...
-    def finish(self, task: str) -> None: ...
-    def release(self, task: str) -> None: ...
 
 
 @dataclass

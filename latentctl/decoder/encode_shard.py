@@ -79,7 +79,7 @@ class ShardEncoder:
                 index, reason = int(batch.index[row]), "its encoding is not finite."
                 self._bad({"index": index, "file": batch.files[row], "reason": reason})
             return self._encode(batch.without(error.rows))
-        encoded = {"mean": posterior.mean.cpu(), "index": batch.index}
+        encoded = {"mean": posterior.mean.cpu(), "index": batch.index, "content": batch.content}
         if posterior.std is not None:
             encoded["std"] = posterior.std.cpu()
         if self.reader.names:

@@ -8,7 +8,15 @@ whose checksums do not match, are refused each time. Nothing is resized, padded 
 
 from __future__ import annotations
 
-__all__ = ["WHITE", "file_of", "is_image", "is_picture", "read_picture", "unit_values"]
+__all__ = [
+    "WHITE",
+    "file_of",
+    "is_image",
+    "is_picture",
+    "read_picture",
+    "unit_values",
+    "with_bytes",
+]
 
 import io
 import os
@@ -76,6 +84,13 @@ def file_of(value: Any) -> str:
 def is_image(value: Any) -> bool:
     """Whether `value` is a PIL image."""
     return hasattr(value, "convert") and hasattr(value, "getbands")
+
+
+def with_bytes(value: Any) -> Any:
+    """A path, or a mapping of `bytes` and `path`, as a mapping with bytes; others as they are."""
+    if is_picture(value) and not is_image(value):
+        return {"bytes": _bytes(value), "path": file_of(value)}
+    return value
 
 
 def _bytes(value: Any) -> bytes:

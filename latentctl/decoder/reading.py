@@ -46,14 +46,15 @@ class Batch:
     files: list[str | None]
     x: Tensor
     labels: Tensor
+    content: Tensor
     bad: list[dict[str, Any]]
 
     def without(self, rows: Sequence[int]) -> Batch:
         """The batch without some of its rows."""
         kept = torch.tensor([row for row in range(len(self.index)) if row not in rows]).long()
         files = [self.files[row] for row in kept.tolist()]
-        x, labels = self.x[kept], self.labels[kept]
-        return replace(self, index=self.index[kept], files=files, x=x, labels=labels)
+        parts = {name: getattr(self, name)[kept] for name in ("index", "x", "labels", "content")}
+        return replace(self, files=files, **parts)
 
 
 class _Batches(Dataset[Batch]):
@@ -80,6 +81,7 @@ class _Batches(Dataset[Batch]):
             [sample.file for sample in samples],
             torch.stack([sample.x for sample in samples]) if samples else torch.empty(shape),
             torch.stack([s.labels for s in samples]) if samples else torch.empty(0),
+            torch.stack([s.content for s in samples]) if samples else torch.empty(0),
             bad,
         )
 

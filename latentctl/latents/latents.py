@@ -23,9 +23,10 @@ from torch.utils.data import Dataset
 
 from ..display import html_table
 from ..errors import CacheError, InputError, ShapeError, UnknownNameError
+from .content import first_rows, in_share
 from .manifest import Listing, read_manifest, write_cache
 from .moments import aggregate, finite_floats
-from .names import attribute_names
+from .names import attribute_names, checked_labels
 from .tables import Memory, Relabelled, Stored, Table
 
 
@@ -46,7 +47,8 @@ class Latents(Dataset["Latents"]):
     `DataLoader(latents, sampler=BatchSampler(RandomSampler(latents), 64, False), batch_size=None)`.
 
     The tensors are the attributes `mean` and `std` `(N, *latent_shape)`, `labels (N, K)`, and
-    `index (N,)`, the number of each row's sample in the data set; `std` and `labels` may be None.
+    `index (N,)`, the number of each row's sample in the data set, and `content (N, 16)`, a hash of
+    the sample's file or numbers; `std`, `labels` and `content` may be None.
     Of a cache of several shards, each access makes a new copy.
 
     Arguments:
@@ -116,13 +118,16 @@ class Latents(Dataset["Latents"]):
     def index(self) -> Tensor:
         return self._table.whole("index")
 
+    @property
+    def content(self) -> Tensor | None:
+        return self._table.whole("content") if "content" in self._table.shapes else None
+
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Latents:
         if isinstance(index, slice) and isinstance(self._table, Memory):
-            cut = {key: value[index] for key, value in self._table.shard.items()}
-            return self._like(Memory(cut))
+            return self._like(Memory({k: v[index] for k, v in self._table.shard.items()}))
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)))
         rows = torch.as_tensor(index)
@@ -196,14 +201,7 @@ class Latents(Dataset["Latents"]):
                 f"{len(names)} names of {len(self)} latents need labels "
                 f"{(len(self), len(names))}, found {found}."
             )
-        labels = labels.to(torch.float32)
-        outside = (labels < 0) | (labels > 1)
-        if bool(outside.any()):
-            row, column = outside.nonzero()[0].tolist()
-            raise InputError(
-                f"Labels are in [0, 1] or NaN for unknown; {names[column]!r} of row {row} is "
-                f"{float(labels[row, column]):g}. Map -1 to 0, or to NaN if it means unknown."
-            )
+        labels = checked_labels(labels, names)
         if isinstance(self._table, Memory):
             return self._like(Memory({**self._table.shard, "labels": labels}), names)
         return self._like(Relabelled(self._table, labels), names)
@@ -230,12 +228,23 @@ class Latents(Dataset["Latents"]):
             raise UnknownNameError("label", name, self.names)
         return self.names.index(name)
 
+    def split(self, held_out: float, *, seed: int = 0) -> tuple[Latents, Latents]:
+        """Latents to train on, and a share that is held out by content, both in memory.
+
+        Equal samples are on one side. Refuses latents that `encode_dataset` did not make.
+        """
+        chosen = in_share(self.content, held_out, seed)
+        return self[~chosen], self[chosen]
+
+    def unique(self) -> Latents:
+        """The first of samples that are equal, in memory; refuses like `split`."""
+        return self[first_rows(self.content)]
+
     def to(self, device: torch.device | str) -> Latents:
         """The same latents on another device; a cache stays where it is for the CPU."""
         if not isinstance(self._table, Memory) and torch.device(device).type == "cpu":
             return self
-        whole = {name: self._table.whole(name).to(device) for name in self._table.shapes}
-        return self._like(Memory(whole))
+        return self._like(Memory({k: self._table.whole(k).to(device) for k in self._table.shapes}))
 
     def save(self, path: str | Path) -> None:
         """Write a cache that `load` reads, in place of an older one.
@@ -267,8 +276,7 @@ class Latents(Dataset["Latents"]):
         latents = open_cache(folder, *read_manifest(folder))
         if decoder is None:
             return latents
-        found = decoder.fingerprint()
-        if latents.fingerprint not in ("", found):
+        if latents.fingerprint not in ("", found := decoder.fingerprint()):
             raise CacheError(
                 f"{folder} was encoded by another decoder ({latents.fingerprint[:12]}...) than "
                 f"{decoder.name} ({found[:12]}...). Load that one, or encode into another folder."
@@ -283,8 +291,8 @@ class Latents(Dataset["Latents"]):
 
 def open_cache(folder: Path, manifest: dict[str, Any], listing: Listing) -> Latents:
     """The latents of a cache."""
-    table = Stored(folder, manifest, listing)
-    return _unchecked(table, manifest["names"], manifest["fingerprint"])
+    names, fingerprint = manifest["names"], manifest["fingerprint"]
+    return _unchecked(Stored(folder, manifest, listing), names, fingerprint)
 
 
 def _unchecked(table: Table, names: Sequence[str], fingerprint: str) -> Latents:

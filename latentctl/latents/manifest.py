@@ -191,22 +191,20 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], Listing]:
 
 
 def _plain_tensors(manifest: Mapping[str, Any]) -> bool:
+    """Whether the tensors of a manifest are those that latents have."""
     shapes = {name: tuple(shape) for name, _, shape in manifest["tensors"]}
     width = len(manifest["names"])
-    plain = set(shapes) in ({"mean", "index"} | extra for extra in _extras(bool(width)))
+    needed = {"mean", "index"} | ({"labels"} if width else set())
+    plain = needed <= set(shapes) <= needed | {"std", "content"}
     plain &= len(shapes) == len(manifest["tensors"])
     for name, dtype, _ in manifest["tensors"]:
-        whole = {"index": ("I64",), "labels": ("F32",)}
+        whole = {"index": ("I64",), "labels": ("F32",), "content": ("U8",)}
         plain &= dtype in whole.get(name, ("F32", "F16", "BF16"))
     numbers = [number for shape in shapes.values() for number in shape]
     plain &= all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
     plain &= shapes.get("std", shapes["mean"]) == shapes["mean"] and shapes["index"] == ()
+    plain &= shapes.get("content", (16,)) == (16,)
     return plain and shapes.get("labels", (width,)) == (width,)
-
-
-def _extras(labelled: bool) -> list[set[str]]:
-    labels = {"labels"} if labelled else set()
-    return [labels, labels | {"std"}]
 
 
 def _read_listing(folder: Path, manifest: Mapping[str, Any]) -> Listing | None:

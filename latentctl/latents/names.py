@@ -6,9 +6,12 @@ that is an argument of its own there could never be requested.
 
 from __future__ import annotations
 
-__all__ = ["RESERVED", "attribute_names"]
+__all__ = ["RESERVED", "attribute_names", "checked_labels"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
 
 from ..errors import InputError
 
@@ -44,3 +47,16 @@ def attribute_names(names: str | Iterable[str], kind: str = "attribute") -> tupl
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise InputError(f"Names of {kind}s must be unique; twice: {', '.join(twice)}.")
     return found
+
+
+def checked_labels(labels: Tensor, names: Sequence[str]) -> Tensor:
+    """Labels `(N, K)` as float32; raises an `InputError` that names one outside [0, 1]."""
+    labels = labels.to(torch.float32)
+    outside = (labels < 0) | (labels > 1)
+    if bool(outside.any()):
+        row, column = outside.nonzero()[0].tolist()
+        raise InputError(
+            f"Labels are in [0, 1] or NaN for unknown; {names[column]!r} of row {row} is "
+            f"{float(labels[row, column]):g}. Map -1 to 0, or to NaN if it means unknown."
+        )
+    return labels

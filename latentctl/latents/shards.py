@@ -41,13 +41,14 @@ from ..storage.files import fsync_folder
 FORMAT = 1
 NAME = re.compile(r"shard-(\d{5,})-(\d{5,})-([0-9a-f]{16})\.safetensors")
 # of the tensors, as safetensors names them
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I64": torch.int64, "U8": torch.uint8}
 HEAD = 4096  # bytes that are read at once, mostly the whole header
 LARGEST = 1 << 24  # bytes of a header
 NOTES = "latentctl"  # a single key: safetensors writes several in no fixed order
 
 Key = tuple[int, int]  # the part of the data set, and the number of a shard in it
-# "mean" and "index", in a file from the first sample of the shard; "std", "labels" if there are any
+# "mean" and "index", in a file from the shard's first sample; perhaps "std", "labels", "content"
 Shard = dict[str, Tensor]
 # part, number, name, sha256 and rows of a shard, and its samples start ... stop - 1
 Entry = dict[str, Any]

@@ -38,7 +38,7 @@ SINGLE = 8  # rows of a shard up to which they are read one by one
 
 
 class Table(Protocol):
-    """Rows of `mean`, `index`, and perhaps `std` and `labels`."""
+    """Rows of `mean`, `index`, and perhaps `std`, `labels` and `content`."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -78,7 +78,8 @@ class Memory:
         yield self.shard
 
     def digest(self) -> str:
-        return digest({key: [value] for key, value in self.shard.items() if key != "index"})
+        values = {k: [v] for k, v in self.shard.items() if k not in ("index", "content")}
+        return digest(values)
 
 
 class Relabelled:

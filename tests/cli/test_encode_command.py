@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,34 @@ def test_tasks_and_the_seal_give_what_one_command_gives(world, capsys):
     assert latents.column("Smiling").tolist() == [number % 2 for number in range(9)]
 
 
+def test_workers_of_ray_make_the_same_files(world):
+    ray = pytest.importorskip("ray")
+    configured()
+    assert encode() == 0
+    here = str(world / "model.py")
+    configured(
+        output=str(world / "ray"), decoder=f"{here}:load", data=str(world / "photos"), shard_size=2
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    try:
+        assert encode("--ray", "2") == 0
+    finally:
+        ray.shutdown()
+    one, other = (
+        {file.name: file.read_bytes() for file in (world / folder).glob("shard-*")}
+        for folder in ("cache", "ray")
+    )
+    assert one == other and len(one) == 5
+
+
+def test_without_ray_it_says_what_to_install(world, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    configured()
+    assert encode("--ray", "2") == 2
+    assert 'pip install "latentctl[ray]"' in capsys.readouterr().err
+
+
 def test_verify_compares_every_byte_of_a_cache(world, capsys):
     configured()
     assert encode() == 0 and main(["verify", "cache"]) == 0
@@ -129,6 +159,8 @@ def test_a_wrong_configuration_is_one_sentence(world, capsys, settings, message)
         (["--tasks", "3", "--task", "3"], "0 ... 2"),
         (["--tasks", "3", "--task", "2-1"], "0 ... 2"),
         (["--tasks", "3", "--task", "one"], "a range such as 4-7"),
+        (["--ray", "2", "--seal"], "or --ray"),
+        (["--ray", "0"], "at least 1"),
         (["--tasks", "3", "--task", "1", "--seal"], "Give --tasks with --task"),
     ],
 )

@@ -16,7 +16,7 @@ from torch import nn
 from latentctl.decoder import Decoder, Posterior
 from latentctl.decoder.dataset import Source
 from latentctl.decoder.encode import encode_dataset, prepare
-from latentctl.decoder.encode_job import Given
+from latentctl.decoder.shares import Given
 from latentctl.errors import CacheError
 from latentctl.latents import Latents
 from latentctl.storage.claims import Claims
@@ -269,3 +269,42 @@ def test_an_error_in_a_worker_gives_its_claims_back(tmp_path):
     with pytest.raises(ValueError, match="Sample 13 of the data set cannot be used"):
         encode_dataset(decoder(), rows, tmp_path, num_workers=1, progress=False, **OPTIONS)
     assert {path.read_bytes() for path in (tmp_path / ".claims").iterdir()} == {b"done"}
+
+
+def test_splits_do_not_leak_and_stay(tmp_path):
+    x = Rows().x.clone()
+    x[100:150] = x[:50]  # exact copies
+    made = encode_dataset(decoder(), x, tmp_path / "a", progress=False, **OPTIONS)
+    train, held_out = made.split(0.3, seed=1)
+    assert 35 <= len(held_out) <= 85 and len(train) + len(held_out) == N
+    sides = {tuple(row.tolist()) for row in train.mean}
+    assert not any(tuple(row.tolist()) in sides for row in held_out.mean)
+    assert made.unique().index.tolist() == [*range(100), *range(150, N)]
+    grown = torch.cat([torch.randn(20, 3, generator=torch.Generator().manual_seed(5)), x])
+    other = encode_dataset(decoder(), grown, tmp_path / "b", progress=False, **OPTIONS)
+    again = other.split(0.3, seed=1)[1]
+    assert [row - 20 for row in again.index.tolist() if row >= 20] == held_out.index.tolist()
+    assert made.split(0.3, seed=2)[1].index.tolist() != held_out.index.tolist()
+    assert len(made.split(0.0)[1]) == 0 and len(made.split(1.0)[0]) == 0
+    with pytest.raises(ValueError, match="no hashes"):
+        Latents(x).split(0.5)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        made.split(5)
+
+
+def test_the_content_of_a_picture_is_that_of_its_file(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number // 2, 0, 0)).save(tmp_path / f"{number}.png")
+    model = Decoder(
+        nn.Identity(),
+        lambda m, z: z.view(-1, 3, 4, 4),
+        lambda m, x: Posterior(x.flatten(1)),
+        latent_shape=(48,),
+        sample_shape=(3, 4, 4),
+    )
+    files = [str(tmp_path / f"{number}.png") for number in range(3)]
+    copy = {"bytes": (tmp_path / "1.png").read_bytes(), "path": "x.png"}
+    rows = [files[0], {"image": copy}, files[2]]
+    latents = encode_dataset(model, rows, tmp_path / "cache", progress=False)
+    assert latents.unique().index.tolist() == [0, 2]
