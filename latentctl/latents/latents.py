@@ -291,8 +291,8 @@ class Latents(Dataset["Latents"]):
 
 def open_cache(folder: Path, manifest: dict[str, Any], listing: Listing) -> Latents:
     """The latents of a cache."""
-    names, fingerprint = manifest["names"], manifest["fingerprint"]
-    return _unchecked(Stored(folder, manifest, listing), names, fingerprint)
+    table = Stored(folder, manifest, listing)
+    return _unchecked(table, manifest["names"], manifest["fingerprint"])
 
 
 def _unchecked(table: Table, names: Sequence[str], fingerprint: str) -> Latents:
