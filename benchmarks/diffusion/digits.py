@@ -40,7 +40,7 @@ from latentctl.latents import shared_pattern, typicality
 from latentctl.random import seeded
 from latentctl.training import Step, train
 
-OWN = 1000  # samples of the pipeline itself, for its accuracy and diversity
+OWN = 1000  # samples of the generator itself, for its accuracy and diversity
 SHOWN = 10
 APART = 1.0  # price of a pattern that results share
 
@@ -112,7 +112,9 @@ def _broken(x: Tensor, step: Step) -> Tensor:
 class Bench:
     """A generator, the networks and the diversity of the generator's own samples."""
 
-    def __init__(self, decoder: latentctl.Decoder, count: int, output_dir: Path) -> None:
+    def __init__(
+        self, decoder: latentctl.Decoder, count: int, output_dir: Path, own: int = OWN
+    ) -> None:
         self.decoder, self.count, self.output_dir = decoder, count, output_dir
         self.seconds = Seconds()
         self.judge = load_weights(LeNet(), "mnist_lenet")
@@ -120,11 +122,11 @@ class Bench:
         file = output_dir / "network.safetensors"
         network = Digits.fit(train.images, train.labels, file)
         self.critic = PixelCritic(self.decoder, network)
-        self.own, self.known = self._own()
+        self.own, self.known = self._own(own)
 
-    def _own(self) -> tuple[list[float], Row]:
+    def _own(self, count: int) -> tuple[list[float], Row]:
         """Mean distances within each digit of the generator's own samples, and what they are."""
-        z = self.decoder.prior.sample(OWN, seed=1000)
+        z = self.decoder.prior.sample(count, seed=1000)
         x = self.decoder.decode(z, batch_size=100)
         features = self.judge.features((x + 1) / 2)
         digits, called = self.judge.digits(features), self.critic.score_samples(x).argmax(1)

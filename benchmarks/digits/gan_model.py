@@ -2,12 +2,14 @@
 
     LATENTCTL_DATA=... python -m benchmarks.digits.gan_model --output_dir outputs/digits-gan
 
-Its 64 latents are N(0, I). About ten minutes of one core. Writes `generator.safetensors` and a
+Its 64 latents are N(0, I). About five minutes of one core. Writes `generator.safetensors` and a
 picture of samples.
 
 References:
     | Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks
     | (Radford et al., 2015) https://arxiv.org/abs/1511.06434
+    | Spectral Normalization for Generative Adversarial Networks (Miyato et al., 2018)
+    | https://arxiv.org/abs/1802.05957
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import update_bn
 
 from benchmarks.shared.base import pixels
@@ -33,7 +36,7 @@ LATENTS = 64
 
 @dataclass
 class Flags(SeededFlags):
-    max_train_steps: int = 6000  # Of both networks together.
+    max_train_steps: int = 4500  # Of both networks together.
     batch_size: int = 64
     output_dir: Path = Path("outputs/digits-gan")
 
@@ -41,7 +44,7 @@ class Flags(SeededFlags):
 class Generator(nn.Module):
     """Images `(B, 1, 28, 28)` in [-1, 1] of latents `(B, 64)`."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *(nn.Linear(LATENTS, 2 * width * 49), nn.Unflatten(1, (2 * width, 7, 7))),
@@ -64,15 +67,17 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Log-odds `(B, 1)` that images are of the data."""
+    """Log-odds `(B, 1)` that images are of the data.
 
-    def __init__(self, width: int = 64) -> None:
+    With batch normalisation in place of the spectral one the generator drew no ones.
+    """
+
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(nn.Conv2d(1, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            *(nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)),
-            *(nn.Flatten(), nn.Linear(2 * width * 49, 1)),
+            *(spectral_norm(nn.Conv2d(1, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)),
+            spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+            *(nn.LeakyReLU(0.2), nn.Flatten(), spectral_norm(nn.Linear(2 * width * 49, 1))),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ def players(generator: Generator, discriminator: Discriminator) -> list[Player]:
         return F.softplus(-discriminator(generator(step.normal(LATENTS)))).mean(), {}
 
     def adam(network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(network.parameters(), 2e-4, betas=(0.5, 0.999))
+        return torch.optim.Adam(network.parameters(), 5e-4, betas=(0.5, 0.999))
 
     return [
         Player("discriminator", discriminator, judged, adam(discriminator)),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..critics.ties import tied_to
-from ..errors import InputError
+from ..errors import InputError, check_kind
 from ..latents import Latents, require_latents
 from ..random import seeded
 from ..training import Step, train
@@ -63,7 +63,7 @@ def amortise(
             with a learning rate of 5e-4 that falls by a cosine, and gradients clipped to norm 5.
 
     Raises:
-        InputError: If the ascent has no critic of attributes.
+        InputError: If the ascent is another controller, or has no critic of attributes.
 
     Example:
         >>> from latentctl import AttributeCritic, Latents
@@ -75,6 +75,8 @@ def amortise(
         torch.Size([3, 8])
     """
     require_latents(latents)
+    advice = "Of another controller, clone the moves: Actor.fit(latents, teacher=controller)."
+    check_kind(ascent, Ascent, "ascent=", advice)
     critic = ascent.attributes
     if critic is None or not critic.names:
         raise InputError("The ascent has no critic of attributes. Pass Ascent.for_edits(critic).")

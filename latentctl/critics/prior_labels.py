@@ -31,8 +31,8 @@ def prior_labels(
 ) -> Latents:
     """Latents of the prior, with the attributes of what they decode to as soft labels.
 
-    The latents serve `AttributeCritic.fit`, `FlowMatching.fit`, `Actor.fit` and `distill`, as
-    labelled encodings of data do.
+    The latents serve `AttributeCritic.fit` and `distill` as labelled encodings of data do. They do
+    not serve `FlowMatching.fit`: see `controllers.flow_matching`.
 
     Arguments:
         scorer: Networks on samples through the decoder: `PixelCritic(decoder, network)`.

@@ -9,7 +9,7 @@ from conftest import NAMES, truth
 
 import latentctl
 from latentctl import Ascent, AttributeCritic, PixelCritic, condition
-from latentctl.controllers import Refined, Request, amortise
+from latentctl.controllers import Refined, Request, SphericalAscent, amortise
 from latentctl.controllers.request import flips
 from latentctl.errors import InputError, ShapeError
 
@@ -108,6 +108,8 @@ def test_an_amortised_editor_approaches_the_loss_of_the_ascent_in_one_evaluation
 def test_an_ascent_without_a_critic_cannot_be_amortised(latents):
     with pytest.raises(InputError, match="critic of attributes"):
         amortise(Ascent.for_edits(), latents)
+    with pytest.raises(InputError, match="clone the moves"):
+        amortise(SphericalAscent(), latents)
 
 
 def test_a_refinement_starts_at_the_result_of_the_first_stage(critic, z):
