@@ -72,7 +72,11 @@ def test_tasks_and_the_seal_give_what_one_command_gives(world, capsys):
     assert latents.column("Smiling").tolist() == [number % 2 for number in range(9)]
 
 
-def test_workers_of_ray_make_the_same_files(world):
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
+def test_workers_of_ray_make_the_same_files(world, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = pytest.importorskip("ray")
     configured()
     assert encode() == 0
