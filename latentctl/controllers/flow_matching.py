@@ -12,6 +12,12 @@ and their difference may be extrapolated (classifier-free guidance),
 which makes attributes more pronounced at twice the cost. Without attributes the closed-form
 velocity of the data's Gaussian takes the place of :math:`v_\mathrm{free}`, at no cost.
 
+Labelled samples of an exact prior (`critics.prior_labels` of a GAN or a pipeline) are a hard case.
+What attributes add to the velocity is the gradient of :math:`\log P(y \mid z_t)`, which is small
+beside the noise of this regression where :math:`p(z \mid y)` is nearly the prior. A flow on samples
+of a GAN gave at most half of the digits that were asked for (`benchmarks/results/diffusion.md`).
+There, follow a network through the decoder: `SphericalAscent` or `Rejection` on a `PixelCritic`.
+
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
     | https://arxiv.org/abs/2210.02747
