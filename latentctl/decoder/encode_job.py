@@ -157,8 +157,7 @@ class EncodeJob:
                 share.beat(self._task(*key))
                 bar.update(len(batch.request.indices))
                 if batch.request.last:
-                    tensors, notes = encoder.shard()
-                    shards.write_shard(self.folder, key, tensors, {"job": self.identity, **notes})
+                    self._write(key, encoder)
                     encoder = None
                     if taken:
                         share.finish(taken.pop(0))
@@ -166,6 +165,10 @@ class EncodeJob:
             for task in taken:
                 share.release(task)
             raise
+
+    def _write(self, key: shards.Key, encoder: ShardEncoder) -> None:
+        tensors, notes = encoder.shard()  # local: not in memory beside the next one
+        shards.write_shard(self.folder, key, tensors, {"job": self.identity, **notes})
 
     def _requests(
         self, source: Source, part: int, share: Share, taken: list[str]
@@ -224,7 +227,8 @@ class EncodeJob:
             entries = dict(zip(found, pool.map(_first_intact, found.values()), strict=True))
         missing += [self._task(*key) for key, entry in entries.items() if entry is None]
         if not missing:
-            self._commit({key: entry for key, entry in entries.items() if entry is not None})
+            with well_formed(self.folder, CacheError):
+                self._commit({key: entry for key, entry in entries.items() if entry is not None})
         return missing
 
     def _commit(self, found: dict[shards.Key, shards.Entry]) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import CacheError
 from ..storage import digest
 from ..storage.files import well_formed
-from .manifest import Listing, corrupted, is_unchanged
+from .manifest import Listing, Numbers, corrupted, is_unchanged
 from .shards import DTYPES, Shard, header_of
 
 MAPPED = 256  # shards that are mapped at a time; the system has a limit of some 65,000 maps
@@ -145,6 +145,9 @@ class Stored:
         self._text = functools.lru_cache(MAPPED)(self._header)
         self._map = functools.lru_cache(MAPPED)(self._mapped)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stored, (self.folder, {"tensors": self._tensors}, self.listing)
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -164,25 +167,47 @@ class Stored:
         order = np.argsort(sought, kind="stable")  # each shard is read once
         which = np.searchsorted(self._starts, sought[order], "right") - 1
         found, first = np.unique(which, return_index=True)
-        inside = (sought[order] - self._starts[which]).tolist()
-        read: list[list[bytes]] = [[] for _ in self._bytes]  # of each tensor, in the order of rows
         bounds = [*first.tolist(), len(order)]
-        for shard, name, begin, end in zip(
-            found.tolist(), self.listing.files(found), bounds, bounds[1:], strict=False
-        ):
-            if end - begin <= SINGLE < MAPPED < len(self.listing):
-                self._read(shard, f"{self.folder}{os.sep}{name}", inside[begin:end], read)
+        inside = sought[order] - self._starts[which]
+        read = self._from_maps if len(self.listing) <= MAPPED else self._from_files
+        shard = read(found, inside, bounds)
+        shard["index"] += torch.from_numpy(self._first[which])
+        back = torch.from_numpy(np.argsort(order))
+        return {name: _whole_precision(value[back]) for name, value in shard.items()}
+
+    def _from_maps(self, found: Numbers, inside: Numbers, bounds: list[int]) -> Shard:
+        """Rows of shards in order, from their maps."""
+        shard = self._empty(len(inside))
+        for number, begin, end in zip(found.tolist(), bounds, bounds[1:], strict=False):
+            rows = torch.from_numpy(inside[begin:end])
+            for name, value in self._map(number).items():
+                torch.index_select(value, 0, rows, out=shard[name][begin:end])
+        return shard
+
+    def _from_files(self, found: Numbers, inside: Numbers, bounds: list[int]) -> Shard:
+        """Rows of shards in order; single ones are read from their files."""
+        read: list[list[bytes]] = [[] for _ in self._bytes]  # of each tensor
+        names, rows = self.listing.files(found), inside.tolist()
+        for shard, name, begin, end in zip(found.tolist(), names, bounds, bounds[1:], strict=False):
+            if end - begin <= SINGLE:
+                self._read(shard, f"{self.folder}{os.sep}{name}", rows[begin:end], read)
                 continue
             for value, parts in zip(self._map(shard).values(), read, strict=True):
-                parts.append(_as_bytes(value[inside[begin:end]]))
-        shard = {}
-        for (name, size), parts in zip(self._bytes.items(), read, strict=True):
-            raw = np.empty((len(rows), size), np.uint8)
-            raw[order] = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, size)
-            value = torch.from_numpy(raw.reshape(-1)).view(self._kinds[name])
-            shard[name] = _whole_precision(value.view(len(rows), *self.shapes[name]))
-        shard["index"][torch.from_numpy(order)] += torch.from_numpy(self._first[which])
-        return shard
+                parts.append(_as_bytes(value[rows[begin:end]]))
+        taken = self._empty(len(rows))
+        for value, parts in zip(taken.values(), read, strict=True):
+            raw = bytearray().join(parts)
+            if len(raw) != value.numel() * value.itemsize:
+                raise CacheError(f"A shard of {self.folder} was truncated while it was read.")
+            if raw:  # torch takes no empty buffer
+                value.copy_(torch.frombuffer(raw, dtype=value.dtype).view_as(value))
+        return taken
+
+    def _empty(self, rows: int) -> Shard:
+        return {
+            name: torch.empty(rows, *self.shapes[name], dtype=kind)
+            for name, kind in self._kinds.items()
+        }
 
     def digest(self) -> str:
         return self.listing.digest()

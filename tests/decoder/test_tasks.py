@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import random
 import signal
 import time
@@ -304,7 +306,39 @@ def test_the_content_of_a_picture_is_that_of_its_file(tmp_path):
         sample_shape=(3, 4, 4),
     )
     files = [str(tmp_path / f"{number}.png") for number in range(3)]
-    copy = {"bytes": (tmp_path / "1.png").read_bytes(), "path": "x.png"}
-    rows = [files[0], {"image": copy}, files[2]]
+    other = {"bytes": (tmp_path / "1.png").read_bytes(), "path": "x.png"}
+    rows = [files[0], {"image": other}, files[2]]
     latents = encode_dataset(model, rows, tmp_path / "cache", progress=False)
     assert latents.unique().index.tolist() == [0, 2]
+
+
+def test_latents_of_many_shards_are_read_row_by_row_and_travel(tmp_path, monkeypatch):
+    monkeypatch.setattr("latentctl.latents.tables.MAPPED", 10)
+    monkeypatch.setattr("latentctl.latents.tables.SINGLE", 2)
+    made = encode_dataset(decoder(), Rows(), tmp_path, progress=False, **OPTIONS)
+    rows = torch.randint(N, (60,), generator=torch.Generator().manual_seed(0))
+    for latents in (made, pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        batch = latents[rows]
+        assert torch.equal(batch.mean, made.mean[rows]) and torch.equal(batch.index, rows)
+        assert torch.equal(batch.content, made.content[rows]) and len(latents[[]]) == 0
+    relabelled = made.with_labels(torch.arange(N)[:, None] / N, ["Place"])[rows]
+    assert torch.equal(relabelled.column("Place"), rows / N)
+    sorted(tmp_path.glob("shard-*"))[3].write_bytes(b"short")
+    with pytest.raises(CacheError, match=r"shard-00000-00003-\w+.safetensors is missing, trunc"):
+        Latents.load(tmp_path)[[3 * SIZE]]
+
+
+def test_a_copy_whose_times_differ_is_compared_by_its_hashes(tmp_path, expected):
+    files = sorted((tmp_path / "one").glob("shard-*"))
+    for file in files:
+        os.utime(file, (5, 5))
+    latents = Latents.load(tmp_path / "one")
+    assert len(latents.mean) == N
+    raw = bytearray(files[7].read_bytes())
+    raw[-1] ^= 1
+    files[7].write_bytes(raw)
+    assert len(Latents.load(tmp_path / "one")[[0, 1]]) == 2  # other shards can be used
+    with pytest.raises(CacheError, match=files[7].name):
+        Latents.load(tmp_path / "one")[[7 * SIZE]]
+    encode_dataset(decoder(), Rows(), tmp_path / "one", progress=False, **OPTIONS)
+    assert contents(tmp_path / "one") == expected
