@@ -5,12 +5,14 @@
         --decoder benchmarks/edits/taef2_model.py:wrap_taef2 --channels 64 128 \
         --diffusion_learning_rate 1e-3 --diffusion_train_steps 7000 \
         --output_dir outputs/diffusion-faces
+    LATENTCTL_DATA=... python -m benchmarks.edits.taught --seed 0
     LATENTCTL_DATA=... python -m benchmarks.diffusion.faces --seeds 0 1 2
 
 `data` writes the images of the two training sets as one. The pipeline has no condition; the
-networks that steer it come from one call of `latentctl.teach` on the labelled training faces. The
-judge is another network, of another architecture, that nothing follows: the one of
-`benchmarks.edits.taught`.
+networks that steer it are those that `latentctl.teach` trained on the labelled training faces for
+the face VAE of `benchmarks.edits.taught`, on its reconstructions; the evaluator is calibrated on
+photographs here. The judge is another network, of another architecture, that nothing follows: the
+one of `benchmarks.edits.taught`.
 
 - Round trips: mean squared error of test faces inverted and drawn again, in [0, 1]; against what
   the autoencoder alone makes of them, and against the photographs.
@@ -60,6 +62,8 @@ class Flags(BaseFlags):
     samples: int = 100  # Samples of a seed.
     judge_epochs: int = 8  # Of its training, if it is not in `judge/`.
     max_train_samples: int = 20_000  # Of `teach`.
+    teach_dir: Path = Path("outputs/taught/teach-0")
+    """Its networks: those of `benchmarks.edits.taught` by default; trained if it is empty."""
     output_dir: Path = Path("outputs/diffusion-faces")
 
 
@@ -115,7 +119,7 @@ def networks(
         TensorDataset(images, labels),
         ATTRIBUTES,
         max_train_samples=flags.max_train_samples,
-        output_dir=flags.output_dir / "teach",
+        output_dir=flags.teach_dir,
         resume_from_checkpoint="latest",
     )
     print(f"The threshold of the evaluator is {made.evaluator.threshold}.")
