@@ -228,9 +228,12 @@ def _decode(view: Any, z: Tensor) -> Tensor:
 
 
 def _encode(view: Any, x: Tensor) -> Posterior:
-    """The noise of samples, with a warning where it is not decoded to them again."""
+    """The noise of samples, with a warning where it is not decoded to them again.
+
+    What is compared is what the autoencoder alone makes of them: it may lose more than the steps.
+    """
     z = view.invert(x)
-    error = (view(z) - x).flatten(1).square().mean(1)
+    error = (view(z) - view.reconstruct(x)).flatten(1).square().mean(1)
     low, high = view.limits or (0.0, 1.0)
     failed = error > FAILED * (high - low) ** 2
     if bool(failed.any()):

@@ -79,6 +79,13 @@ class Sampler(nn.Module):
         """Whether there is an inverse of the steps, and an encoder of samples."""
         return self.schedule.is_invertible and (self.base is None or self.base.can_encode)
 
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """What the autoencoder makes of samples; themselves where there is none."""
+        if self.base is None:
+            return x
+        out: Tensor = self.base.decode_fn(self.base.model, self.base.encode(x).mean)
+        return out
+
     def invert(self, x: Tensor) -> Tensor:
         """The noise of samples `x`, approximately."""
         if self.base is not None:
