@@ -114,7 +114,10 @@ def _rules(flags: argparse.Namespace, source: Source) -> dict[str, Reward]:
 
 
 def _drawn(flags: argparse.Namespace) -> Source:
-    faces = made_pack(EMBEDDED_PACK, "PACK", flags.device)
+    if importlib.util.find_spec("timm") is None:
+        raise InputError("The evaluator of the drawn faces needs timm: pip install timm.")
+    make = load_function(EMBEDDED_PACK, "PACK")
+    faces = make(evaluated=False).to(flags.device)
     data = load_function(f"{EMBEDDED}.drawn_faces:ProceduralFaces", "studio")(PICTURES)
     code = f"import latentctl\nfrom {EMBEDDED} import pack\n\nfaces = pack()"
 
@@ -125,7 +128,7 @@ def _drawn(flags: argparse.Namespace) -> Source:
         )
 
     images = read_samples(data.images(0, PICTURES), faces.decoder)
-    return Source(faces, code, images, code_of, DRAWN)
+    return Source(faces, code, images, code_of, DRAWN, evaluated=lambda: make(faces.decoder))
 
 
 def _add_pictures(source: Source, folder: Path) -> None:

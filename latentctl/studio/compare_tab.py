@@ -15,7 +15,7 @@ from . import pictures, receipt
 from .comparing import compare
 from .session import Result, Session
 from .source import Source
-from .widgets import message, paragraphs, plain
+from .widgets import message, paragraphs, plain, present
 
 HEAD = ("Picture", "Method", "Request", "Requested attributes", "Leaked", "Evaluations", "ms")
 HOW = ["The request of the first tab, from the same start, by every method that the pack has."]
@@ -44,7 +44,7 @@ class CompareTab:
     def _compared(self, session: Session) -> Iterator[Any]:
         rows: list[str] = []
         try:
-            for name, found in compare(session.shown, self.source):
+            for name, found in compare(present(session).shown, self.source):
                 rows.append(self._row(name, found))
                 yield _table(rows), message()
         except LatentctlError as problem:

@@ -32,6 +32,7 @@ from .widgets import (
 
 SEEDS = 2**31
 SHOWN = 24  # pictures to start from
+LOADING = "The evaluator of the receipts is being loaded. The sliders follow in some seconds."
 
 
 class EditTab:
@@ -154,6 +155,15 @@ class EditTab:
         rows, columns = self.source.decoder.latent_shape[1:]
         return (*shown, {"rows": rows, "columns": columns, "region": result.demand.region})
 
+    def opening(self) -> tuple[Any, ...]:
+        """The values of `whole` until there is an evaluator: the picture alone."""
+        visit = Session(self.source)
+        result = visit.begin(visit.opening())
+        value = {**self.medium.shown(result), **self.medium.kept(result)}
+        value |= {"origin": f"Before: {result.start.words}", "note": result.start.note}
+        said = paragraphs([LOADING], "receipt")
+        return value, gr.skip(), said, *[gr.skip()] * (len(self.whole) - len(self.quick))
+
     def open(self) -> Any:
         """The pictures to start from."""
         x = self.source.pictures
@@ -236,7 +246,7 @@ class EditTab:
         return self.show(session)
 
     def _strengths(self, session: Session) -> Iterator[Any]:
-        if session.shown.demand.is_empty:
+        if session is None or session.shown.demand.is_empty:
             yield gr.skip(), gr.skip(), message("Nothing is requested yet. Move a slider.")
             return
         items: list[dict[str, str]] = []

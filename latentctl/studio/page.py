@@ -7,6 +7,7 @@ __all__ = ["build", "opened", "serve"]
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,10 +54,13 @@ def build(source: Source) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 CompareTab(source, session)
 
-        def arrive() -> tuple[Any, ...]:
+        def arrive() -> Iterator[tuple[Any, ...]]:
+            if source.evaluated is not None:
+                yield None, *edit.opening(), gr.skip(), gr.skip()
+                source.complete()
             visit = Session(source)
             visit.begin(visit.opening())
-            return visit, *edit.show(visit), sample.show(visit), teach.show(visit)
+            yield visit, *edit.show(visit), sample.show(visit), teach.show(visit)
 
         arrived = page.load(
             arrive,
@@ -108,6 +112,7 @@ def opened(source: Source, port: int | None = None) -> Iterator[tuple[gr.Blocks,
             js=LIGHT,
             app_kwargs={"middleware": [Middleware(_Policy)]},
         )
+        threading.Thread(target=source.complete, daemon=True).start()
         try:
             yield page, address
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Source"]
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ ENCODINGS = 1024  # latents of the prior that stand for encodings, where there a
 
 @dataclass(eq=False)
 class Source:
-    """What all visitors share; nothing here changes after it is made."""
+    """What all visitors share; nothing but `complete` changes it after it is made."""
 
     faces: Conditional
     """The generator with its attributes."""
@@ -42,6 +43,18 @@ class Source:
 
     rules: Mapping[str, Reward] = field(default_factory=dict)
     """Of melodies: the notes that break one are marked, and the receipt has its reward."""
+
+    evaluated: Callable[[], Conditional] | None = None
+    """Makes `faces` with their evaluator, where that takes seconds and can follow the page."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def complete(self) -> None:
+        """Gives `faces` their evaluator, or waits for the thread that does; once."""
+        with self.lock:
+            if self.evaluated is not None:
+                self.faces = self.evaluated()
+                self.evaluated = None
 
     @property
     def decoder(self) -> Decoder:

@@ -6,18 +6,20 @@ __all__ = ["TeachTab"]
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
 
+from ..errors import LatentctlError
 from . import pictures, teaching
 from .edit_tab import EditTab
 from .sample_tab import SampleTab
 from .session import Session
 from .source import Source
-from .widgets import Guarded, paragraphs, plain, tiles
+from .widgets import Guarded, message, paragraphs, plain, present, tiles
 
 BATCH = 24  # pictures that are added at once
 MOST_POOL = 240
@@ -25,6 +27,7 @@ HOW = (
     "Press a picture once if it has the attribute, twice if it has it not. Mark 5 to 100, of each "
     "kind about as many.",
 )
+CANCELLED = ("Teaching was cancelled. Nothing is changed.",)
 
 
 class TeachTab:
@@ -53,7 +56,9 @@ class TeachTab:
                     )
             with gr.Column(scale=5, min_width=320):
                 self.name = gr.Textbox(label="Name of the attribute", elem_id="taught-name")
-                self.teach = gr.Button("Teach", variant="primary", elem_id="teach-button")
+                with gr.Row(elem_classes="actions"):
+                    self.teach = gr.Button("Teach", variant="primary", elem_id="teach-button")
+                    self.cancel = gr.Button("Cancel", visible=False, elem_id="teach-cancel")
                 self.problem = plain(name="teach-problem")
                 self.words = plain(name="teach-words")
                 self.taught = gr.Dropdown([], label="Taught attributes", value=None)
@@ -74,7 +79,16 @@ class TeachTab:
         self.upload.upload(Guarded(1)(self._uploaded), [session, self.upload], pool, **options)
         changed = [self.words, self.taught, *self.edit.whole, self.sample.panel, self.problem]
         count = len(changed) - 1
-        self.teach.click(Guarded(count)(self._taught), [session, self.name], changed, **options)
+        running = self.teach.click(
+            self._taught, [session, self.name], [*changed, self.cancel], **options
+        )
+        self.cancel.click(
+            lambda: (paragraphs(CANCELLED, "receipt"), gr.Button(visible=False)),
+            None,
+            [self.words, self.cancel],
+            cancels=[running],
+            queue=False,
+        )
         self.remove.click(Guarded(count)(self._removed), [session, self.taught], changed, **options)
         self.prepare.click(Guarded(1)(self._saved), session, [self.file, self.problem], **options)
 
@@ -128,10 +142,21 @@ class TeachTab:
         session.pool.grow(z, [Path(path).name for path in paths])
         return self._tiles(session)
 
-    def _taught(self, session: Session, name: str) -> tuple[Any, ...]:
-        lesson = teaching.teach(name, session.pool, self.source, session.faces)
-        session.taught[lesson.critic.names[0]] = lesson.critic
-        return self._changed(session, lesson.sentences())
+    def _taught(self, session: Session, name: str) -> Iterator[tuple[Any, ...]]:
+        """What is being done, with a button that cancels it; the session changes at the end."""
+        rest = [gr.skip()] * (2 + len(self.edit.whole))
+        try:
+            pool, faces = present(session).pool, session.faces
+            for step in teaching.teach(name, pool, self.source, faces):
+                if isinstance(step, str):
+                    said = paragraphs([step], "receipt")
+                    yield said, *rest, message(), gr.Button(visible=True)
+                    continue
+                session.taught[step.critic.names[0]] = step.critic
+                changed = self._changed(session, step.sentences())
+                yield *changed, message(), gr.Button(visible=False)
+        except (LatentctlError, OSError) as problem:
+            yield "", *rest, message(str(problem)), gr.Button(visible=False)
 
     def _removed(self, session: Session, name: str | None) -> tuple[Any, ...]:
         said = ["There is nothing to remove."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["FEWEST", "MOST", "Lesson", "Pool", "extended", "full", "saved_pack", "teach"]
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,8 +94,8 @@ class Lesson:
         return found
 
 
-def teach(name: str, pool: Pool, source: Source, known: Conditional) -> Lesson:
-    """Fits an attribute to the marked pictures of a pool.
+def teach(name: str, pool: Pool, source: Source, known: Conditional) -> Iterator[str | Lesson]:
+    """Fits an attribute to the marked pictures of a pool; yields what is done, then the lesson.
 
     Arguments:
         name: Its name, which no attribute has.
@@ -116,10 +116,11 @@ def teach(name: str, pool: Pool, source: Source, known: Conditional) -> Lesson:
         )
     if count > MOST:
         raise InputError(f"{count} pictures are marked; at most {MOST} are used. Unmark some.")
+    yield f"Fitting {words(name)} to {count} pictures."
     critic = _fit(name, with_it, without, source)
-    accuracy = _cross_validated(name, with_it, without, source)
+    accuracy = yield from _cross_validated(name, with_it, without, source)
     confounds = _confounds(with_it, without, source, known)
-    return Lesson(critic, accuracy, confounds, count)
+    yield Lesson(critic, accuracy, confounds, count)
 
 
 def extended(source: Source, taught: Mapping[str, ExampleCritic]) -> Conditional:
@@ -172,7 +173,9 @@ def _near(latents: Latents, z: Tensor) -> Latents:
     return latents if latents.mean.device == z.device else Latents(latents.mean.to(z.device))
 
 
-def _cross_validated(name: str, with_it: Tensor, without: Tensor, source: Source) -> float:
+def _cross_validated(
+    name: str, with_it: Tensor, without: Tensor, source: Source
+) -> Generator[str, None, float]:
     """Balanced accuracy on examples that were held out, in up to `FOLDS` parts."""
     folds = min(FOLDS, len(with_it), len(without))
     parts = [
@@ -181,6 +184,7 @@ def _cross_validated(name: str, with_it: Tensor, without: Tensor, source: Source
     ]
     right: list[list[Tensor]] = [[], []]
     for fold in range(folds):
+        yield f"Testing it on pictures that were left out: {fold + 1} of {folds}."
         kept = [z[part != fold] for z, part in zip((with_it, without), parts, strict=True)]
         critic = _fit(name, kept[0], kept[1], source)
         for kind, (z, part) in enumerate(zip((with_it, without), parts, strict=True)):

@@ -17,6 +17,7 @@ __all__ = [
     "panel",
     "panel_value",
     "plain",
+    "present",
     "stage",
     "tiles",
 ]
@@ -29,7 +30,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import LatentctlError
+from ..errors import InputError, LatentctlError
 from .receipt import words
 
 WEB = Path(__file__).parent / "web"
@@ -177,6 +178,20 @@ def paragraphs(sentences: Sequence[str], name: str) -> str:
     return f'<div class="{name}">{"".join(f"<p>{html.escape(s)}</p>" for s in sentences)}</div>'
 
 
+def present(session: Any) -> Any:
+    """The session of a visitor.
+
+    Raises:
+        InputError: If there is none yet, or it was dropped.
+    """
+    if session is None:
+        raise InputError(
+            "The page is still being loaded, or was left for more than an hour. Wait some "
+            "seconds, or reload the page."
+        )
+    return session
+
+
 class Guarded:
     """Makes handlers that put an error on the page as a sentence, and change nothing else.
 
@@ -191,7 +206,7 @@ class Guarded:
         @functools.wraps(handler)
         def guarded(*arguments: Any) -> Any:
             try:
-                found = handler(*arguments)
+                found = handler(present(arguments[0]), *arguments[1:])
             except (LatentctlError, OSError) as problem:
                 return (*[gr.skip()] * self.outputs, message(str(problem)))
             return (*found, message()) if self.outputs > 1 else (found, message())

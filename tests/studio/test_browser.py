@@ -129,6 +129,28 @@ def test_cancel_ends_a_long_job(visit, monkeypatch):
     visit.says("Nothing is changed yet", "#receipt")
 
 
+def test_teaching_is_cancelled(visit, monkeypatch):
+    ended = threading.Event()
+
+    def slow(*arguments):
+        try:
+            for number in range(200):
+                time.sleep(0.2)
+                yield f"step {number}"
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("latentctl.studio.teaching.teach", slow)
+    visit.page.get_by_role("tab", name="Teach").click()
+    visit.page.locator("#teach-button").click()
+    visit.says("step 1", "#teach-words")
+    visit.page.locator("#teach-cancel").click()
+    assert ended.wait(WAIT / 1000)
+    visit.says("Nothing is changed", "#teach-words")
+    visit.page.locator("#teach-cancel").wait_for(state="hidden")
+    assert visit.page.locator("#attributes .row").count() == 3
+
+
 def test_the_keyboard_reaches_every_control(visit):
     for head in visit.page.locator("button.label-wrap").all():  # what is folded
         if "open" not in (head.get_attribute("class") or ""):

@@ -80,6 +80,19 @@ def test_a_port_that_is_taken_is_said(capsys, monkeypatch):
     assert "taken" in capsys.readouterr().err
 
 
+def test_the_evaluator_of_the_drawn_faces_follows():
+    pytest.importorskip("timm")
+    source = source_of(parser().parse_args(["studio", "--device", "cpu"]))
+    early = source.faces
+    assert early.evaluator is None
+    source.complete()
+    late = source.faces
+    assert late.evaluator is not None and late.decoder is early.decoder
+    assert late.names == early.names
+    source.complete()
+    assert source.faces is late
+
+
 def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["studio", "--no_browser"]) == 2

@@ -217,7 +217,9 @@ def taught(source, kind="Hat", name="Bright", count=12):
     for mark, rows in (("with", has), ("without", ~has)):
         for place in rows.nonzero().flatten().tolist()[: count // 2]:
             pool.marks[place] = mark
-    return teaching.teach(name, pool, source, source.faces)
+    *said, lesson = teaching.teach(name, pool, source, source.faces)
+    assert said[-1].startswith("Testing it on pictures that were left out")
+    return lesson
 
 
 class TestTeaching:

@@ -55,10 +55,16 @@ def evaluator(of: Decoder | None = None, names: Sequence[str] | None = None) -> 
     return PixelCritic(of or decoder(), network, names=names or network.names)
 
 
-def pack() -> Conditional:
-    """The generator with its critic, controllers and evaluator: `sample` and `edit` at once."""
-    own = decoder()
-    return Conditional.from_pretrained(WEIGHTS / "pack", own, evaluator=evaluator(own))
+def pack(of: Decoder | None = None, *, evaluated: bool = True) -> Conditional:
+    """The generator with its critic, controllers and evaluator: `sample` and `edit` at once.
+
+    Arguments:
+        of: The decoder; `decoder()` if not given.
+        evaluated: Whether it has the evaluator, for which timm is imported: some seconds.
+    """
+    own = of or decoder()
+    judged = evaluator(own) if evaluated else None
+    return Conditional.from_pretrained(WEIGHTS / "pack", own, evaluator=judged)
 
 
 def accepts(model: object) -> bool:
