@@ -7,6 +7,7 @@ __all__ = ["add_parser", "run", "source_of"]
 import argparse
 import dataclasses
 import importlib.util
+import logging
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def run(flags: argparse.Namespace) -> int:
             webbrowser.open(waiting.address)
         from ..studio.page import serve
 
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks its own server
         source = source_of(flags)
     finally:
         waiting.close()
@@ -117,7 +119,10 @@ def _drawn(flags: argparse.Namespace) -> Source:
     if importlib.util.find_spec("timm") is None:
         raise InputError("The evaluator of the drawn faces needs timm: pip install timm.")
     make = load_function(EMBEDDED_PACK, "PACK")
+    said = logging.getLogger("latentctl.conditional.pack")
+    said.disabled = True  # it asks for the evaluator, which follows
     faces = make(evaluated=False).to(flags.device)
+    said.disabled = False
     data = load_function(f"{EMBEDDED}.drawn_faces:ProceduralFaces", "studio")(PICTURES)
     code = f"import latentctl\nfrom {EMBEDDED} import pack\n\nfaces = pack()"
 

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..conditional import Conditional, Outcome
 from ..conditional.receipt import sidecar
 from .session import Result
@@ -65,7 +67,10 @@ def sentences(result: Result) -> list[str]:
     """The receipt in words; the last sentence names the evaluator."""
     outcome, demand = result.outcome, result.demand
     if demand.is_empty:
-        return ["Nothing is changed yet. Move a slider.", evaluator_words(result.faces)]
+        found = ["Nothing is changed yet. Move a slider."]
+        if not torch.equal(result.start.x.cpu(), outcome.x.cpu()):
+            found.append("The second picture is what the generator makes of the first.")
+        return [*found, evaluator_words(result.faces)]
     marked = rows(result)
     found = [_reached(row) for row in marked if row["wanted"] is not None]
     if demand.where:

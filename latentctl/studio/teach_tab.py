@@ -83,12 +83,8 @@ class TeachTab:
             self._taught, [session, self.name], [*changed, self.cancel], **options
         )
         self.cancel.click(
-            lambda: (paragraphs(CANCELLED, "receipt"), gr.Button(visible=False)),
-            None,
-            [self.words, self.cancel],
-            cancels=[running],
-            queue=False,
-        )
+            lambda: gr.Button(visible=False), None, self.cancel, cancels=[running], queue=False
+        ).then(lambda: paragraphs(CANCELLED, "receipt"), None, self.words, queue=False)
         self.remove.click(Guarded(count)(self._removed), [session, self.taught], changed, **options)
         self.prepare.click(Guarded(1)(self._saved), session, [self.file, self.problem], **options)
 
