@@ -147,13 +147,13 @@ class OneToMany(nn.Module):
         log_share, way = self._ending(h, t, z)
         return torch.einsum("bk,k...->b...", log_share.exp(), self.starts) + way
 
-    def _ending(self, h: Any, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor | float]:
+    def _ending(self, h: Any, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The log-shares `(B, S)` of the starts, and the way from a start to the end."""
         seen = torch.cat([_features(h), 2 * t[:, None] - 1], dim=1)
         features = self.trunk(z, seen)
         pooled = features.flatten(2).mean(2) if self.trunk.spatial else features
         log_share = self.head(pooled).log_softmax(1)
-        return log_share, 0.0 if self.way is None else self.way(features)
+        return log_share, z.new_zeros(()) if self.way is None else self.way(features)
 
     @torch.no_grad()
     def walk(self, h: Any, start: Tensor) -> Tensor:

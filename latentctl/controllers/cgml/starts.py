@@ -49,7 +49,8 @@ def draw_start(
     now, widest = scale.clamp_min(1e-12)
     share = log_share.nan_to_num().clamp_min(RARE) * (1 - now / widest).clamp_min(0)
     gumbel = -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
-    return (share - costs * (size / now) + gumbel).argmax(1)
+    chosen: Tensor = (share - costs * (size / now) + gumbel).argmax(1)
+    return chosen
 
 
 def finite_mean(values: Tensor) -> Tensor:
