@@ -57,7 +57,8 @@ class Flips:
     def __init__(self, critic: AttributeCritic, z: Tensor, see: Callable[[Tensor], Tensor]) -> None:
         self.critic, self.names, self.see = critic, critic.names, see
         count = len(self.names)
-        self.z, self.before = z.repeat(count, 1), see(z).repeat(count, 1)
+        self.z = z.repeat(count, *[1] * (z.ndim - 1))
+        self.before = see(z).repeat(count, 1)
         self.column = torch.arange(count).repeat_interleave(len(z))
         self.wanted = 1 - self.of_column(self.before).round()
         self.target = torch.full_like(self.before, torch.nan)
