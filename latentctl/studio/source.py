@@ -19,6 +19,7 @@ from ..latents import Latents
 from ..rewards import Reward
 
 REFERENCES = 64  # pictures with which an upload is compared
+FEW_REFERENCES = 8  # of a pipeline, where each is an inversion of all steps
 ENCODINGS = 1024  # latents of the prior that stand for encodings, where there are few pictures
 
 
@@ -78,11 +79,12 @@ class Source:
     @functools.cached_property
     def usual_error(self) -> float:
         """Mean squared error of reconstructions that 95 % of the reference pictures stay below."""
+        count = FEW_REFERENCES if self.decoder.latents_are_noise else REFERENCES
         with torch.no_grad():
             if len(self.gallery):
-                z, x = self.gallery[:REFERENCES], self.pictures[:REFERENCES]  # type: ignore[index]
+                z, x = self.gallery[:count], self.pictures[:count]  # type: ignore[index]
             else:
-                x = self.decoder.decode(self.encodings.mean[:REFERENCES], batch_size=REFERENCES)
+                x = self.decoder.decode(self.encodings.mean[:count], batch_size=count)
                 z = self.decoder.encode(x).mean
             return float(error(self.decoder, x.to(self.decoder.device), z).quantile(0.95))
 
