@@ -97,8 +97,7 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
     """Draws the error to the nearest mode over x and a latent of one dimension, with walks."""
     from matplotlib.colors import LogNorm
 
-    far = float(model.starts.abs().max()) + 1
-    x, z = torch.linspace(-1, 1, 240), torch.linspace(-far, far, 241)
+    x, z = torch.linspace(-1, 1, 240), torch.linspace(-2.5, 2.5, 241)
     column, place = x.repeat_interleave(len(z))[:, None], z.repeat(len(x))[:, None]
     drawn, mode = model.generator(model.encoder(column), place), curve(column)
     error = torch.minimum((drawn - mode).norm(dim=1), (drawn + mode).norm(dim=1))

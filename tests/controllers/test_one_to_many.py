@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from latentctl import OneToMany
-from latentctl.controllers.cgml.starts import starts_apart
 from latentctl.errors import InputError, NonFiniteError
 from latentctl.random import noise, seeded
 from latentctl.training import Step
@@ -39,7 +38,7 @@ class Skips(nn.Module):
 def build(encoder=None, **options):
     with seeded(0):
         encoder = encoder or nn.Sequential(nn.Linear(1, 8), nn.SiLU())
-        options = {"width": 64, "depth": 2, "starts": 6, **options}
+        options = {"width": 64, "depth": 2, "descent": {"steps": 6}, **options}
         return OneToMany(encoder, Generator(), 8, (2,), **options)
 
 
@@ -89,7 +88,7 @@ def test_the_start_alone_decides_and_seeds_repeat(trained):
     assert z.shape == (20, 2)
 
 
-def test_walks_end_at_answers_keep_the_shares_and_lose_nothing_in_the_rounds(trained):
+def test_rounds_bring_walks_nearer_to_an_answer_and_walks_keep_the_shares(trained):
     x = two_answers(1, seed=1)[0].repeat(400, 1)
     h = trained.encoder(x)
     path = trained.walk(h, noise(0, 400, (2,), seed=0))
@@ -99,51 +98,28 @@ def test_walks_end_at_answers_keep_the_shares_and_lose_nothing_in_the_rounds(tra
     up, down = (strides - truth).norm(dim=1), (strides + truth).norm(dim=1)
     assert 0.55 < (up < down).float().mean() < 0.85
     settled = torch.minimum((rounds - truth).norm(dim=1), (rounds + truth).norm(dim=1))
-    assert settled.mean() < torch.minimum(up, down).mean() + 1e-4
-    assert settled.mean() < 0.1
+    assert settled.mean() < torch.minimum(up, down).mean()
 
 
 class Steps(nn.Module):
-    """The first start answers 1, the second -1, the others neither."""
-
-    def __init__(self, starts):
-        super().__init__()
-        self.starts = starts
+    """An answer that a descent from zero cannot reach: its gradient is zero there."""
 
     def forward(self, h, z):
-        place = torch.cdist(z, self.starts).argmin(1)
-        return torch.tensor([1.0, -1.0, 9, 9, 9, 9])[place][:, None].expand(-1, 2)
+        return torch.where(z > 3, 1.0, -1.0) + 0 * z
 
 
-def test_a_pair_draws_the_start_that_answers_it_and_any_while_the_scale_is_wide():
-    model = build()
-    model.generator = Steps(model.starts)
-    y = torch.tensor([1.0, -1.0]).repeat(100)[:, None].expand(-1, 2)
-    h, step = torch.zeros(200, 8), Step(0, 0, 0, 200, 200)
-    model.scale.copy_(torch.tensor([0.01, 10.0]))
-    narrow = model._drawn_starts(h, y, step)
-    assert torch.equal(narrow, torch.arange(2).repeat(100))
-    model.scale.fill_(100.0)
-    assert len(model._drawn_starts(h, y, step).unique()) == 6
-
-
-def test_a_descent_moves_on_from_the_start_and_the_updater_learns_the_way():
-    model = build(descent={"steps": 3})
-    x, y = two_answers(64)
-    h, step = model.encoder(x).detach(), Step(0, 0, 0, 64, 64)
-    chosen = model._drawn_starts(h, y, step)
-    end = model._ends(h, y, chosen, step)
-    assert not torch.equal(end, model.starts[chosen])
-    model.fit(TensorDataset(x, y), max_train_steps=3, batch_size=16)
-    assert model.predict(x, 3).shape == (64, 3, 2)
-    assert bool(model.way.weight.abs().sum() > 0)
-
-
-@pytest.mark.parametrize("shape", [(1,), (4,), (2, 3, 3)])
-def test_starts_are_apart(shape):
-    starts = starts_apart(7, shape)
-    assert starts.shape == (7, *shape)
-    assert abs(torch.pdist(starts.flatten(1)).min() - 4) < 1e-4
+def test_a_pair_takes_over_the_end_of_another_where_it_fits_clearly_better():
+    model = build(margin=0.0)
+    model.generator = Steps()
+    end = torch.tensor([[0.0, 0.0], [4.0, 4.0], [0.1, 0.1]])
+    y = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    step = Step(0, 0, 0, 3, 3)
+    model.others = 1
+    taken = model._exchange(torch.zeros(3, 8), y, end, step)
+    assert torch.equal(taken, end[[1, 1, 2]])
+    end[1] = torch.nan
+    model.others = 2
+    assert torch.equal(model._exchange(torch.zeros(3, 8), y, end, step)[0], end[0])
 
 
 def test_the_networks_share_no_gradient():
@@ -169,7 +145,7 @@ def test_pairs_that_are_not_finite_are_left_out_and_counted():
     gradients = torch.autograd.grad(total, list(model.parameters()))
     assert all(torch.isfinite(g).all() for g in gradients)
     assert abs(total - clean) < 0.5 * clean
-    with pytest.raises(NonFiniteError, match="No end of this step is finite"):
+    with pytest.raises(NonFiniteError, match="No descent of this step is finite"):
         model.loss(x, y * torch.nan, Step(0, 0, 0, 16, 16))
 
 
@@ -180,7 +156,7 @@ def test_skips_go_past_the_updater():
     assert model.predict(x, 3).shape == (64, 3, 2)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"starts": 0}, {"descent": {"steps": 0}}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"descent": {"steps": 0}}])
 def test_walks_and_descents_without_steps_are_refused(options):
-    with pytest.raises(InputError, match="need 1 or more"):
+    with pytest.raises(InputError, match="need 1 step or more"):
         build(**options)

@@ -49,7 +49,7 @@ def test_the_measure_of_the_toy_tells_modes_from_spurious_answers():
 
 
 def test_the_toy_tells_the_modes_apart_after_a_few_steps():
-    flags = cgml_flags.ModelFlags(max_train_steps=200, width=48, walk_steps=8)
+    flags = cgml_flags.ModelFlags(max_train_steps=300, width=48, steps=8, walk_steps=8)
     flags.train_batch_size, flags.learning_rate = 48, 4e-3
     model = cgml_modes.train_toy(flags, seed=0)
     x = torch.tensor([[0.6], [0.9], [-0.8]])

@@ -1,41 +1,34 @@
 r"""cGML's one-to-many prediction: an encoder, a generator and an updater, without an adversary.
 
-For a pair :math:`(x, y)` the latent of this answer is found among `S` fixed starts :math:`s_k`, and
-the three networks are trained on it,
+For a pair :math:`(x, y)` descent through the generator finds the latent of this answer, and the
+three networks are trained on where it ends,
 
 .. math::
-    h = H(x), \qquad
-    P(k) \propto \exp\big(-D \, c_k / b\big) \, p_k(h)^{1 - b / b_0}, \quad
-    c_k = |G(h, s_k) - y|_1, \qquad z = s_k, \; k \sim P, \\
-    \min_{H, G} \; |G(h, z + \sigma \epsilon) - y|_1, \qquad
-    \min_Z \; -\log p_k(h, t, (1 - t)\, \zeta + t\, z), \quad
+    h = H(x), \qquad z_0 = 0, \qquad
+    z_{p+1} = \text{descent step on } |G(h, z_p + \sigma \epsilon_p) - y|_1
+        \quad (p = 0 ... M - 1), \\
+    \min_{H, G} \; |G(h, z_M + \sigma \epsilon) - y|_1, \qquad
+    \min_Z \; \|Z(h, t, (1 - t)\, \zeta + t\, z_M) - z_M\|^2, \quad
     \zeta \sim \mathcal{N}(0, I), \; t \sim \mathcal{U}(0, 1)
 
-Answers are never averaged: each has its own starts, and the noise of standard deviation
-:math:`\sigma` makes the generator constant around each. The draw is the E-step of stochastic EM for
-a mixture of Laplace distributions of `D` dimensions. Their scale `b` is the mean cost of what was
-drawn. It begins wide, :math:`b_0`, where all starts are alike, and narrows as the generator learns,
-so that starts separate step by step, as in deterministic annealing. The share
-:math:`p_k(h) = p_k(h, 0, \zeta)` is the updater's. It decides between starts that answer equally
-well, and does not count at first, where frequent answers would displace rare ones.
+Answers are never averaged: each has its own region of the latent space, and the noise of standard
+deviation :math:`\sigma` keeps the regions apart. A descent may end between two of them: a pair
+takes over the end of another pair of its batch where that one fits :math:`y` clearly better.
 
-With a `descent` the latent moves on from the start by gradient descent on
-:math:`|G(h, z + \sigma \epsilon) - y|_1`, as in the paper, for answers that vary continuously. The
-updater then also learns the mean way from :math:`s_k` to the end.
-
-At inference the updater walks there from :math:`\zeta`, without :math:`y`, in `N` strides and `R`
-rounds in which it settles, with the mean end :math:`Z = \sum_k p_k s_k` of all straight lines
-through a point,
+At inference the updater walks there from a start :math:`\zeta`, without :math:`y`, in `N` strides
+and `R` rounds in which it settles,
 
 .. math::
     z \leftarrow z + \frac{Z(h, p / N, z) - z}{N - p}, \qquad
     z \leftarrow Z(h, \tau, (1 - \tau)\, \zeta + \tau z).
 
-The walk is flow matching: the share of the :math:`\zeta` that lead to an answer is its share of the
-pairs. The rounds move a walk that ended between two answers to the nearer one.
+Other starts lead to other answers. :math:`Z` is the mean end of all straight lines through a point,
+so that the walk is flow matching: the share of the starts that lead to an answer is its share of
+the pairs. The rounds move a walk that ended between two answers to the nearer one.
 
-In the paper each pair descends from one random start. Two answers may then share the region of a
-start, where the generator gives their average, and no descent separates them.
+In the paper the descent begins at the start of the walk, and :math:`Z` learns each step of its path
+without :math:`t`. There the paths of different answers lead through the same latents, where
+:math:`Z` follows the majority, and frequent answers displace rare ones.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
@@ -44,10 +37,6 @@ References:
     | https://arxiv.org/abs/2007.02798
     | Flow Matching for Generative Modeling (Lipman et al., 2022)
     | https://arxiv.org/abs/2210.02747
-    | Variational Flow Matching (Eijkelboom et al., 2024), on the mean end of categories
-    | https://arxiv.org/abs/2406.04843
-    | Deterministic Annealing for Clustering and Related Problems (Rose, 1998)
-    | https://doi.org/10.1109/5.726788
 """
 
 from __future__ import annotations
@@ -58,7 +47,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...decoder.descent import append_dims, descend
@@ -67,11 +55,10 @@ from ...nn import Trunk
 from ...nn.grids import layer
 from ...random import noise
 from ...training import Step, train
-from .starts import draw_start, finite_mean, starts_apart
 
 TIMES = 4  # points of each line in a step of training
 SETTLE_AT = 0.75  # time of the last rounds
-KEPT = 0.9  # decay of the scale's average
+CLEARLY = 0.7  # cost of another end relative to the own one, below which it is taken over
 DESCENT = {"steps": 10, "learning_rate": 0.8, "adam": True, "momentum": 0.5, "anneal": 1.0}
 
 
@@ -88,14 +75,16 @@ class OneToMany(nn.Module):
         depth: Number of its layers.
         steps: Strides of a walk, `N`.
         rounds: Rounds at its end, `R`.
-        margin: Standard deviation of the noise on latents. Starts are 4 apart.
-        starts: Number of starts `S`, a few times that of the answers to an input.
-        squared: Whether starts and descents are compared by squared instead of absolute errors.
-        descent: None for none: an input then has at most as many answers as there are starts.
-            Otherwise arguments of `latentctl.decoder.descent.descend` that differ from `DESCENT`.
+        margin: Standard deviation of the noise on latents, about a half of the distance at which
+            answers are kept apart.
+        others: How many other pairs of its batch a pair compares its end with; 0 for none. Each
+            process compares its own.
+        squared: Whether the descent is on the squared error instead of the absolute one.
+        descent: Arguments of `latentctl.decoder.descent.descend`: `learning_rate`, `steps`,
+            `momentum`, `adam`, `anneal`.
 
     Raises:
-        InputError: If `starts`, or `steps` of the walk or of the `descent`, is below 1.
+        InputError: If `steps` of the walk or of the `descent` is below 1.
 
     Example:
         >>> generator = lambda h, z: torch.cat([h[:, :1] * z, h[:, 1:3] * z], dim=1)
@@ -103,9 +92,6 @@ class OneToMany(nn.Module):
         >>> model.predict(torch.zeros(2, 1), count=6).shape  # six answers to each
         torch.Size([2, 6, 3])
     """
-
-    starts: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -119,41 +105,28 @@ class OneToMany(nn.Module):
         steps: int = 10,
         rounds: int = 15,
         margin: float = 0.5,
-        starts: int = 16,
+        others: int = 4,
         squared: bool = False,
         descent: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.generator = encoder, generator
         self.latent_shape, self.steps, self.rounds = tuple(latent_shape), steps, rounds
-        self.margin, self.squared = margin, squared
-        self.descent = None if descent is None else {**DESCENT, **descent}
-        if min(steps, starts, 1 if self.descent is None else self.descent["steps"]) < 1:
+        self.margin, self.others, self.squared = margin, others, squared
+        self.descent: dict[str, Any] = {**DESCENT, **(descent or {})}
+        if min(steps, self.descent["steps"]) < 1:
             raise InputError(
-                f"A walk, a descent and the starts need 1 or more, found {steps} steps of the "
-                f"walk, {starts} starts and the descent {self.descent}."
+                f"A walk and a descent need 1 step or more, they have {steps} and "
+                f"{self.descent['steps']}."
             )
         trunk = Trunk(latent_shape, features + 1, width=width, depth=depth, smooth=True)
-        self.trunk, self.head = trunk, nn.Linear(width, starts)
-        self.way = None if descent is None else layer(trunk.axes, width, latent_shape[0], kernel=1)
-        for part in filter(None, (self.head, self.way)):
-            nn.init.zeros_(part.get_parameter("weight"))
-            nn.init.zeros_(part.get_parameter("bias"))
-        self.register_buffer("starts", starts_apart(starts, latent_shape))
-        self.register_buffer("scale", torch.zeros(2))  # `b`, and `b_0`; 0 before the first step
+        self.trunk, self.head = trunk, layer(trunk.axes, width, latent_shape[0], kernel=1)
 
     def ending(self, h: Any, t: Tensor, z: Tensor) -> Tensor:
         """`Z`: the mean end `(B, *latent_shape)` of lines through `z` at times `t (B,)`."""
-        log_share, way = self._ending(h, t, z)
-        return torch.einsum("bk,k...->b...", log_share.exp(), self.starts) + way
-
-    def _ending(self, h: Any, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-shares `(B, S)` of the starts, and the way from a start to the end."""
         seen = torch.cat([_features(h), 2 * t[:, None] - 1], dim=1)
-        features = self.trunk(z, seen)
-        pooled = features.flatten(2).mean(2) if self.trunk.spatial else features
-        log_share = self.head(pooled).log_softmax(1)
-        return log_share, z.new_zeros(()) if self.way is None else self.way(features)
+        end: Tensor = self.head(self.trunk(z, seen))
+        return end
 
     @torch.no_grad()
     def walk(self, h: Any, start: Tensor) -> Tensor:
@@ -196,66 +169,56 @@ class OneToMany(nn.Module):
         """
         h = self.encoder(x)
         fixed = _rows(h, slice(None), detach=True)
-        chosen = self._drawn_starts(fixed, y, step)
-        end = self._ends(fixed, y, chosen, step)
+        end = self._descent_ends(fixed, y, step)
         finite = torch.isfinite(end).flatten(1).all(1)
         for part in (y, _features(fixed)):
             finite &= torch.isfinite(part).flatten(1).all(1)
         rows = finite.nonzero().flatten()
         if not len(rows):
             raise NonFiniteError(
-                "No end of this step is finite. Check that x and y are, and take a smaller "
-                "learning_rate of the descent, if there is one."
+                "No descent of this step is finite. Check that x and y are, and take a smaller "
+                "learning_rate of the descent."
             )
         own, target = _rows(h, rows), y[rows]
         blurred = end + self.margin * step.normal(*self.latent_shape, purpose="margin of G")
         error = _error(self.generator(own, blurred[rows]), target).mean()
-        walk = self._walk_loss(fixed, chosen, end, rows, step)
+        walk = self._walk_loss(fixed, end, rows, step)
         dropped = torch.tensor(float(len(x) - len(rows)))
         logs = {"updater": walk, "error": error, "dropped": dropped}
         return walk + error, logs
 
-    def _walk_loss(self, h: Any, chosen: Tensor, end: Tensor, rows: Tensor, step: Step) -> Tensor:
+    def _walk_loss(self, h: Any, end: Tensor, rows: Tensor, step: Step) -> Tensor:
         """The loss of the updater on `rows`, at several points of lines to their ends."""
         start = step.normal(TIMES, *self.latent_shape, purpose="starts")[rows].flatten(0, 1)
         t = step.uniform(TIMES, purpose="times")[rows].flatten()
         lines = rows.repeat_interleave(TIMES)
-        goal, chosen = end[lines], chosen[lines]
+        goal = end[lines]
         between = torch.lerp(start, goal, append_dims(t, goal))
-        log_share, way = self._ending(_rows(h, lines), t, between)
-        loss = F.nll_loss(log_share, chosen)
-        return loss if self.way is None else loss + F.mse_loss(way, goal - self.starts[chosen])
+        return (self.ending(_rows(h, lines), t, between) - goal).square().mean()
 
-    @torch.no_grad()
-    def _drawn_starts(self, h: Any, y: Tensor, step: Step) -> Tensor:
-        """The number of the start of each pair, drawn by how well it answers, `(B,)`."""
-        count, starts = len(y), len(self.starts)
-        rows = torch.arange(count, device=y.device).repeat_interleave(starts)
-        tried = self.starts.expand(count, *self.starts.shape).flatten(0, 1)
-        drawn = self.generator(_rows(h, rows), tried)
-        costs = self._cost(drawn, y[rows]).view(count, starts).nan_to_num(nan=torch.inf)
-        if not bool(self.scale[1]):
-            self.scale.fill_(finite_mean(costs))
-        t, nowhere = torch.zeros(count).to(y), step.normal(*self.latent_shape, purpose="share")
-        log_share = self._ending(h, t, nowhere)[0]
-        uniform = step.uniform(starts, purpose="choice")
-        chosen = draw_start(costs, log_share, self.scale, y[0].numel(), uniform)
-        if self.training:
-            self.scale[0].lerp_(finite_mean(costs.gather(1, chosen[:, None])), 1 - KEPT)
-        return chosen
-
-    def _ends(self, h: Any, y: Tensor, chosen: Tensor, step: Step) -> Tensor:
-        """The ends of the pairs, `(B, *latent_shape)`: their starts, or those of descents there."""
-        start = self.starts[chosen]
-        if self.descent is None:
-            return start
-        size = (self.descent["steps"], *self.latent_shape)
-        blurs = iter((self.margin * step.normal(*size, purpose="margin")).unbind(1))
+    def _descent_ends(self, h: Any, y: Tensor, step: Step) -> Tensor:
+        """Where the descent of each pair ends, `(B, *latent_shape)`."""
+        steps = self.descent["steps"]
+        blur = self.margin * step.normal(steps, *self.latent_shape, purpose="margin")
+        blurs = iter(blur.unbind(1))
 
         def cost(z: Tensor) -> Tensor:
             return self._cost(self.generator(h, z + next(blurs)), y)
 
-        return descend(cost, start, **self.descent)[-1]
+        origin = torch.zeros(len(y), *self.latent_shape, device=y.device)
+        return self._exchange(h, y, descend(cost, origin, **self.descent)[-1], step)
+
+    @torch.no_grad()
+    def _exchange(self, h: Any, y: Tensor, end: Tensor, step: Step) -> Tensor:
+        """Each pair takes over the end of one of the next pairs where it costs clearly less."""
+        tried = torch.stack([end.roll(-k, 0) for k in range(self.others + 1)], dim=1)
+        blur = self.margin * step.normal(*self.latent_shape, purpose="margin of the exchange")
+        rows = torch.arange(len(y), device=y.device).repeat_interleave(self.others + 1)
+        drawn = self.generator(_rows(h, rows), (tried + blur[:, None]).flatten(0, 1))
+        costs = self._cost(drawn, y[rows]).view(len(y), -1).nan_to_num(nan=torch.inf)
+        least, best = costs.min(1)
+        best = torch.where(least < CLEARLY * costs[:, 0], best, 0)
+        return tried[torch.arange(len(y), device=y.device), best]
 
     def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
         return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
@@ -266,8 +229,8 @@ class OneToMany(nn.Module):
         Arguments:
             data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
             options: Arguments of `latentctl.training.train`. By default there are 3,000 steps of
-                128 pairs; the learning rate of 1e-2 falls to zero, and the weights end as their
-                average with a decay of 0.99.
+                128 pairs, with a whole descent in each; the learning rate of 3e-3 falls to zero,
+                and the weights end as their average with a decay of 0.99.
         """
 
         def batch_loss(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -277,7 +240,7 @@ class OneToMany(nn.Module):
         settings: dict[str, Any] = {
             "max_train_steps": 3000,
             "batch_size": 128,
-            "learning_rate": 1e-2,
+            "learning_rate": 3e-3,
             "ema": 0.99,
         }
         settings |= {"lr_scheduler": "linear", "max_grad_norm": 5.0, **options}

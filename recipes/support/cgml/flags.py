@@ -17,11 +17,11 @@ TASKS = ("toy", *IMAGE_TASKS)
 DEFAULTS = {  # of the toy and of images
     "latent_size": (4, 4),
     "width": (128, 16),
-    "steps": (0, 6),
+    "steps": (10, 6),
     "descent_learning_rate": (0.8, 0.8),
     "max_train_steps": (1500, 700),
     "train_batch_size": (128, 32),
-    "learning_rate": (1e-2, 2e-3),
+    "learning_rate": (3e-3, 2e-3),
 }
 
 
@@ -32,7 +32,7 @@ class ModelFlags:
     latent_size: int | None = None  # Dimensions of z.
     width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
     margin: float = 0.5  # Standard deviation of the noise that keeps answers apart.
-    steps: int | None = None  # Steps of a descent from the start, 0 for none.
+    steps: int | None = None  # Steps M of a descent.
     descent_learning_rate: float | None = None  # Initial learning rate of the descent, by Adam.
     walk_steps: int = 10  # Strides of a walk.
     rounds: int = 15  # Rounds at the end of a walk, in which it settles.

@@ -24,7 +24,6 @@ def train_cgml(
     on_step: Callable[[OneToMany, int], None] | None = None,
 ) -> OneToMany:
     """cGML, trained on pairs `(x, y)` by filled `ModelFlags`; `on_step(model, step)` follows."""
-    moves = {"steps": own.steps, "learning_rate": own.descent_learning_rate}
     with seeded(seed, "updater"):
         model = OneToMany(
             encoder,
@@ -34,7 +33,7 @@ def train_cgml(
             steps=own.walk_steps,
             rounds=own.rounds,
             margin=own.margin,
-            descent=moves if own.steps else None,
+            descent={"steps": own.steps, "learning_rate": own.descent_learning_rate},
         )
     return model.fit(
         data,
