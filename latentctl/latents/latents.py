@@ -252,9 +252,8 @@ class Latents(Dataset["Latents"]):
         Raises:
             CacheError: If it cannot be written, or `path` is a file.
         """
-        write_cache(
-            Path(path), self._table.pieces(), names=self.names, fingerprint=self.fingerprint
-        )
+        pieces = self._table.pieces()
+        write_cache(Path(path), pieces, names=self.names, fingerprint=self.fingerprint)
 
     @classmethod
     def load(cls, path: str | Path, *, decoder: Encoder | None = None) -> Latents:
