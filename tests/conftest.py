@@ -44,7 +44,7 @@ class ToyVAE(nn.Module):
 
     def encode(self, x):
         mean = torch.logit(x.flatten(1), 1e-6) @ self.weight / 4
-        return Posterior(mean, STD.expand_as(mean))
+        return Posterior(mean, STD.to(mean).expand_as(mean))
 
 
 class Linear(Critic):

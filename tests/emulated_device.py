@@ -145,8 +145,10 @@ def mapped(function, value):
 def run(func, args, kwargs):
     if func is torch.ops.prim.device.default:
         return CUDA
-    name = func._schema.name.split("::")[1]
     tensors = [a for a in leaves((args, *kwargs.values())) if isinstance(a, Tensor)]
+    if not kwargs.get("device") and not any(isinstance(a, Emulated) or a.is_meta for a in tensors):
+        return func(*args, **kwargs)
+    name = func._schema.name.split("::")[1]
     if any(not isinstance(a, Emulated) and a.is_meta for a in tensors):
         raise RuntimeError(f"aten::{name} is given a tensor without data: mend the emulation.")
     if mixed(name, args, tensors):

@@ -8,6 +8,7 @@ from conftest import NAMES, ToyVAE, toy_decoder, toy_latents
 from emulated_device import emulated_device
 from latentctl_adapters.flow_decoder import PixelFlow
 from latentctl_adapters.melody_vae import MelodyVAE
+from torch.utils.data import TensorDataset
 
 import latentctl
 from latentctl import (
@@ -21,6 +22,7 @@ from latentctl import (
     KnowledgeBase,
     LatentFlow,
     Latents,
+    OneToMany,
     PixelCritic,
     Updater,
     condition,
@@ -28,14 +30,17 @@ from latentctl import (
     encoding_rewards,
     explore,
 )
-from latentctl.controllers import Transport, amortise
+from latentctl.conditional import calibrate, verify
+from latentctl.controllers import FlowEdit, Rejection, SphericalAscent, Transport, amortise
 from latentctl.evaluation import (
     density_coverage,
     frechet_distance,
     multilabel_scores,
     precision_recall,
 )
+from latentctl.evaluation.doses import dose_response
 from latentctl.evaluation.laws import check_decoder
+from latentctl.evaluation.probe import linear_probe
 from latentctl.latents.moments import aggregate
 from latentctl.priors import GaussianMixture
 from latentctl.random import generator, seeded
@@ -72,13 +77,19 @@ def photos():
     return torch.rand(3, 3, 4, 4)
 
 
+def short_ascents(decoder, critic, controller=None, **options):
+    """A conditional whose ascents have few steps: every operation on the device is slow."""
+    options = {"editor": Ascent.for_edits(critic, steps=3), **options}
+    return condition(decoder, critic, controller or Ascent(critic, steps=3), **options)
+
+
 def test_a_decoder_takes_and_gives_tensors_of_its_device(decoder):
     x = decoder.decode(torch.zeros(3, 8))
     assert x.is_cuda and decoder.encode(x).mean.is_cuda and decoder.encode(x.cpu()).mean.is_cuda
 
 
 def test_samples_and_edits(decoder, critic, photos, tmp_path):
-    faces = condition(decoder, critic)
+    faces = short_ascents(decoder, critic)
     out = faces.sample(4, Smiling=True)
     assert out.x.is_cuda and out.probability.is_cuda
     out.save(tmp_path / "samples.png")
@@ -111,17 +122,14 @@ def test_a_conditional_moves_as_a_whole(device, latents, photos):
     assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
 
 
-def short_ascents(decoder, critic, controller=None, **options):
-    """A conditional whose ascents have few steps: every operation on the device is slow."""
-    options = {"editor": Ascent.for_edits(critic, steps=3), **options}
-    return condition(decoder, critic, controller or Ascent(critic, steps=3), **options)
-
-
 def latents_of(name):
     return Latents(toy_latents(200, 0).mean, None, toy_latents(200, 0).labels[:, :1], [name])
 
 
-@pytest.mark.parametrize("kind", ["langevin", "realism", "transport", "flow", "actor", "updater"])
+KINDS = ["langevin", "realism", "transport", "flow", "actor", "updater", "spherical", "rejection"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_controllers(kind, decoder, critic, latents, photos):
     if kind == "flow":
         controller = FlowMatching.fit(latents, **FEW, **SMALL, depth=1, steps=2)
@@ -137,8 +145,11 @@ def test_controllers(kind, decoder, critic, latents, photos):
             controller = Ascent(critic, controller.realism, steps=3)
     else:
         made = {"langevin": Ascent(critic, noise=0.1, steps=5), "transport": Transport(critic)}
+        made["spherical"] = SphericalAscent(critic, steps=2)
+        made["rejection"] = Rejection(critic, candidates=2, otherwise=Ascent(critic, steps=2))
         controller = made[kind]
-    faces = condition(decoder, critic, controller, editor=controller)
+    editor = FlowEdit(critic, controller, steps=2) if kind == "flow" else controller
+    faces = condition(decoder, critic, controller, editor=editor)
     assert faces.sample(3, Smiling=True).x.is_cuda and faces.edit(photos, Male=True).x.is_cuda
 
 
@@ -152,7 +163,8 @@ def test_networks_on_samples(decoder, latents, photos):
     pixels = PixelCritic(decoder, network, names=NAMES)
     for x in (decoder.decode(latents.mean[:40]), torch.rand(40, 3, 4, 4)):
         pixels.calibrate(x, latents.labels[:40])
-    student = distill(pixels, latents, samples=60, samples_per_round=30, **FEW, **SMALL)
+    few = {"samples": 60, "samples_per_round": 30, "rounds": 1}
+    student = distill(pixels, latents, **few, **FEW, **SMALL)
     faces = short_ascents(decoder, student, evaluator=pixels, refine_with=pixels)
     assert faces.edit(photos, Male=True).x.is_cuda and faces.sample(3, Hat=True).x.is_cuda
 
@@ -201,6 +213,64 @@ def test_rules(decoder, latents, monkeypatch):
 def test_encoding(decoder, tmp_path):
     for number, x in enumerate((torch.rand(30, 3, 4, 4), torch.rand(30, 3, 4, 4).to("cuda"))):
         assert len(latentctl.encode_dataset(decoder, x, tmp_path / str(number))) == 30
+
+
+def test_latents_on_the_device(decoder, critic, latents):
+    z = latents.to("cuda")
+    options = {"attributes": critic, "requests": 20, "depth": 1}
+    Updater.fit(z, Ascent(critic, steps=2), **options, **FEW, **SMALL)
+    distill(critic, z, samples=20, samples_per_round=20, rounds=1, **FEW, **SMALL)
+    encoding_rewards(decoder, {"high": lambda x: x.mean((1, 2, 3))}, z, 20)
+    linear_probe(z)
+
+
+def judges(decoder):
+    with seeded(0):
+        made = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)) for _ in "ab"]
+    return [PixelCritic(decoder, network.to("cuda"), names=NAMES) for network in made]
+
+
+def test_receipts_and_what_is_measured(decoder, critic, latents, photos, tmp_path):
+    evaluator, judge = judges(decoder)
+    faces = short_ascents(decoder, critic, evaluator=evaluator)
+    assert len(dose_response(faces, latents[:10])) == 3
+    faces.guarantee = calibrate(faces, latents[:10], judge)
+    out = faces.edit(photos, Smiling=True)
+    assert out.receipts() and out.undecided.is_cuda
+    faces.edit(photos, Smiling=0.6, strength=0.5).save(tmp_path / "edited.png")
+    faces.guarantee = None
+    packed = Conditional.from_pretrained(faces.save_pretrained(tmp_path / "pack"), decoder)
+    packed.sample(2, Smiling=True).save(tmp_path / "samples.png")
+    assert verify(tmp_path / "samples.png", packed).intact
+
+
+def test_teach(decoder, latents, photos):
+    images = torch.rand(60, 3, 4, 4, generator=generator(0))
+    rows = [
+        {"image": x, **dict(zip(NAMES, y.tolist(), strict=True))}
+        for x, y in zip(images, latents.labels, strict=False)
+    ]
+
+    def network(images, labels, names, **options):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 1))
+
+    few = {"samples": 20, "samples_per_round": 20, "rounds": 1, "max_train_steps": 2, "width": 8}
+    critic, evaluator = latentctl.teach(
+        decoder, rows, ["Male"], teachers=1, network=network, progress=False, **few
+    )
+    short_ascents(decoder, critic, evaluator=evaluator).edit(photos, Male=True)
+
+
+def test_one_to_many(device):
+    class Generator(torch.nn.Linear):
+        def forward(self, h, z):
+            return super().forward(torch.cat([h, z], 1))
+
+    few = {"width": 8, "depth": 1, "descent": {"steps": 2}}
+    model = OneToMany(torch.nn.Linear(1, 8), Generator(10, 2), 8, (2,), **few)
+    model.fit(TensorDataset(torch.rand(40, 1), torch.rand(40, 2)), **FEW)
+    for x in (torch.rand(3, 1), torch.rand(3, 1).to("cuda")):
+        assert model.predict(x, count=2).is_cuda == x.is_cuda
 
 
 def test_inversion(device):

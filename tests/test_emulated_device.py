@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from emulated_device import emulated_device
+from torch import nn
+
+from latentctl.training import train
 
 META = torch.empty(6, device="meta")
 TABLE = torch.arange(24.0).view(4, 6)
@@ -57,6 +60,19 @@ def test_mixed_devices_raise():
             torch.add(x, META)
         with pytest.raises(TypeError, match="numpy"):
             x.numpy()
+
+
+def test_a_tensor_that_a_loss_makes_on_the_cpu_is_caught():
+    line = nn.Linear(6, 1)
+
+    def loss(batch, step, device):
+        return (line(batch)[:, 0] - torch.arange(len(batch), device=device)).square().mean(), {}
+
+    quick = {"name": "line", "learning_rate": 0.1, "max_train_steps": 2, "batch_size": 2}
+    with emulated_device():
+        train(line, lambda *b: loss(*b, device="cuda"), TABLE, **quick)
+        with pytest.raises(RuntimeError, match="are mixed"):
+            train(line, lambda *b: loss(*b, device="cpu"), TABLE, **quick)
 
 
 def test_a_device_without_float64_refuses_it():

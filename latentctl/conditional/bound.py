@@ -97,8 +97,8 @@ class Bound:
         floor = torch.tensor([least], dtype=torch.float64)
         grid = torch.cat([torch.linspace(12, -12, GRID).double().sigmoid(), floor])
         grid = grid[grid >= least].sort(descending=True).values
-        accepted = score.double() >= grid[:, None]
-        counts, errors = accepted.sum(1).tolist(), (accepted & wrong.bool()).sum(1).tolist()
+        accepted = score.cpu().double() >= grid[:, None]
+        counts, errors = accepted.sum(1).tolist(), (accepted & wrong.cpu().bool()).sum(1).tolist()
         chosen = None
         for start in (RARE, *(share * len(score) for share in STARTS)):  # of scores alone
             place = next((n for n, count in enumerate(counts) if count >= start), len(grid))

@@ -191,8 +191,8 @@ def _first_latents(
     """Latents of the first round: encodings, moved encodings, samples of the prior."""
     shape = latents.latent_shape
 
-    data = latents[step.integers(len(latents), purpose="lesson")]
-    z = data.sample(step.normal(*shape, purpose="posterior")).cpu()
+    data = latents[step.integers(len(latents), purpose="lesson")].to("cpu")
+    z = data.sample(step.normal(*shape, purpose="posterior"))
     kind = _rows(step.uniform(1, purpose="kind"), z)
     part = z[: max(1, round(KINDS[0] * len(z)))]
     vectors = _mean_differences(part, teacher.score(part, batch_size=PART).sigmoid())
@@ -236,8 +236,8 @@ def _mean_differences(z: Tensor, probability: Tensor) -> Tensor:
 
 def _edits(student: AttributeCritic, latents: Latents, step: Step, progress: bool) -> Tensor:
     """Edits made with the student, scaled by 0.4 to 1.2, at several weights of the shift."""
-    data = latents[step.integers(len(latents), purpose="edited")]
-    z = data.sample(0.5 * step.normal(*latents.latent_shape, purpose="posterior")).cpu()
+    data = latents[step.integers(len(latents), purpose="edited")].to("cpu")
+    z = data.sample(0.5 * step.normal(*latents.latent_shape, purpose="posterior"))
     current = student.score(z).sigmoid()
     request = flips(current, step.integers(current.shape[1], purpose="flipped"))
     moved = []

@@ -117,7 +117,7 @@ def collect_demonstrations(
     for first in track(range(0, count, AT_ONCE), "Demonstrate", "batch", progress=progress):
         step = Step(seed, first, first, min(AT_ONCE, count - first), count)
         z = start.sample(step.count, seed=~seed, start=first).cpu()
-        data = latents[step.integers(len(latents), purpose="lesson")]
+        data = latents[step.integers(len(latents), purpose="lesson")].to("cpu")
         target = draw_targets(data.labels, step, free_share)
         request = Request(target=target, threshold=threshold)
         if target is not None and attributes is not None:

@@ -58,7 +58,7 @@ def dose_response(
         raise InputError(f"strengths increase from 0 on, with 1 among them; found {strengths}.")
     z = latents.mean.to(faces.decoder.device)
     before, error = _seen(faces, z)
-    limit = None if error is None else 2 * float(error.quantile(0.99)) + 1e-3
+    limit = None if error is None else 2 * float(error.cpu().quantile(0.99)) + 1e-3
     found = []
     for column, name in enumerate(track(faces.names, "Measure", "attribute")):
         target = torch.full_like(before, torch.nan)

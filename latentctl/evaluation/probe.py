@@ -44,7 +44,7 @@ def linear_probe(latents: Latents) -> dict[str, float]:
     require_latents(latents)
     if latents.labels is None:
         raise InputError("A probe needs labels. Make them with prior_labels or encode_dataset.")
-    z = latents.mean.flatten(1).double().cpu()
+    z = latents.mean.flatten(1).cpu().double()
     labels = latents.labels.cpu()
     return {name: _accuracy(z, labels[:, k]) for k, name in enumerate(latents.names)}
 

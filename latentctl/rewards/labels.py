@@ -121,9 +121,9 @@ def encoding_rewards(
             f"given as {n}."
         )
     order = permutation(len(encodings), seed=seed, epoch=0, purpose="encoding rewards")
-    drawn = encodings[order[: n // 2]]
+    drawn = encodings[order[: n // 2]].to("cpu")
     draw = noise(0, n // 2, decoder.latent_shape, seed=seed, purpose="encoding rewards")
-    z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean])
+    z = torch.cat([drawn.sample(draw), encodings[order[: n - n // 2]].mean.cpu()])
     # shuffled, so that both kinds are scored where the calls end early
     z = z[permutation(n, seed=seed, epoch=0, purpose="order of encodings")]
     return _labelled(decoder, rewards, z, "encodings", BATCH, progress)

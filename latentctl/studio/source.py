@@ -86,7 +86,7 @@ class Source:
             else:
                 x = self.decoder.decode(self.encodings.mean[:count], batch_size=count)
                 z = self.decoder.encode(x).mean
-            return float(error(self.decoder, x.to(self.decoder.device), z).quantile(0.95))
+            return float(error(self.decoder, x.to(self.decoder.device), z).cpu().quantile(0.95))
 
     @functools.cached_property
     def usual_realism(self) -> float | None:
@@ -94,7 +94,7 @@ class Source:
         if self.faces.realism is None:
             return None
         z = self.gallery if len(self.gallery) else self.encodings.mean[:REFERENCES]
-        return float(self.faces.realism.score(z)[:, 0].quantile(0.05))
+        return float(self.faces.realism.score(z)[:, 0].cpu().quantile(0.05))
 
     def judge_of(self, faces: Conditional) -> Critic:
         """The critic whose probabilities the receipts of `faces` have."""
