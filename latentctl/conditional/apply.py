@@ -123,8 +123,8 @@ def apply_request(
         moved = z.clone()
         moved[active], evaluations[active] = move.z, move.evaluations
         if evaluator is not None and bool(doses.any()):
-            some = (z[doses], moved[doses], target[doses])
-            moved[doses] = dosed(*some, evaluator, request.strength)
+            some = z[doses], moved[doses], target[doses], before[doses]
+            moved[doses] = dosed(*some, evaluator, request.strength, request.threshold)
     x = decoder.decode(moved, batch_size=BATCH)
     logits = critic.score(moved) if evaluator is None else evaluator.score_samples(x)
     after, least = evaluate(moved, logits)

@@ -2,14 +2,18 @@
 
 `Smiling=0.7` means that the evaluator says 0.7. A critic's 0.7 is another matter, and how far a
 move has to go differs from sample to sample. So such a request moves a sample as for
-`Smiling=True`, or `False` if it smiles more already, and the share of that move is found by
-bisection, with ten evaluations of the evaluator. Requests of several attributes, or with `where`,
-are left to the controller, since one share cannot meet several probabilities.
+`Smiling=True`, or `False` if it smiles more already, and the share of that move is found by false
+position on the evaluator's log-odds (the Illinois method), in four or five evaluations on average.
+Requests of several attributes, or with `where`, are left to the controller, since one share cannot
+meet several probabilities.
 """
 
 from __future__ import annotations
 
 __all__ = ["dosable", "dosed", "fractions", "too_far", "whole_targets"]
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +21,10 @@ from torch import Tensor
 from ..critics import Critic, PixelCritic
 
 TOLERANCE = 0.05  # of a probability that is asked for, at most
-BISECTIONS = 8
+CLOSE = 0.2  # share of the tolerance at which the search ends
+ROUNDS = 12
+
+_OfRows: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def fractions(target: Tensor) -> Tensor:
@@ -28,7 +35,7 @@ def fractions(target: Tensor) -> Tensor:
 def too_far(probability: Tensor, target: Tensor, threshold: float) -> Tensor:
     """Whether a probability that is asked for is missed by more than the tolerance, `(B,)`."""
     error = (probability - target).abs()
-    return (fractions(target) & (error > min(TOLERANCE, 1 - threshold) + 1e-6)).any(1)
+    return (fractions(target) & (error > _tolerance(threshold) + 1e-6)).any(1)
 
 
 def dosable(target: Tensor, where: Critic | None) -> Tensor:
@@ -44,7 +51,13 @@ def whole_targets(target: Tensor, rows: Tensor, before: Tensor) -> Tensor:
 
 
 def dosed(
-    z: Tensor, moved: Tensor, target: Tensor, evaluator: PixelCritic, strength: float
+    z: Tensor,
+    moved: Tensor,
+    target: Tensor,
+    before: Tensor,
+    evaluator: PixelCritic,
+    strength: float,
+    threshold: float,
 ) -> Tensor:
     """Latents on the way from `z` to `moved` at which the evaluator sees the target.
 
@@ -52,27 +65,64 @@ def dosed(
         z: Latents before the move, `(B, *latent_shape)`.
         moved: After a move of this strength towards the whole target.
         target: One probability in each row, `(B, K)`.
+        before: What the evaluator sees before the move, `(B, K)`.
         evaluator: The evaluator.
         strength: Share of the dose that is kept.
+        threshold: Of the request, on which the tolerance depends.
     """
     end = torch.lerp(z, moved, 1 / strength)
     wanted, place = target.nan_to_num(-1).max(1)
+    goal, column = wanted.logit(), place[:, None]
+    close = CLOSE * _tolerance(threshold)
 
-    def seen(share: Tensor) -> Tensor:
-        point = torch.lerp(z, end, _like(share, z))
-        return evaluator.score(point).sigmoid().gather(1, place[:, None])[:, 0]
+    def beyond(share: Tensor, rows: Tensor) -> Tensor:
+        """Log-odds beyond the wanted ones."""
+        point = torch.lerp(z[rows], end[rows], _like(share, z))
+        return evaluator.score(point).gather(1, column[rows])[:, 0] - goal[rows]
 
-    low, high = z.new_zeros(len(z)), z.new_ones(len(z))
-    last = seen(high)
-    rising = last >= seen(low)
-    short = (last < wanted) == rising  # the whole move does not reach it
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = (seen(middle) < wanted) == rising
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    share = torch.where(short, 1.0, (low + high) / 2)
+    def is_far(beyond: Tensor, rows: Tensor) -> Tensor:
+        return ((beyond + goal[rows]).sigmoid() - wanted[rows]).abs() > close
+
+    below = before.gather(1, column)[:, 0].logit(eps=1e-6) - goal
+    share = _crossing(beyond, is_far, below)
     return torch.lerp(z, end, _like(strength * share, z))
+
+
+def _crossing(beyond: _OfRows, is_far: _OfRows, below: Tensor) -> Tensor:
+    """The shares `(B,)` at which `beyond` changes its sign, and otherwise the better of 0 and 1.
+
+    Arguments:
+        beyond: Values `(R,)` at shares `(R,)` of some rows.
+        is_far: Whether values of some rows are not near enough to 0.
+        below: The values at 0.
+    """
+    rows = torch.arange(len(below), device=below.device)
+    low, high = torch.zeros_like(below), torch.ones_like(below)
+    above, moved = beyond(high, rows), torch.zeros_like(rows)  # 1: the low end, -1: the high one
+    share = (above.abs() <= below.abs()).to(below)
+    crossed = below.sign() != above.sign()
+    share[crossed] = 1.0
+    rows = rows[crossed & is_far(above, rows)]
+    for _ in range(ROUNDS):
+        if not len(rows):
+            break
+        near, far, under, over, last = (v[rows] for v in (low, high, below, above, moved))
+        here = near + (far - near) * under / (under - over)
+        found = beyond(here, rows)
+        left = found.sign() == under.sign()
+        share[rows] = here
+        low[rows], high[rows] = torch.where(left, here, near), torch.where(left, far, here)
+        # the value of an end that stays a second time counts half
+        below[rows] = torch.where(left, found, torch.where(last < 0, under / 2, under))
+        above[rows] = torch.where(left, torch.where(last > 0, over / 2, over), found)
+        moved[rows] = 2 * left.long() - 1
+        rows = rows[is_far(found, rows)]
+    return share
 
 
 def _like(share: Tensor, z: Tensor) -> Tensor:
     return share.view(-1, *[1] * (z.ndim - 1))
+
+
+def _tolerance(threshold: float) -> float:
+    return min(TOLERANCE, 1 - threshold)

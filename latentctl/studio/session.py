@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..conditional import Conditional, Outcome
 from ..conditional.origin import Maker
+from ..critics import Critic
 from ..errors import InputError
 from ..latents import Latents
 from .pictures import uris
 from .region import Region, mask_of
-from .remembered import Remembered
+from .remembered import remembering
 from .source import Source
 
 HISTORY = 40  # results that can be undone
@@ -145,7 +146,7 @@ class Session:
     samples: Any = None
     """The last samples, of the Sample tab."""
     quick: tuple[Conditional, Conditional, Maker] | None = None
-    """`faces`, the same with an editor that remembers its moves, and the pack's fingerprints."""
+    """`faces`, the same that keeps its last results, and the pack's fingerprints."""
 
     def __post_init__(self) -> None:
         self.faces = self.source.faces
@@ -217,9 +218,9 @@ class Session:
     def strengths(self) -> Iterator[tuple[float, Tensor]]:
         """The demand that is shown at several strengths, each with its sample `(1, ...)`."""
         shown = self.shown
+        faces = self._quick(shown.faces)[0]
         for strength in STRENGTHS:
-            out = shown.demand.carried_out(shown.faces, shown.start.z, strength=strength)
-            yield strength, out.x
+            yield strength, shown.demand.carried_out(faces, shown.start.z, strength=strength).x
 
     def use(self, faces: Conditional) -> None:
         """Edits by other attributes from now on; older results stay as they are."""
@@ -232,28 +233,20 @@ class Session:
 
     def _result(self, start: Start, demand: Demand) -> Result:
         began = time.perf_counter()
-        faces = self.faces
-        judge = self.source.judge_of(faces)
-        before = self._before(start, judge)
-        outcome = self._outcome(start, demand)
-        return Result(start, demand, faces, outcome, before, time.perf_counter() - began)
-
-    def _outcome(self, start: Start, demand: Demand) -> Outcome:
-        """The edit by an editor that remembers its moves, whose origin is the pack's own."""
-        if self.quick is None or self.quick[0] is not self.faces:
-            mover: Any = Remembered(self.faces.editor)
-            quick = dataclasses.replace(self.faces, editor=mover)
-            self.quick = self.faces, quick, Maker(self.faces.parts)
-        _, quick, maker = self.quick
-        outcome = demand.carried_out(quick, start.z)
+        faces, maker = self._quick(self.faces)
+        judge: Critic = faces.critic if faces.evaluator is None else faces.evaluator
+        before = torch.sigmoid(judge.score(start.z))[0].cpu()
+        outcome = demand.carried_out(faces, start.z)
         assert outcome.origin is not None
-        return dataclasses.replace(outcome, origin=dataclasses.replace(outcome.origin, maker=maker))
+        origin = dataclasses.replace(outcome.origin, maker=maker)
+        outcome = dataclasses.replace(outcome, origin=origin)
+        return Result(start, demand, self.faces, outcome, before, time.perf_counter() - began)
 
-    def _before(self, start: Start, judge: Any) -> Tensor:
-        for result in filter(None, (self.draft, *reversed(self.past[-2:]))):
-            if result.start is start and result.faces is self.faces:
-                return result.before
-        return torch.sigmoid(judge.score(start.z))[0].cpu()
+    def _quick(self, faces: Conditional) -> tuple[Conditional, Maker]:
+        """The generator that keeps its last results, and the fingerprints of the pack itself."""
+        if self.quick is None or self.quick[0] is not faces:
+            self.quick = faces, remembering(faces), Maker(faces.parts)
+        return self.quick[1:]
 
     def _keep(self, result: Result) -> Result:
         self.past = [*self.past[: self.place + 1], result][-HISTORY:]

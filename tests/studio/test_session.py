@@ -10,7 +10,8 @@ import torch
 from conftest import ToyVAE, toy_decoder
 from PIL import Image
 
-from latentctl import Conditional, Latents, condition
+from latentctl import Conditional, Decoder, Latents, PixelCritic, condition
+from latentctl.controllers import Ascent
 from latentctl.errors import InputError, UnknownNameError
 from latentctl.studio import comparing, pictures, receipt, script, teaching, uploads
 from latentctl.studio.session import HISTORY, Demand, Session
@@ -49,17 +50,38 @@ def test_a_moving_slider_is_one_entry_of_the_history(session):
     assert session.undo().demand.is_empty
 
 
-def test_a_request_is_moved_once_with_the_same_result(session):
-    first = session.edit(demand(Smiling=0.0)).outcome
-    mover = session.quick[1].editor
-    moves = dict(mover.moves)
-    session.reset()
-    again = session.edit(demand(Smiling=0.0)).outcome
-    assert len(moves) == 1 and mover.moves == moves and again is not first
-    plain = session.faces.edit(Latents(session.shown.start.z), Smiling=0.0, seed=0)
-    for name in ("x", "z", "probability", "shift", "evaluations"):
-        assert torch.equal(getattr(again, name), getattr(plain, name))
-    assert receipt.files(again) == receipt.files(plain)
+def test_what_was_computed_is_kept_with_the_same_bits(served_faces, monkeypatch):
+    decoder, critic = served_faces.decoder, served_faces.critic
+    evaluator = PixelCritic(decoder, lambda x: ToyVAE().encode(x).mean[:, :3], names=critic.names)
+    visit = Session(Source(condition(decoder, critic, evaluator=evaluator), ""))
+    calls = []
+    for kind, name in ((Ascent, "search"), (Decoder, "decode"), (PixelCritic, "score_samples")):
+        monkeypatch.setattr(kind, name, counted(calls, name, getattr(kind, name)))
+    visit.begin(visit.sample(3))
+    before = float(visit.shown.before[0])
+    places = [before + share * (1 - before) for share in (0.2, 0.5, 0.3)]
+    calls.clear()
+    results = [visit.edit(demand(Smiling=place), moving=True) for place in places]
+    assert calls.count("search") == 1 and calls.count("decode") == calls.count("score_samples")
+    calls.clear()
+    again = visit.edit(demand(Smiling=places[0]), moving=True)
+    strip = dict(visit.strengths())
+    assert "search" not in calls and again is not results[0]
+    for result, place in zip(results, places, strict=True):
+        plain = visit.faces.edit(Latents(result.start.z), Smiling=place, seed=0)
+        assert abs(float(plain.probability[0, 0]) - place) <= 0.01 + 1e-6
+        for name in ("x", "z", "probability", "shift", "evaluations"):
+            assert torch.equal(getattr(result.outcome, name), getattr(plain, name))
+        assert receipt.files(result.outcome) == receipt.files(plain)
+    assert torch.equal(strip[1.0], results[0].outcome.x)
+
+
+def counted(calls, name, function):
+    def called(*arguments, **options):
+        calls.append(name)
+        return function(*arguments, **options)
+
+    return called
 
 
 def test_the_history_is_bounded(session):
