@@ -1,11 +1,11 @@
-"""Explorations of rules of different kinds, and what else they change; and edits by four rules.
+"""Samples by rules of different kinds, and what else they change; and edits by four rules.
 
     LATENTCTL_DATA=... python -m benchmarks.melodies.variety --base FOLDER --seed 0 --rules four
 
-`--rules` names a set of `SETS`, or one rule. Each is one exploration with the default settings; its
-actor answers the request for each of its rules, and for all of them. Beside it stand the prior, and
-the samples among 4,500 of the prior that keep the rules. `--edits` edits real test tunes by the
-rules instead.
+`--rules` names sets of `SETS`, or single rules. A request is one rule of a set, or all of it.
+`search` answers each by `sample_by_rule`, `actor` all by the actor of one exploration, both with
+their default settings. Beside them stand the prior, and the samples among 4,500 of the prior that
+keep the rules. `--edits` edits real test tunes by the rules instead.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Flags(SeededFlags):
     base: str
     """The melody VAE."""
     rules: tuple[str, ...] = ("four",)  # Sets, or single rules; one exploration each.
+    methods: tuple[str, ...] = ("search", "actor")
     rounds: int = 40  # Of each exploration.
     melodies: int = 1000  # Of each request.
     edits: int = 0  # Test tunes that are edited instead.
@@ -65,9 +66,9 @@ def statistics(x: Tensor, prior: Tensor, rules: dict[str, Reward]) -> dict[str, 
 
 @torch.no_grad()
 def answers(
-    decoder: Decoder, found: Exploration, rules: dict[str, Reward], flags: Flags
+    decoder: Decoder, found: Exploration | None, rules: dict[str, Reward], flags: Flags
 ) -> list[dict[str, Any]]:
-    """Rows of the actor, and of samples of the prior that keep the same rules."""
+    """Rows of the methods, and of samples of the prior that keep the same rules."""
     z = decoder.prior.sample(flags.melodies, seed=flags.seed + 1)
     prior = decoder.decode(z, batch_size=500)
     many = decoder.decode(decoder.prior.sample(SEARCHED, seed=~flags.seed), batch_size=500)
@@ -77,12 +78,19 @@ def answers(
     rows = []
     for title, names in requests.items():
         wanted = {name: rules[name] for name in names}
-        y = torch.tensor([[1.0 if name in names else math.nan for name in rules]])
-        x = decoder.decode(found.actor(z, y), batch_size=500)
-        before = statistics(prior, prior, wanted)
-        rows.append({"rules": title, "prior": before["kept"], **statistics(x, prior, wanted)})
+        usual = {"prior": statistics(prior, prior, wanted)["kept"]}
+        if "search" in flags.methods:
+            began = time.process_time()
+            out = latentctl.sample_by_rule(decoder, wanted, flags.melodies, seed=flags.seed)
+            cost = {"calls": out.calls, "seconds": time.process_time() - began}
+            row = {"rules": title, **usual, **statistics(out.x, prior, wanted), **cost}
+            rows.append(row | {"correlation": out.correlation, "given up": out.given_up})
+        if found is not None:
+            y = torch.tensor([[1.0 if name in names else math.nan for name in rules]])
+            x = decoder.decode(found.actor(z, y), batch_size=500)
+            rows.append({"rules": f"actor: {title}", **usual, **statistics(x, prior, wanted)})
         good = torch.stack([rule(many) == 1 for rule in wanted.values()], 1).all(1)
-        row = {"rules": f"{int(good.sum())} of {SEARCHED}: {title}", "prior": before["kept"]}
+        row = {"rules": f"{int(good.sum())} of {SEARCHED}: {title}", **usual}
         rows.append(row | (statistics(many[good], prior, wanted) if good.sum() > FEW else {}))
     return rows
 
@@ -110,12 +118,14 @@ def main(flags: Flags) -> None:
         if flags.edits:
             output["rows"] = edited(decoder, rules, flags)
         else:
-            found = latentctl.explore(decoder, rules, rounds=flags.rounds, seed=flags.seed)
+            found = None
+            if "actor" in flags.methods:
+                found = latentctl.explore(decoder, rules, rounds=flags.rounds, seed=flags.seed)
+                output["rounds"] = [vars(line) for line in found.rounds]
+                output["given up"] = {" and ".join(key): why for key, why in found.given_up.items()}
+                done = {"rounds": len(found.rounds) - 1, "best": found.best}
+                report({"rules": name, "calls": found.rewards.calls, **done})
             output["rows"] = answers(decoder, found, rules, flags)
-            output["rounds"] = [vars(line) for line in found.rounds]
-            output["given up"] = {" and ".join(key): why for key, why in found.given_up.items()}
-            done = {"rounds": len(found.rounds) - 1, "best": found.best}
-            report({"rules": name, "calls": found.rewards.calls, **done})
         output["seconds of CPU"] = time.process_time() - began
         kind = "edits" if flags.edits else "variety"
         write(flags.output_dir / f"{kind}-{name}-{flags.seed}.json", output)
