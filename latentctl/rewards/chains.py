@@ -8,7 +8,7 @@ A proposal preserves the normal distribution :math:`q = \mathcal{N}(\mu, \sigma^
 and is accepted if its rewards reach a level, with the probability
 :math:`\min(1, p(z') q(z) / (p(z) q(z')))`, which is 1 where the prior `p` is `q` itself. So the
 chains have the distribution :math:`p(z)`, restricted to that level, in any number of dimensions
-(preconditioned Crank-Nicolson). Levels rise to the rule: each is what the best quarter of the
+(preconditioned Crank-Nicolson). Levels rise to the rule: each is what the best half of the
 chains reaches, and copies of these replace the others (subset simulation).
 
 References:
@@ -36,7 +36,7 @@ from ..random import generator
 from .reward_calls import CountedRewards, content_key
 
 BATCH = 256  # latents that are decoded and scored together
-SURVIVORS = 0.25  # share of the chains that a level keeps
+SURVIVORS = 0.5  # share of the chains that a level keeps; with fewer, few lineages are left
 ACCEPTED = 0.15  # share of the proposals that is aimed at; rarer, longer moves renew faster
 FIRST = 0.5  # length of the first proposals
 LENGTHS = 0.7  # standard deviation of the logarithm of a proposal's length

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 CHAINS = 400  # at least, since a level needs many
 DRAWN = 6  # samples of the prior for each chain, before chains are considered
-SWEEPS = 2  # between two levels
+SWEEPS = 4  # between two levels
 PATIENCE = 8  # levels without a rise after which the rules are given up
 RENEWED = 0.5  # correlation at which chains may end
 DIFFERENT = 0.99  # share of different samples at which chains may end
