@@ -96,12 +96,11 @@ class RewardCritic(NetworkCritic, kind="rewards"):
         return critic.to(next(self.parameters()).device)
 
     def loss(self, batch: Latents, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy in nats per known reward, of both heads."""
+        """Mean cross-entropy in nats per reward, 0 for unknown ones, of both heads."""
         labels = require_labels(batch, "A RewardCritic")
         kept, mean = self.heads(batch.sample(step.normal(*self.latent_shape)))
-        known = (~torch.isnan(labels)).sum().clamp_min(1)
-        on_kept = cross_entropy(kept, satisfied(labels)).sum() / known
-        on_mean = cross_entropy(mean, labels).sum() / known
+        on_kept = cross_entropy(kept, satisfied(labels)).mean()
+        on_mean = cross_entropy(mean, labels).mean()
         return on_kept + on_mean, {"kept": on_kept, "mean": on_mean}
 
     @classmethod

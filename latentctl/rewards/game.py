@@ -172,7 +172,7 @@ class RuleGame:
         loss = requested + self.hold_weight * held + self.realism_weight * real
         loss = loss + self.distance_weight * far + self.prior_density_weight * density
         closer = (1 - _gaps(moved) / (APART * _gaps(z)).clamp_min(1e-6)).clamp_min(0)
-        closer = closer.square().mean()
+        closer = 2 * closer.square().sum() / len(z)
         loss = loss + self.variety_weight * closer
         return loss, logs | {"prior_density": density, "variety": closer}
 

@@ -53,7 +53,8 @@ class SampleOrder:
 def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator) -> list[range]:
     """The rows of the global batch in each micro-batch of this process.
 
-    They are divided as equally as possible: micro-batches differ by one row at most.
+    They are divided as equally as possible into pairs of rows, 0 and 1, 2 and 3, ..., so that a
+    loss may compare the two of a pair; into single rows where there are too few pairs.
 
     Raises:
         InputError: If there are fewer rows than micro-batches.
@@ -65,7 +66,8 @@ def rows_of_process(batch_size: int, accumulation: int, accelerator: Accelerator
             f"{accelerator.num_processes} processes x {accumulation} micro-batches need a row "
             f"each: take at least {parts}."
         )
-    ends = [batch_size * part // parts for part in range(parts + 1)]
+    unit = 2 if batch_size >= 2 * parts else 1
+    ends = [batch_size // unit * part // parts * unit for part in range(parts)] + [batch_size]
     first = accumulation * accelerator.process_index
     return [range(ends[part], ends[part + 1]) for part in range(first, first + accumulation)]
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from latentctl.critics.log_odds import cross_entropy
 from latentctl.errors import AdapterError, InputError, ShapeError, UnknownNameError
 from latentctl.random import seeded
 from latentctl.storage import register_to_config
@@ -219,8 +219,7 @@ class PixelClassifier(Pretrained, kind="pixel-classifier"):
             fast = _fast_bfloat16(x.device)
             with torch.autocast(x.device.type, torch.bfloat16) if fast else nullcontext():
                 logits = network(x)
-            known = ~y.isnan()
-            return F.binary_cross_entropy_with_logits(logits.float()[known], y[known]), {}
+            return cross_entropy(logits.float(), y).mean(), {}
 
         batch_size = min(batch_size, len(images))
         steps = epochs * (len(images) // batch_size)
