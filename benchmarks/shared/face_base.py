@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -77,6 +76,8 @@ def face_decoder() -> latentctl.Decoder:
 @functools.cache
 def columns_of(split: str) -> dict[str, Tensor]:
     """Images, identity numbers and all labels of one split, held in memory."""
+    import datasets  # not by benchmarks that need the networks alone
+
     realigned = split == "realigned"
     folder = data_folder() / ("celeba64_realigned_test" if realigned else "celeba64")
     rows = datasets.load_dataset(str(folder), split="test" if realigned else split)

@@ -27,12 +27,14 @@ class SeededFlags(BaseFlags):
     seed: int = 0  # Decides every random number.
 
 
-def run(main: Callable[[Any], object], flags: type[BaseFlags]) -> None:
+def run(main: Callable[[Any], object], flags: type[BaseFlags], cpu: bool = True) -> None:
     """Parses the flags, sets the threads, makes the output folder and runs the benchmark.
 
-    Benchmarks run on the CPU, where their figures were measured, also where there is a GPU.
+    Benchmarks run on the CPU, where their figures were measured, also where there is a GPU;
+    with `cpu=False` on the GPU if there is one.
     """
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # of every fit
+    if cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # of every fit
 
     import torch  # not by processes that measure memory without it
 
