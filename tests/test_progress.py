@@ -15,7 +15,7 @@ from latentctl.decoder import encode_dataset, invert
 from latentctl.knowledge import KnowledgeBase
 from latentctl.priors import LatentFlow
 from latentctl.progress import progress_bar, track
-from latentctl.rewards import edit_by_rule, encoding_rewards, explore, prior_rewards
+from latentctl.rewards import edit_by_rule, encoding_rewards, explore, prior_rewards, sample_by_rule
 from latentctl.rewards.edit import REFRESH
 
 SHORT = {"max_train_steps": 3, "batch_size": 16}
@@ -84,6 +84,9 @@ def jobs(decoder, few, tmp_path):
         "prior_rewards": ({"Sample", "Score"}, lambda **o: prior_rewards(decoder, rule, 300, **o)),
         "encoding_rewards": ({"Score"}, lambda **o: encoding_rewards(decoder, rule, few, 20, **o)),
         "explore": ({"Score", "Train", "Explore"}, lambda **o: explore(decoder, rule, **game, **o)),
+        "sample_by_rule": ({"Search"}, lambda **o: sample_by_rule(
+            decoder, rule, 8, evaluations=7, **o
+        )),
         "edit_by_rule": ({"Edit"}, lambda **o: edit_by_rule(
             decoder, rewards, rule, x, steps=3, **o
         )),
@@ -118,7 +121,7 @@ def test_every_long_function_shows_its_bars_and_hides_them_on_request(
     for name, (titles, job) in table.items():
         assert shown(job) == titles, name
     silent = [name for name, (_, job) in table.items() if job.__code__.co_flags & 8]
-    assert len(silent) == 14
+    assert len(silent) == 15
     for name in silent:
         job = table[name][1]
         assert not shown(lambda job=job: job(progress=False)), name
