@@ -145,7 +145,7 @@ class Chains:
     ) -> None:
         self.scorer, self.prior, self.seed = scorer, prior, seed
         self.reference = prior if isinstance(prior, Gaussian) else _moments(prior, ~seed)
-        self.length, self.sweeps = FIRST, 0
+        self.length, self.sweeps, self.share = FIRST, 0, SURVIVORS
         self.level = found.value.min().item()
         """The value that every chain reaches; 1 if all keep the rules."""
         self.found = found
@@ -155,12 +155,19 @@ class Chains:
         """Latents that kept the rules and that chains have left, as many as there are chains."""
         self._copy(torch.arange(len(found)), count)
 
-    def rise(self) -> None:
-        """Raises the level to what the best share of the chains reaches, and copies these."""
-        best = math.ceil(SURVIVORS * len(self.found))
-        self.level = self.found.value.topk(best).values[-1].item()
+    def rise(self) -> bool:
+        """Raises the level to what the best half of the chains reaches, and copies these.
+
+        Where that is the present level, which many may share where rewards have steps, the next
+        call takes half as many. Returns whether the level rose.
+        """
+        best = math.ceil(self.share * len(self.found))
+        before, self.level = self.level, self.found.value.topk(best).values[-1].item()
+        rose = self.level > before
+        self.share = SURVIVORS if rose else self.share / 2
         alive = (self.found.value >= self.level).nonzero().flatten()
         self._copy(alive, len(self.found))
+        return rose
 
     def sweep(self) -> None:
         """One proposal for each chain."""

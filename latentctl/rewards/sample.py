@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CHAINS = 400  # at least, since a level needs many
 DRAWN = 6  # samples of the prior for each chain, before chains are considered
 SWEEPS = 4  # between two levels
-PATIENCE = 8  # levels without a rise after which the rules are given up
+PATIENCE = 6  # levels without a rise after which the rules are given up
 RENEWED = 0.5  # correlation at which chains may end
 DIFFERENT = 0.99  # share of different samples at which chains may end
 ALIKE = 0.95  # share of different samples below which there is a warning
@@ -184,9 +184,7 @@ def _walk(chains: Chains, evaluations: int, bar: Any) -> None:
         chains.sweep()
         bar.update(count)
         if chains.level < 1 and number % SWEEPS == SWEEPS - 1:
-            level = chains.level
-            chains.rise()
-            stuck = stuck + 1 if chains.level <= level else 0
+            stuck = 0 if chains.rise() else stuck + 1
         elif chains.level >= 1 and _renewed(chains):
             return
 
