@@ -155,19 +155,17 @@ class Chains:
         """Latents that kept the rules and that chains have left, as many as there are chains."""
         self._copy(torch.arange(len(found)), count)
 
-    def rise(self) -> bool:
+    def rise(self) -> None:
         """Raises the level to what the best half of the chains reaches, and copies these.
 
         Where that is the present level, which many may share where rewards have steps, the next
-        call takes half as many. Returns whether the level rose.
+        call takes half as many.
         """
         best = math.ceil(self.share * len(self.found))
         before, self.level = self.level, self.found.value.topk(best).values[-1].item()
-        rose = self.level > before
-        self.share = SURVIVORS if rose else self.share / 2
+        self.share = SURVIVORS if self.level > before else self.share / 2
         alive = (self.found.value >= self.level).nonzero().flatten()
         self._copy(alive, len(self.found))
-        return rose
 
     def sweep(self) -> None:
         """One proposal for each chain."""

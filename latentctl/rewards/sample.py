@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CHAINS = 400  # at least, since a level needs many
 DRAWN = 6  # samples of the prior for each chain, before chains are considered
 SWEEPS = 4  # between two levels
-PATIENCE = 6  # levels without a rise after which the rules are given up
+PACED = 6  # last levels; where their pace does not lead to the rules in time, these are given up
 RENEWED = 0.5  # correlation at which chains may end
 DIFFERENT = 0.99  # share of different samples at which chains may end
 ALIKE = 0.95  # share of different samples below which there is a warning
@@ -177,16 +177,19 @@ def _drawn(
 
 def _walk(chains: Chains, evaluations: int, bar: Any) -> None:
     """Lets the chains rise to the rules and walk on, until they are renewed or it is of no use."""
-    count, stuck = len(chains.found), 0
-    for number in range(evaluations // count):
-        if chains.scorer.ended or stuck == PATIENCE:
+    count, levels = len(chains.found), [chains.level]
+    sweeps = evaluations // count
+    for number in range(1, sweeps + 1):
+        if chains.scorer.ended or (chains.level >= 1 and _renewed(chains)):
             return
         chains.sweep()
         bar.update(count)
-        if chains.level < 1 and number % SWEEPS == SWEEPS - 1:
-            stuck = 0 if chains.rise() else stuck + 1
-        elif chains.level >= 1 and _renewed(chains):
-            return
+        if chains.level < 1 and number % SWEEPS == 0:
+            chains.rise()
+            levels.append(chains.level)
+            pace = (levels[-1] - levels[-1 - PACED]) / PACED if len(levels) > PACED else 1.0
+            if chains.level + pace * (sweeps - number) / SWEEPS < 1:
+                return
 
 
 def _renewed(chains: Chains) -> bool:
