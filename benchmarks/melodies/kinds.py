@@ -95,6 +95,7 @@ SINGLE: dict[str, Reward] = {
     "octave": partial(in_range, low=60, high=72),
     "returns": returns,
 }
+PAPER: dict[str, Reward] = {"c_major": c_major, "dense": partial(density, notes=17)}
 PAIR: dict[str, Reward] = {  # contradict each other
     "low": partial(in_range, low=36, high=64),
     "high": partial(in_range, low=69, high=96),

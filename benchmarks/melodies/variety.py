@@ -22,7 +22,7 @@ from torch import Tensor
 import latentctl
 import recipes.support.melody.evaluation as evaluation
 from benchmarks.melodies.base import compare
-from benchmarks.melodies.kinds import ASIDE, FOUR, IMPOSSIBLE, PAIR, SINGLE
+from benchmarks.melodies.kinds import ASIDE, FOUR, IMPOSSIBLE, PAIR, PAPER, SINGLE
 from benchmarks.shared.base import data_folder
 from benchmarks.shared.run import SeededFlags, report, run, table, write
 from latentctl import Decoder
@@ -33,7 +33,7 @@ from recipes.support.melody.metrics import diversity
 
 SEARCHED = 4500  # samples of the prior of which those that keep the rules are shown
 FEW = 5  # of them that say nothing about their statistics
-SETS: dict[str, dict[str, Reward]] = {"four": FOUR, "pair": PAIR}
+SETS: dict[str, dict[str, Reward]] = {"four": FOUR, "pair": PAIR, "paper": PAPER}
 STATISTICS = ("notes", "range", "interval", "duration")
 
 
@@ -111,7 +111,7 @@ def edited(decoder: Decoder, rules: dict[str, Reward], flags: Flags) -> list[dic
 
 def main(flags: Flags) -> None:
     decoder = latentctl.load("melody-vae", pretrained_model_name_or_path=flags.base)
-    every = {**SINGLE, **PAIR, **IMPOSSIBLE, **ASIDE}
+    every = {**SINGLE, **PAPER, **PAIR, **IMPOSSIBLE, **ASIDE}
     for name in flags.rules:
         rules = SETS.get(name) or {name: every[name]}
         began, output = time.process_time(), dict[str, Any]()
