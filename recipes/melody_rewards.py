@@ -4,7 +4,8 @@ r"""Melodies that satisfy rules given only as Python functions, zero-shot.
 
 There are no labels and no gradients of the rules: prior samples of a frozen melody VAE are decoded
 and scored by plain Python functions, a critic is fitted to the scores, an actor follows the critic,
-and its moves are scored again. The actor then answers requests, and real tunes are edited.
+and its moves are scored again. The actor then answers requests, and real tunes are edited. Beside
+it, `latentctl.sample_by_rule` searches for melodies of the same requests by calls of the rules.
 
 By default there are two rules, as in the paper: all notes in C major, and at least `--dense_notes`
 notes. Others are given by `--reward FILE.py:FUNCTION` or `MODULE:FUNCTION`, once for each:
@@ -47,6 +48,7 @@ from support.melody.evaluation import (
     edits_of,
     encoded,
     measure,
+    searched,
 )
 from support.melody.metrics import NgramModel
 from support.melody.report import write_report
@@ -138,7 +140,11 @@ def main(flags: Flags) -> dict[str, Any]:
             order = permutation(len(held), seed=seed, epoch=0, purpose="edits")
             tunes = held[order[: flags.num_edits]]
             edits = edits_of(decoder, critic, rules, tunes)
-    rows = {name: measure(*part, rules, real, model) for name, part in made.items()}
+    beside = {}
+    if rule_flags.evaluations:
+        count, most = flags.num_melodies, rule_flags.evaluations
+        beside = searched(decoder, rules, count, most, seed=seed + 1)
+    rows = {name: measure(*part, rules, real, model) for name, part in {**made, **beside}.items()}
     seconds["all"] = time.monotonic() - began
     results = {
         "requests": rows,

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["answers", "critic_of_edits", "edits_of", "encoded", "measure", "reconstruction_scores"]
+__all__ = [
+    "answers",
+    "critic_of_edits",
+    "edits_of",
+    "encoded",
+    "measure",
+    "reconstruction_scores",
+    "searched",
+]
 
 import math
 from collections.abc import Sequence
@@ -44,17 +52,32 @@ def answers(
     """
     names = found.critic.names
     start = decoder.prior.sample(count, seed=seed).to(decoder.device)
-    requests: dict[str, list[str]] = {"prior": [], **{name: [name] for name in names}}
-    if len(names) > 1:
-        requests[" and ".join(names)] = list(names)
     result = {}
-    for title, rules in requests.items():
+    for title, rules in {"prior": list[str](), **_requests(names)}.items():
         y = torch.tensor([[1.0 if name in rules else math.nan for name in names]])
         y = y.to(start)
         z = found.actor(start, y) if rules else start
         x = decoder.decode(z, batch_size=CHUNK)
         result[title] = (z.cpu(), x.cpu(), start.cpu())
     return result
+
+
+def searched(
+    decoder: Decoder, rules: dict[str, Reward], count: int, evaluations: int, seed: int
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Latents, melodies and again latents of each request, by `sample_by_rule`."""
+    result = {}
+    for title, names in _requests(list(rules)).items():
+        wanted = {name: rules[name] for name in names}
+        out = latentctl.sample_by_rule(decoder, wanted, count, evaluations=evaluations, seed=seed)
+        result[f"{title}, searched"] = (out.z, out.x, out.z)
+    return result
+
+
+def _requests(names: Sequence[str]) -> dict[str, list[str]]:
+    """Each rule, and all of them, by title."""
+    requests = {name: [name] for name in names}
+    return requests if len(names) == 1 else {**requests, " and ".join(names): list(names)}
 
 
 def measure(

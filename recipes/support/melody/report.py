@@ -71,10 +71,11 @@ def write_report(
     report.section("Rewards and realism", _notes(results))
     report.table(
         *_transposed(results["requests"]),
-        caption="Satisfied: the share with a reward of exactly 1. Classifier AUC: area under the "
-        "ROC curve of a classifier of real encodings against these latents, 0.5 at best. "
-        "Likelihood: nats per token, by an n-gram model of real tunes. Edit distance: tokens, "
-        "between random pairs.",
+        caption="Searched: by `sample_by_rule`, which calls the rules; the other requests are "
+        "answered by the actor. Satisfied: the share with a reward of exactly 1. Classifier AUC: "
+        "area under the ROC curve of a classifier of real encodings against these latents, 0.5 at "
+        "best. Likelihood: nats per token, by an n-gram model of real tunes. Edit distance: "
+        "tokens, between random pairs.",
     )
     if edits:
         name, (before, after) = next(iter(edits.items()))

@@ -33,6 +33,7 @@ class RuleFlags:
     first_steps: int | None = None  # Training steps of the critic on the prior.
     train_steps: int | None = None  # Training steps in a round.
     realism_weight: float | None = None  # Weight of realism in the actor's loss.
+    evaluations: int = 100  # Of `latentctl.sample_by_rule`, beside the actor; 0 for none.
     edit_samples: int = 24_000  # Encodings that are scored for the critic of edits.
     edit_train_steps: int = 1200  # Training steps of the critic of edits.
 
