@@ -208,6 +208,9 @@ def test_rules(decoder, latents, monkeypatch):
         short_ascents(decoder, found.critic, found.actor).sample(3, high=True)
     encoding_rewards(decoder, found.rewards, latents, 50)
     edit_by_rule(decoder, found.critic, found.rewards, decoder.decode(torch.zeros(3, 8)), steps=2)
+    far = {"far": lambda x: (x.flatten(1).std(1) / 10).clamp(0, 1)}
+    made = latentctl.sample_by_rule(decoder, far, 4, evaluations=10)
+    assert made.z.device.type == made.x.device.type == "cpu"
 
 
 def test_encoding(decoder, tmp_path):

@@ -144,7 +144,11 @@ class Chains:
         self, scorer: Scorer, found: Found, count: int, prior: Prior, *, seed: int
     ) -> None:
         self.scorer, self.prior, self.seed = scorer, prior, seed
-        self.reference = prior if isinstance(prior, Gaussian) else _moments(prior, ~seed)
+        drawn = prior.sample(MOMENTS, seed=~seed)
+        self.device = drawn.device
+        self.reference = Gaussian.fit(Latents(drawn.cpu()))
+        if isinstance(prior, Gaussian):
+            self.reference = Gaussian(prior.latent_shape, prior.mean.cpu(), prior.std.cpu())
         self.length, self.sweeps, self.share = FIRST, 0, SURVIVORS
         self.level = found.value.min().item()
         """The value that every chain reaches; 1 if all keep the rules."""
@@ -197,14 +201,9 @@ class Chains:
 
     def _weight(self, z: Tensor) -> Tensor:
         """Log-density of the prior over that of the proposals, in nats, `(B,)`."""
-        if self.reference is self.prior:
+        if isinstance(self.prior, Gaussian):  # the same one
             return torch.zeros(len(z))
-        return self.prior.log_prob(z).cpu() - self.reference.log_prob(z)
-
-
-def _moments(prior: Prior, seed: int) -> Gaussian:
-    """The Gaussian with the mean and the variance of a prior."""
-    return Gaussian.fit(Latents(prior.sample(MOMENTS, seed=seed).cpu()))
+        return self.prior.log_prob(z.to(self.device)).cpu() - self.reference.log_prob(z)
 
 
 def _tensors(found: Found) -> tuple[Tensor, ...]:

@@ -134,18 +134,15 @@ def edit_by_rule(
         torch.Size([3, 4])
     """
     rewards = CountedRewards.of(rewards)
-    requested = (
-        [rules] if isinstance(rules, str) else list(rewards.names if rules is None else rules)
-    )
+    requested = rewards.requested(rules)
     if not requested or steps < 1 or not step_length > 0 or restarts < 0:
         raise InputError(
             "An edit needs at least one rule, one step, a positive step length, and restarts of 0 "
             "or more."
         )
     for name in requested:
-        for known in (rewards.names, critic.names):
-            if name not in known:
-                raise UnknownNameError("rule", name, known)
+        if name not in critic.names:
+            raise UnknownNameError("rule", name, critic.names)
     columns = [rewards.names.index(name) for name in requested]
     heads = [critic.names.index(name) for name in requested]
     calls = rewards.calls

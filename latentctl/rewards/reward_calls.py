@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import BudgetError, InputError
+from ..errors import BudgetError, InputError, UnknownNameError
 from ..latents.names import attribute_names
 from .rule import Fault, Reward, Rule
 
@@ -82,6 +82,18 @@ class CountedRewards:
     def left(self) -> float:
         """Calls that may still be made; infinity without a limit."""
         return torch.inf if self.max_calls is None else self.max_calls - self.calls
+
+    def requested(self, rules: str | Sequence[str] | None) -> list[str]:
+        """The names of the rules that are asked for; all for None.
+
+        Raises:
+            UnknownNameError: If there is no rule of a name.
+        """
+        names = self.names if rules is None else [rules] if isinstance(rules, str) else rules
+        for name in names:
+            if name not in self.names:
+                raise UnknownNameError("rule", name, self.names)
+        return list(names)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rewards `(B, K)` in [0, 1] of samples `x (B, *sample_shape)`; NaN where one failed.

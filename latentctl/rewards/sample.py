@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..decoder import Decoder, Prior
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError
 from ..progress import progress_bar
 from .chains import BATCH, Chains, Found, Scorer
 from .reward_calls import CountedRewards, Rules
@@ -47,7 +47,7 @@ class RuleSamples:
 
     x: Tensor
     """The samples, `(n, *sample_shape)`, different ones first; the best ones where nothing keeps
-    the rules."""
+    the rules, and fewer where the calls end."""
 
     z: Tensor
     """Their latents, `(n, *latent_shape)`."""
@@ -102,7 +102,8 @@ def sample_by_rule(
         progress: Show a bar on the main process.
 
     Raises:
-        InputError: If no rule or no sample is requested, or a rule fails for most samples.
+        InputError: If no rule or no sample is requested, a rule fails for most samples, or none
+            could be scored.
         UnknownNameError: If there is no rule of a requested name.
 
     A rule that rises gradually leads to samples that keep it. One that is all or nothing has to be
@@ -116,17 +117,12 @@ def sample_by_rule(
         (torch.Size([8, 12]), True)
     """
     counted = CountedRewards.of(rewards)
-    requested = (
-        list(counted.names) if rules is None else [rules] if isinstance(rules, str) else [*rules]
-    )
+    requested = counted.requested(rules)
     if not requested or n < 1 or evaluations <= DRAWN:
         raise InputError(
             f"Sampling needs at least one rule, one sample, and {DRAWN + 1} evaluations; found "
             f"{len(requested)}, {n} and {evaluations}."
         )
-    for name in requested:
-        if name not in counted.names:
-            raise UnknownNameError("rule", name, counted.names)
     prior = decoder.prior if prior is None else prior
     scorer = Scorer(decoder, counted, [counted.names.index(name) for name in requested])
     before, count = counted.calls, max(n, CHAINS)
@@ -138,6 +134,8 @@ def sample_by_rule(
             _walk(chains, count * evaluations - drawn, bar)
             found = Found.together([chains.found, chains.earlier])
             correlation = chains.correlation.mean().item()
+    if not len(found):
+        raise InputError(f"No sample could be scored: the {counted.max_calls} calls had ended.")
     found = _different_first(found)[:n]
     receipt = RuleSamples(
         x=found.x,
@@ -149,9 +147,7 @@ def sample_by_rule(
         share=share,
         calls=counted.calls - before,
         names=counted.names,
-        given_up=""
-        if bool(found.kept.any())
-        else _reason(requested, found, counted.calls - before),
+        given_up=_reason(requested, found, counted.calls - before),
     )
     _warn(receipt)
     return receipt

@@ -105,6 +105,13 @@ def test_the_calls_of_the_rules_are_limited(plain, caplog):
     assert 5 < quiet(plain, counted, 50).satisfied.sum() < 25 and "of 30 samples" in caplog.text
 
 
+def test_without_a_call_left_there_is_no_answer(plain):
+    counted = CountedRewards({"positive": positive}, max_calls=30)
+    quiet(plain, counted, 30)
+    with pytest.raises(InputError, match="the 30 calls had ended"):
+        quiet(plain, counted, 30, seed=1)
+
+
 def test_few_different_samples_are_warned_of(caplog):
     coarse = Decoder(
         nn.Identity(), lambda m, z: (m(z) > 0).float(), latent_shape=(4,), sample_shape=(4,)
