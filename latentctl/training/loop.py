@@ -50,6 +50,7 @@ from ..errors import InputError, NonFiniteError, UnknownNameError
 from ..progress import progress_bar
 from ..random import generator
 from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
+from .buffers import Buffers
 from .player import Player, gradient, train_mode, trained_weights, update
 from .processes import check_launch, mean_over_processes, same_everywhere
 from .run_state import RunState, culprit, data_identity, logged_means, plain
@@ -163,12 +164,10 @@ def fit(
     accelerator = Accelerator() if accelerator is None else accelerator
     game = [players] if isinstance(players, Player) else list(players)
     steps_per_save = checkpointing_steps or max_train_steps
-    names = [player.name for player in game]
-    if not game or len(set(names)) < len(names):
-        raise InputError(f"fit needs one player or several of different names, not {names}.")
     if lr_scheduler not in LR_SCHEDULERS:
         raise UnknownNameError("lr_scheduler", lr_scheduler, LR_SCHEDULERS)
     check_launch(accelerator)
+    _check_players(game)
     _check_positive(
         max_train_steps=max_train_steps,
         batch_size=batch_size,
@@ -186,7 +185,6 @@ def fit(
         raise InputError("Checkpoints need a folder: give output_dir.")
     parts = rows_of_process(batch_size, gradient_accumulation_steps, accelerator)
     processes = accelerator.num_processes
-    share = sum(map(len, parts)) * processes / batch_size
 
     device, modules = accelerator.device, [player.module for player in game]
     for module in modules:
@@ -197,8 +195,7 @@ def fit(
     state = RunState(game, settings, output_dir, accelerator)
     order = SampleOrder(len(data), batch_size, seed=seed)
     weights = [trained_weights(player) for player in game]
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    shared = [k for k, b in enumerate(buffers) if b.is_floating_point()] if processes > 1 else []
+    buffers = Buffers(modules, processes, sum(map(len, parts)) * processes / batch_size)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(state.held())
@@ -227,17 +224,15 @@ def fit(
         for step in steps:
             turn, moves = whose_turn([player.turns for player in game], step)
             player, own = game[turn], weights[turn]
-            before = [buffer.clone() for buffer in buffers]
+            buffers.remember()
             gradients, loss_here, values = gradient(
                 player, list(own.values()), places(step), accelerator.autocast, processes
             )
             facts = [bool(received), time.perf_counter() - began]
             flat = [loss_here.reshape(1), torch.tensor(facts, device=device)]
-            changes = [(buffers[k] - before[k]) * share for k in shared]
-            means = mean_over_processes(accelerator, [*gradients, *changes, *flat])
+            means = mean_over_processes(accelerator, [*gradients, *buffers.changes(), *flat])
             gradients = means[: len(own)]
-            for k, change in zip(shared, means[len(own) : -2], strict=True):
-                buffers[k].copy_(before[k] + change)
+            buffers.apply(means[len(own) : -2])
             norm = get_total_norm(gradients).reshape(1)
             loss, stopping, state.seconds, grad_norm = torch.cat([*means[-2:], norm]).tolist()
             state.step = step + 1
@@ -259,8 +254,7 @@ def fit(
                     state.record(line | logged_means(accelerator, values) | line)
                     bar.set_postfix(player=player.name, loss=f"{loss:.4g}", refresh=False)
             else:
-                for buffer, old in zip(buffers, before, strict=True):
-                    buffer.copy_(old)
+                buffers.restore()
                 first = culprit(loss, dict(zip(own, gradients, strict=True)))
                 line |= {"not_finite": first, "samples": order(step).tolist()}
                 state.bad_steps.append(state.step)
@@ -276,12 +270,7 @@ def fit(
             if due or stopping or lost:
                 state.save(checkpoints_total_limit)
             if lost:
-                raise NonFiniteError(
-                    f"{player.name!r} had {max_bad_steps + 1} steps in a row that were not finite, "
-                    f"the last one at step {state.step}, in {line['not_finite']}, on the samples "
-                    f"{line['samples']}. They changed no weight. Lower the learning rate, set "
-                    "max_grad_norm, or check these samples."
-                )
+                raise _lost(line, max_bad_steps + 1)
             if stopping:
                 raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
             if last:
@@ -289,6 +278,21 @@ def fit(
 
     averaged = {name: average.module.eval() for name, average in state.averages.items()}
     return History(state.step, state.log, state.bad_steps, resumed_from, averaged, state.seconds)
+
+
+def _lost(line: dict[str, Any], steps: int) -> NonFiniteError:
+    """The error of so many bad steps in a row, the last of which has this line in the log."""
+    return NonFiniteError(
+        f"{line['player']!r} had {steps} steps in a row that were not finite, the last one at step "
+        f"{line['step']}, in {line['not_finite']}, on the samples {line['samples']}. They changed "
+        "no weight. Lower the learning rate, set max_grad_norm, or check these samples."
+    )
+
+
+def _check_players(players: Sequence[Player]) -> None:
+    names = [player.name for player in players]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"fit needs one player or several of different names, not {names}.")
 
 
 def _check_positive(**numbers: float | None) -> None:
