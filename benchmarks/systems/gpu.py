@@ -217,7 +217,7 @@ def main(flags: Flags) -> None:
         except Exception as error:  # the other parts are measured all the same
             rows.append(report({"what": part, "of": f"failed: {type(error).__name__}: {error}"}))
         write(flags.output_dir / "gpu.json", {**facts, "rows": rows})
-    columns = dict.fromkeys(key for found in rows for key in found)
+    columns = {key: key for found in rows for key in found}
     print(f"\n{table(rows, columns)}\n")
 
 

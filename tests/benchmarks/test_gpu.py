@@ -13,7 +13,7 @@ from benchmarks.systems import gpu
 def test_every_part_is_measured_and_a_failure_stops_no_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     small = {"seconds": 0.02, "images": 8, "batch_size": 4, "resolution": 16, "attributes": 2}
-    small |= {"latent_size": 8, "width": 8, "grid_sides": (16,), "grid_batch_size": 2}
+    small |= {"latent_size": 8, "width": 8, "grid_sides": (8,), "grid_batch_size": 1}
     flags = gpu.Flags(**small, paper_latent=8, paper_width=8, output_dir=Path(tmp_path))
     monkeypatch.setitem(gpu.PARTS, "editing", lambda flags: [][0])
     gpu.main(flags)
