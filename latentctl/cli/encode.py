@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "on_bad_sample": str,
     "dtype": str,
     "num_workers": int,
+    "grow": bool,
     "seed": int,
 }
 REQUIRED = ("decoder", "data", "output")

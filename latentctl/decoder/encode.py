@@ -20,6 +20,7 @@ from ..latents.names import attribute_names
 from ..storage.claims import Claims
 from .dataset import SampleReader, Source
 from .decoder import Decoder
+from .division import sizes_at_seals
 from .encode_identity import identify
 from .encode_job import EncodeJob
 
@@ -41,6 +42,7 @@ def encode_dataset(
     transform: Callable[[Any], Any] | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     num_workers: int = 0,
+    grow: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> Latents:
@@ -69,6 +71,9 @@ def encode_dataset(
             the largest absolute error of each, `errors`.
         num_workers: Processes that read and decode samples while the device encodes, as of a
             `DataLoader`; 0 reads between the batches.
+        grow: Extend a cache by the rows, or the files of a stream, that follow those that it has.
+            Of the latter the first and the last row are compared. Their shards stay as they are,
+            and the cache is whole at any time.
         seed: Seed of `transform`.
         progress: Show a bar on the main process.
 
@@ -104,6 +109,7 @@ def encode_dataset(
         transform=transform,
         dtype=dtype,
         num_workers=num_workers,
+        grow=grow,
         seed=seed,
     )
     return complete(job, progress)
@@ -122,6 +128,7 @@ def prepare(
     transform: Callable[[Any], Any] | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     num_workers: int = 0,
+    grow: bool = False,
     seed: int = 0,
 ) -> EncodeJob:
     """The job of `encode_dataset`, with its arguments, of which nothing is done yet."""
@@ -145,8 +152,22 @@ def prepare(
     if source.parts == 1 and not source.has(0):
         raise InputError("The data set is empty.")
     reader = SampleReader(decoder, source, names, image_column, transform, seed)
-    identity = identify(reader, shard_size, dtype)
+    identity = identify(reader, shard_size, dtype, _pieces(folder, source, grow))
     return EncodeJob(reader, folder, identity, batch_size, on_bad_sample == "skip", num_workers)
+
+
+def _pieces(folder: Path, source: Source, grow: bool) -> list[int]:
+    """What the cache had at its seals before this job, if it is one that has grown or grows."""
+    now = source.parts if source.streaming else source.length
+    if grow and source.streaming and source.parts == 1:
+        raise InputError(
+            "A stream in one part cannot grow a cache: its rows are not counted. Give a data set "
+            "with a length, or a stream of `datasets` in several files, to which files were added."
+        )
+    sizes = sizes_at_seals(folder, "parts" if source.streaming else "length")
+    if sizes and now is not None and (sizes[-1] == now or (grow and sizes[-1] < now)):
+        return sizes[:-1] if sizes[-1] == now else sizes
+    return []
 
 
 def complete(job: EncodeJob, progress: bool) -> Latents:

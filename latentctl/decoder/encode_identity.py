@@ -2,8 +2,8 @@
 
 It is plain JSON in every shard and in the manifest: the decoder's fingerprint, the names of the
 labels, the length of the data set if known, a hash of its first sample and, unless it is a stream,
-of its last one, the type in which numbers are stored, the size of a shard and the number of parts
-of a stream. A cache of another identity is never overwritten.
+of its last one, the type in which numbers are stored, the size of a shard, the number of parts of a
+stream, and what the cache had before it grew. A cache of another identity is never overwritten.
 """
 
 from __future__ import annotations
@@ -11,24 +11,28 @@ from __future__ import annotations
 __all__ = ["DIVISION", "OtherJobError", "differences", "identify"]
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import CacheError
 from ..latents.shards import FORMAT
 from .dataset import BadSample, SampleReader
 
-DIVISION = ("shard_size", "parts")  # what says how the shards are divided
+DIVISION = ("shard_size", "parts", "pieces")  # what says how the shards are divided
 
 
 class OtherJobError(CacheError):
     """An intact cache of another identity."""
 
 
-def identify(reader: SampleReader, shard_size: int, dtype: str) -> dict[str, Any]:
-    """The identity of an encoding."""
+def identify(
+    reader: SampleReader, shard_size: int, dtype: str, pieces: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The identity of an encoding, of a cache that had `pieces` rows or parts before it grew."""
     parts, length, hashes = reader.source.parts, reader.source.length, {}
     reader = reader.of_part(0) if reader.source.parts > 1 else reader
-    for index in {0, 0 if length is None else length - 1}:
+    ends = [] if length is None else [*(size - 1 for size in pieces), length - 1]
+    for index in sorted({0, *ends}):
         try:
             sample = reader(index)
         except BadSample:
@@ -47,6 +51,7 @@ def identify(reader: SampleReader, shard_size: int, dtype: str) -> dict[str, Any
         "dtype": dtype,
         "shard_size": shard_size,
         "parts": parts,
+        "pieces": list(pieces),
     }
 
 
@@ -62,6 +67,8 @@ def differences(found: dict[str, Any], job: dict[str, Any]) -> str:
     lengths = found["length"], job["length"]
     if None not in lengths and lengths[0] != lengths[1]:
         parts.append(f"it has {lengths[0]} samples and this data set {lengths[1]}")
+        if lengths[0] < lengths[1]:
+            parts[-1] += " (with grow=True rows are added, if these are its first)"
     if any(found["samples"].get(key, hashed) != hashed for key, hashed in job["samples"].items()):
         parts.append("its samples or labels differ (another data set or transform)")
     if found["dtype"] != job["dtype"]:

@@ -5,30 +5,30 @@ from __future__ import annotations
 __all__ = ["EncodeJob"]
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import CacheError, InputError
+from ..errors import CacheError
 from ..latents import shards
-from ..latents.manifest import Listing, quickly_verified, read_manifest, write_manifest
+from ..latents.manifest import Listing, quickly_verified, read_manifest
 from ..progress import progress_bar
 from ..storage.files import MANIFEST, well_formed
 from .dataset import BadSample, SampleReader, Source
+from .division import Division
 from .encode_identity import DIVISION, OtherJobError, differences
+from .encode_seal import commit, intact_entries
 from .encode_shard import ShardEncoder
 from .reading import Request, read
 from .shares import Share
 
 logger = logging.getLogger(__name__)
-
-HASHING = 8  # threads
 
 
 @dataclass
@@ -52,8 +52,11 @@ class EncodeJob:
             return None
         try:
             manifest, _ = read_manifest(self.folder)
+            if self._grows(manifest):
+                return None
             # how it was divided matters only for a cache that is to be completed
-            self._check({**manifest, **{key: self.identity[key] for key in DIVISION}})
+            whole = self.identity
+            self._check({**manifest, **{key: whole[key] for key in DIVISION}}, whole)
             found = quickly_verified(self.folder)
         except OtherJobError:
             raise
@@ -74,19 +77,19 @@ class EncodeJob:
             ended |= {part} if ends else set()
         found: dict[str, list[shards.Key]] = {}
         source = self.reader.source
-        for part in range(source.parts):
+        for part in range(self.division.parts):
             count = last.get(part, -1) + (1 if part in ended else 2)
             if not source.streaming:
-                count = -(-int(source.length or 0) // self._size)
-            for number in range(count):
-                if (part, number) not in self.present:
-                    found.setdefault(self._task(part, number), []).append((part, number))
+                count = self.division.shards(part)
+            for key in ((part, number) for number in range(count)):
+                if key not in self.present:
+                    found.setdefault(self.division.task(key), []).append(key)
         return found
 
     def _look(self) -> None:
         """Look for finished shards, which are not encoded again."""
         present: dict[shards.Key, bool] = {}
-        for key, paths in shards.find_shards(self.folder).items():
+        for key, paths in self._found().items():
             if key in self.present:
                 present[key] = self.present[key]
                 continue
@@ -103,28 +106,50 @@ class EncodeJob:
         notes = shards.read_notes(path)
         try:
             if notes is not None:
-                self._check(notes.get("job", {}))
+                self._check_shard(notes)
         except CacheError:
             if shards.verify_shard(path) is not None:
                 raise
             return None
         return notes
 
-    def _check(self, found: dict[str, Any]) -> None:
+    def _check_shard(self, notes: dict[str, Any]) -> None:
+        self._check(notes.get("job", {}), self.division.identity(self.identity, notes["part"]))
+
+    def _check(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         with well_formed(self.folder, CacheError):
-            other = differences(found, self.identity)
+            other = differences(found, wanted)
         if other:
             raise OtherJobError(
                 f"The cache in {self.folder} is another: {other}. Choose another folder, or "
                 f"delete this one."
             )
 
+    @functools.cached_property
+    def division(self) -> Division:
+        """How the data set is divided."""
+        streaming = self.reader.source.streaming
+        now = self.identity["parts" if streaming else "length"]
+        sizes = (*self.identity["pieces"], now)
+        return Division(streaming, int(self.identity["shard_size"]), sizes)
+
     @property
     def _size(self) -> int:
-        return int(self.identity["shard_size"])
+        return self.division.shard_size
 
-    def _task(self, part: int, number: int) -> str:
-        return str(part if self.reader.source.parts > 1 else number)
+    def _found(self) -> dict[shards.Key, list[Path]]:
+        """The shard files of this job; those of a growth that was given up are of none."""
+        found = shards.find_shards(self.folder)
+        return {key: paths for key, paths in found.items() if key[0] < self.division.parts}
+
+    def _grows(self, manifest: dict[str, Any]) -> bool:
+        """Whether a finished cache is the one that this job extends."""
+        sizes = self.division.sizes
+        if len(sizes) == 1 or manifest.get(self.division.unit) != sizes[-2]:
+            return False
+        before = {**self.identity, self.division.unit: sizes[-2]}
+        self._check({**manifest, **{key: before[key] for key in DIVISION}}, before)
+        return True
 
     def run(self, share: Share, progress: bool) -> None:
         """Encode the shards of this process that are missing, by reading the data set once."""
@@ -133,8 +158,9 @@ class EncodeJob:
             logger.info("%s: resuming after %d finished shards.", self.folder, len(self.present))
         with progress_bar(source.length, "Encode", "sample", progress=progress) as bar:
             bar.update(min(self._size * len(self.present), source.length or 0))
-            if source.parts == 1 and tasks:
-                self._walk(0, share, bar)
+            parts = {part for keys in tasks.values() for part, _ in keys}
+            for part in sorted(parts) if source.parts == 1 else ():
+                self._walk(part, share, bar)
             for task in tasks if source.parts > 1 else ():
                 if share.take(task):
                     with _holding(share, task):
@@ -151,10 +177,10 @@ class EncodeJob:
             ):
                 key = batch.request.key
                 if encoder is None:
-                    first = key[1] * self._size
+                    first = self.division.first(key)
                     encoder = ShardEncoder(reader, first, self._size, self.skip, dtype)
                 encoder.add(batch)
-                share.beat(self._task(*key))
+                share.beat(self.division.task(key))
                 bar.update(len(batch.request.indices))
                 if batch.request.last:
                     self._write(key, encoder)
@@ -167,8 +193,9 @@ class EncodeJob:
             raise
 
     def _write(self, key: shards.Key, encoder: ShardEncoder) -> None:
+        job = self.division.identity(self.identity, key[0])
         tensors, notes = encoder.shard()  # local: not in memory beside the next one
-        shards.write_shard(self.folder, key, tensors, {"job": self.identity, **notes})
+        shards.write_shard(self.folder, key, tensors, {"job": job, **notes})
 
     def _requests(
         self, source: Source, part: int, share: Share, taken: list[str]
@@ -176,20 +203,21 @@ class EncodeJob:
         """The batches of the shards of one part that are missing and this process's."""
         size = self._size
         for number in self._numbers(part):
-            start, task = number * size, self._task(part, number)
+            key = (part, number)
+            start, task = self.division.first(key), self.division.task(key)
             if not source.has(start) and start != source.length:
                 return
             several = self.reader.source.parts > 1  # the part is the task, and was taken
-            if (part, number) not in self.present and (several or share.take(task)):
+            if key not in self.present and (several or share.take(task)):
                 taken += [] if several else [task]
-                yield from self._batches(source, (part, number))
+                yield from self._batches(source, key)
             else:
                 source.has(start + size - 1)  # reads a stream past a shard that is not encoded
             if source.length is not None and start + size > source.length:
                 return  # a stream that ends with a whole shard has an empty one after it
 
     def _batches(self, source: Source, key: shards.Key) -> Iterator[Request]:
-        first, size = key[1] * self._size, self._size
+        first, size = self.division.first(key), self._size
         for start in range(first, first + size, self.batch_size):
             stop = min(start + self.batch_size, first + size)
             rows = list[Any]()
@@ -199,8 +227,9 @@ class EncodeJob:
                         break
                     rows.append(source[index])
             # the length of a stream is known once its end was seen
-            end = stop if source.length is None else min(stop, source.length)
-            ends = end == source.length
+            limit = source.length if source.streaming else self.division.rows(key[0]).stop
+            end = stop if limit is None else min(stop, limit)
+            ends = end == limit
             last = ends or stop == first + size
             indices = range(start, max(start, end))
             yield Request(key, indices, rows if source.streaming else None, last, ends)
@@ -222,54 +251,17 @@ class EncodeJob:
             cache is finished.
         """
         missing = list(self.missing())
-        found = shards.find_shards(self.folder)
-        with ThreadPoolExecutor(HASHING) as pool:
-            entries = dict(zip(found, pool.map(_first_intact, found.values()), strict=True))
-        missing += [self._task(*key) for key, entry in entries.items() if entry is None]
+        entries = intact_entries(self.folder, self._found(), len(self.division.sizes) > 1)
+        missing += [self.division.task(key) for key, entry in entries.items() if entry is None]
         if not missing:
+            whole = [entry for entry in entries.values() if entry is not None]
             with well_formed(self.folder, CacheError):
-                self._commit({key: entry for key, entry in entries.items() if entry is not None})
+                for entry in whole:
+                    self._check_shard(entry)
+                source = self.reader.source
+                length = source.length if source.parts == 1 else None
+                commit(self.folder, whole, self.identity, length, self.skip)
         return missing
-
-    def _commit(self, found: dict[shards.Key, shards.Entry]) -> None:
-        total, entries, skipped = 0, list[shards.Entry](), list[dict[str, Any]]()
-        for entry in found.values():
-            self._check(entry["job"])
-            start = total
-            total += entry["stop"] - entry["start"]
-            for record in entry["skipped"]:
-                skipped.append({**record, "index": start + record["index"] - entry["start"]})
-            entries.append({**entry, "start": start, "stop": total})
-        length = self.reader.source.length
-        if self.reader.source.parts == 1 and length is not None and total != length:
-            raise CacheError(
-                f"The data set has {length} samples now, and the shards of {self.folder} end at "
-                f"{total}: it changed in between. Delete this cache."
-            )
-        if skipped and not self.skip:
-            raise BadSample(**skipped[0])
-        if not any(entry["rows"] for entry in entries):
-            raise InputError(
-                f"None of the {total} samples can be used. "
-                + (f"Sample {skipped[0]['index']}: {skipped[0]['reason']}" if skipped else "")
-            )
-        if skipped:
-            message = "%d of %d samples were skipped; %s lists them."
-            logger.warning(message, len(skipped), total, self.folder / MANIFEST)
-        errors = [entry["errors"] for entry in found.values()]
-        bound = {key: max(e.get(key, 0.0) for e in errors) for key in sorted(set().union(*errors))}
-        content = {**self.identity, "length": total, "skipped": skipped, "errors": bound}
-        write_manifest(self.folder, entries, content)
-
-
-def _first_intact(paths: list[Path]) -> shards.Entry | None:
-    """The entry of the first file whose bytes have the hash in its name; others are removed."""
-    for path in paths:
-        if entry := shards.read_entry(path):
-            return entry
-        logger.warning("%s is truncated or corrupted: it is encoded again.", path)
-        path.unlink(missing_ok=True)
-    return None
 
 
 @contextlib.contextmanager

@@ -184,7 +184,12 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], Listing]:
         plain &= all(isinstance(name, str) for name in manifest["names"])
         plain &= isinstance(manifest["skipped"], list) and isinstance(manifest["rows"], int)
         plain &= _plain_tensors(manifest)
-        listing = _read_listing(folder, manifest) if plain else None
+        try:
+            listing = _read_listing(folder, manifest) if plain else None
+        except CacheError:
+            if files.read_manifest(path, FORMAT, CacheError, ADVICE) == manifest:
+                raise
+            return read_manifest(folder)  # the cache has grown meanwhile
     if listing is None:
         raise CacheError(f"{path} is not the manifest of a cache of latents. {ADVICE}")
     return manifest, listing

@@ -72,6 +72,15 @@ def test_tasks_and_the_seal_give_what_one_command_gives(world, capsys):
     assert latents.column("Smiling").tolist() == [number % 2 for number in range(9)]
 
 
+def test_a_cache_grows_by_the_pictures_that_were_added(world, capsys):
+    configured()
+    assert encode() == 0
+    Image.new("RGB", (4, 5)).save("photos/9.png")
+    assert encode() == 2 and "with grow=True" in capsys.readouterr().err
+    configured(grow=True)
+    assert encode() == 0 and "Latents(10 x (8,)" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
