@@ -69,10 +69,17 @@ def test_the_code_of_the_decoder_page_runs(tmp_path, monkeypatch, capsys):
 def test_the_code_of_the_command_line_page_runs(tmp_path, monkeypatch, capsys, at_a_budget):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert run_page("cli.md") == {"python": 2, "bash": 4, "text": 1}
+    assert run_page("cli.md") == {"python": 3, "bash": 5, "text": 1}
     text = capsys.readouterr().out
     assert "What works" in text and "Smiling: " in text
-    for file in ("report.json", "pack", "samples.png", "either.png", "edited/receipts.json"):
+    for file in (
+        "report.json",
+        "pack",
+        "samples.png",
+        "either.png",
+        "rule.png",
+        "edited/receipts.json",
+    ):
         assert Path(file).exists(), file
 
 

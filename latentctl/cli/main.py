@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from ..errors import LatentctlError
 from ..storage import VERSION
-from . import doctor, edit, encode, fit, push, sample, studio, verify
+from . import doctor, edit, encode, fit, push, rule, sample, studio, verify
 
-COMMANDS = (sample, edit, verify, fit, encode, push, doctor, studio)
+COMMANDS = (sample, edit, rule, verify, fit, encode, push, doctor, studio)
 WRONG = 2  # exit code of a command that cannot be carried out
 
 
@@ -38,7 +38,8 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Carries out a command line; 0 if all is well, 2 if it failed, or the command's own code.
 
-    The code 1 of `doctor` says that a law is broken, that of `verify` that a picture was changed.
+    The code 1 of `doctor` says that a law is broken, that of `verify` that a picture was changed,
+    that of `rule` that a sample does not keep the rules.
 
     Arguments:
         argv: The words after `latentctl`; those of the process if not given.

@@ -18,13 +18,15 @@ __all__ = ["RuleSamples", "sample_by_rule"]
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..decoder import Decoder, Prior
+from ..display import Described, Display, grid, png
 from ..errors import InputError
 from ..progress import progress_bar
 from .chains import BATCH, Chains, Found, Scorer
@@ -41,8 +43,8 @@ DIFFERENT = 0.99  # share of different samples at which chains may end
 ALIKE = 0.95  # share of different samples below which there is a warning
 
 
-@dataclass(frozen=True)
-class RuleSamples:
+@dataclass(frozen=True, repr=False)
+class RuleSamples(Described):
     """Samples with their receipt."""
 
     x: Tensor
@@ -75,6 +77,37 @@ class RuleSamples:
 
     given_up: str
     """Why nothing keeps the rules, in a sentence; empty if something does."""
+
+    display: Display = field(default_factory=Display)
+    """Draws the samples."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is shown of it."""
+        return {
+            "samples": len(self.x),
+            "keep the rules": f"{float(self.satisfied.float().mean()):.3f}",
+            "distinct": f"{self.distinct:.3f}",
+            "correlation": f"{self.correlation:.2f}" if self.correlation else None,
+            "of the prior": f"{self.share:.3g} keep them",
+            "calls": self.calls,
+            "given up": self.given_up or None,
+        }
+
+    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
+        """Writes the samples as one PNG image, and makes its folder where needed.
+
+        Arguments:
+            path: The file.
+            columns: Samples in a row; as near to a square as it gets if not given.
+
+        Raises:
+            InputError: If the samples cannot be shown as pictures.
+        """
+        path = Path(path)
+        picture = png(grid(self.display(self.x), columns=columns))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+        return path
 
 
 @torch.no_grad()
@@ -148,6 +181,7 @@ def sample_by_rule(
         calls=counted.calls - before,
         names=counted.names,
         given_up=_reason(requested, found, counted.calls - before),
+        display=decoder.display,
     )
     _warn(receipt)
     return receipt

@@ -17,6 +17,7 @@ from latentctl import AttributeCritic, Conditional, condition
 from latentctl.cli import main
 from latentctl.display import grid
 from latentctl.random import generator
+from latentctl.rewards import sample_by_rule
 
 SEED = int(os.environ.get("LATENTCTL_FAULT_SEED", "0"))
 MODEL = """
@@ -105,6 +106,21 @@ def test_sample_writes_what_the_api_gives(run, world):
     assert code == 0 and torch.equal(read(world / "new" / "a.png"), grid(out.x))
     assert repr(out) in text
     assert run(*SAMPLE, "--where", "Smiling | ~Male", "-n", 2, "--output", "b.png")[0] == 0
+
+
+def test_rule_writes_samples_that_keep_it(run, world):
+    (world / "rules.py").write_text(
+        "def red(x):\n    return (x[:, 0].mean((1, 2)) > 0.5).float()\n\n\n"
+        "def never(x):\n    return 0.5\n"
+    )
+    words = ("rule", "model.py:load", "rules.py:red", "--device", "cpu", "-n", 6, "--seed", 3)
+    code, text, _ = run(*words, "--output", "new/rule.png")
+    red = {"red": lambda x: (x[:, 0].mean((1, 2)) > 0.5).float()}
+    out = sample_by_rule(latentctl.wrap(ToyVAE(), latent_shape=(8,)), red, 6, seed=3)
+    assert code == 0 and torch.equal(read(world / "new" / "rule.png"), grid(out.x))
+    assert repr(out) in text and "keep the rules: 1.000" in text
+    code, text, _ = run(*words[:2], "rules.py:never", *words[3:5], "-n", 2, "--evaluations", 7)
+    assert code == 1 and "None of 2560 samples keeps 'never'" in text
 
 
 def test_a_bare_model_takes_the_shape_from_the_pack(run):
