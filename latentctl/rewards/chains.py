@@ -1,15 +1,17 @@
 r"""Markov chains over latents that keep a rule, for rules that few samples of the prior keep.
 
-A proposal preserves the normal distribution :math:`q = \mathcal{N}(\mu, \sigma^2)` of latents,
+A latent is made of white noise, :math:`z = f(e)` with :math:`e \sim \mathcal{N}(0, I)`: by a
+Gaussian prior or a flow. A proposal preserves the distribution of the noise,
 
-.. math:: z' = \mu + \sqrt{1 - \beta^2} \, (z - \mu) + \beta \, \sigma \xi, \quad
-          \xi \sim \mathcal{N}(0, I)
+.. math:: e' = \sqrt{1 - \beta^2} \, e + \beta \, \xi, \quad \xi \sim \mathcal{N}(0, I)
 
-and is accepted if its rewards reach a level, with the probability
-:math:`\min(1, p(z') q(z) / (p(z) q(z')))`, which is 1 where the prior `p` is `q` itself. So the
-chains have the distribution :math:`p(z)`, restricted to that level, in any number of dimensions
-(preconditioned Crank-Nicolson). Levels rise to the rule: each is what the best half of the
-chains reaches, and copies of these replace the others (subset simulation).
+and is accepted if its rewards reach a level. So the chains have the distribution of the prior,
+restricted to that level, in any number of dimensions (preconditioned Crank-Nicolson). For a prior
+that is no map of noise, such as a mixture, `f` is the Gaussian `q` with its moments, and a proposal
+is accepted with the probability :math:`\min(1, p(z') q(z) / (p(z) q(z')))`.
+
+Levels rise to the rule: each is what the best half of the chains reaches, and copies of these
+replace the others (subset simulation).
 
 References:
     | MCMC Methods for Functions: Modifying Old Algorithms to Make Them Faster
@@ -20,11 +22,12 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Chains", "Found", "Scorer"]
+__all__ = ["Base", "Chains", "Found", "Scorer"]
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +35,7 @@ from torch import Tensor
 from ..decoder import Decoder, Gaussian, Prior
 from ..errors import BudgetError
 from ..latents import Latents
-from ..random import generator
+from ..random import generator, noise
 from .reward_calls import CountedRewards, content_key
 
 BATCH = 256  # latents that are decoded and scored together
@@ -40,13 +43,15 @@ SURVIVORS = 0.5  # share of the chains that a level keeps; with fewer, few linea
 ACCEPTED = 0.15  # share of the proposals that is aimed at; rarer, longer moves renew faster
 FIRST = 0.5  # length of the first proposals
 LENGTHS = 0.7  # standard deviation of the logarithm of a proposal's length
-MOMENTS = 1024  # samples of a prior that is not Gaussian, for its mean and variance
+MOMENTS = 1024  # samples of a prior that is no map of noise, for its mean and variance
 
 
 @dataclass(frozen=True)
 class Found:
     """Latents that were scored, and their samples; all on the CPU."""
 
+    e: Tensor
+    """The noise of the latents, `(B, *latent_shape)`"""
     z: Tensor
     """`(B, *latent_shape)`"""
     x: Tensor
@@ -60,7 +65,7 @@ class Found:
         return len(self.z)
 
     def __getitem__(self, rows: Tensor | slice) -> Found:
-        return Found(self.z[rows], self.x[rows], self.rewards[rows], self.value[rows])
+        return Found(*(tensor[rows] for tensor in _tensors(self)))
 
     @property
     def kept(self) -> Tensor:
@@ -97,33 +102,74 @@ class Found:
         return cls(*(torch.cat(column) for column in columns))
 
 
+class Base:
+    """The white noise that latents of a prior are made of.
+
+    Arguments:
+        prior: A Gaussian or a flow; or another prior with a density.
+        seed: Of the moments of another prior.
+    """
+
+    def __init__(self, prior: Prior, *, seed: int) -> None:
+        self.prior = prior
+        self.flow: Any = prior
+        self.exact = hasattr(prior, "from_base")
+        drawn = prior.sample(1 if self.exact else MOMENTS, seed=~seed)
+        self.latent_shape, self.device = tuple(drawn.shape[1:]), drawn.device
+        if not self.exact:
+            self.flow = Gaussian.fit(Latents(drawn))
+
+    def sample(self, count: int, *, seed: int, start: int) -> Tensor:
+        """The noise of samples `start ... start + count - 1` of the prior."""
+        if self.exact:
+            return noise(start, count, self.latent_shape, seed=seed, purpose="prior")
+        e: Tensor = self.flow.to_base(self.prior.sample(count, seed=seed, start=start))
+        return e.cpu()
+
+    def latents(self, e: Tensor) -> Tensor:
+        """Latents of noise, both `(B, *latent_shape)`, on the prior's device."""
+        z: Tensor = self.flow.from_base(e.to(self.device))
+        return z
+
+    def weight(self, z: Tensor) -> Tensor:
+        """Log-density of the prior over that of latents of noise, in nats, `(B,)`."""
+        if self.exact:
+            return torch.zeros(len(z))
+        z = z.to(self.device)
+        return (self.prior.log_prob(z) - self.flow.log_prob(z)).cpu()
+
+
 class Scorer:
     """Decodes and scores latents, until the calls of the rules end.
 
     Arguments:
         decoder: The decoder.
+        base: The noise of the latents.
         counted: The rules.
         columns: Those that are requested.
     """
 
-    def __init__(self, decoder: Decoder, counted: CountedRewards, columns: list[int]) -> None:
-        self.decoder, self.counted, self.columns = decoder, counted, columns
+    def __init__(
+        self, decoder: Decoder, base: Base, counted: CountedRewards, columns: list[int]
+    ) -> None:
+        self.decoder, self.base, self.counted, self.columns = decoder, base, counted, columns
         self.ended = False
         """Whether the calls have ended."""
 
     @torch.no_grad()
-    def __call__(self, z: Tensor) -> Found:
-        """What latents `(B, *latent_shape)` decode to, scored; the first ones if the calls end."""
+    def __call__(self, e: Tensor) -> Found:
+        """What noise `(B, *latent_shape)` leads to, scored; the first rows if the calls end."""
         parts = []
-        for part in z.split(BATCH):
-            x = self.decoder.decode(part.to(self.decoder.device)).cpu()
+        for part in e.split(BATCH):
+            z = self.base.latents(part)
+            x = self.decoder.decode(z.to(self.decoder.device)).cpu()
             try:
                 rewards = self.counted(x)
             except BudgetError as error:
                 rewards, self.ended = error.found, True
             size = len(rewards)
             value = rewards[:, self.columns].mean(1).nan_to_num(-1)
-            parts.append(Found(part[:size].cpu(), x[:size], rewards, value))
+            parts.append(Found(part[:size], z[:size].cpu(), x[:size], rewards, value))
             if self.ended:
                 break
         return Found.together(parts)
@@ -136,19 +182,11 @@ class Chains:
         scorer: Scores the proposals.
         found: Samples of the prior, from which the chains start.
         count: Number of chains.
-        prior: The prior.
         seed: Decides every random number.
     """
 
-    def __init__(
-        self, scorer: Scorer, found: Found, count: int, prior: Prior, *, seed: int
-    ) -> None:
-        self.scorer, self.prior, self.seed = scorer, prior, seed
-        drawn = prior.sample(MOMENTS, seed=~seed)
-        self.device = drawn.device
-        self.reference = Gaussian.fit(Latents(drawn.cpu()))
-        if isinstance(prior, Gaussian):
-            self.reference = Gaussian(prior.latent_shape, prior.mean.cpu(), prior.std.cpu())
+    def __init__(self, scorer: Scorer, found: Found, count: int, *, seed: int) -> None:
+        self.scorer, self.seed = scorer, seed
         self.length, self.sweeps, self.share = FIRST, 0, SURVIVORS
         self.level = found.value.min().item()
         """The value that every chain reaches; 1 if all keep the rules."""
@@ -174,22 +212,22 @@ class Chains:
     def sweep(self) -> None:
         """One proposal for each chain."""
         draw = generator(self.seed, self.sweeps, purpose="chains")
-        z = self.found.z
-        length = self.length * (LENGTHS * torch.randn(len(z), generator=draw)).exp()
-        length = length.clamp(max=1).view(-1, *[1] * (z.ndim - 1))
-        noise, chance = torch.randn(z.shape, generator=draw), torch.rand(len(z), generator=draw)
+        e = self.found.e
+        length = self.length * (LENGTHS * torch.randn(len(e), generator=draw)).exp()
+        length = length.clamp(max=1).view(-1, *[1] * (e.ndim - 1))
+        fresh, chance = torch.randn(e.shape, generator=draw), torch.rand(len(e), generator=draw)
         remains = (1 - length.square()).sqrt()
-        white = remains * self.reference.to_base(z) + length * noise
-        proposed = self.scorer(self.reference.from_base(white))
+        proposed = self.scorer(remains * e + length * fresh)
         size = len(proposed)  # smaller where the calls end
-        weight = self._weight(proposed.z) - self._weight(z[:size])
-        accepted = (proposed.value >= self.level) & (chance[:size].log() <= weight)
+        weight = self.scorer.base.weight
+        odds = weight(proposed.z) - weight(self.found.z[:size])
+        accepted = (proposed.value >= self.level) & (chance[:size].log() <= odds)
         rows = accepted.nonzero().flatten()
         if self.level >= 1:
-            self.earlier = Found.together([self.earlier, self.found[rows]])[-len(z) :]
+            self.earlier = Found.together([self.earlier, self.found[rows]])[-len(e) :]
             self.correlation[rows] *= remains.flatten()[rows]
         self.found = self.found.replaced(rows, proposed[rows])
-        self.length = min(self.length * math.exp(len(rows) / len(z) - ACCEPTED), 1.0)
+        self.length = min(self.length * math.exp(len(rows) / len(e) - ACCEPTED), 1.0)
         self.sweeps += 1
 
     def _copy(self, rows: Tensor, count: int) -> None:
@@ -199,12 +237,6 @@ class Chains:
         order = order.repeat(-(-count // len(order)))[:count]
         self.found, self.correlation = self.found[order], self.correlation[order]
 
-    def _weight(self, z: Tensor) -> Tensor:
-        """Log-density of the prior over that of the proposals, in nats, `(B,)`."""
-        if isinstance(self.prior, Gaussian):  # the same one
-            return torch.zeros(len(z))
-        return self.prior.log_prob(z.to(self.device)).cpu() - self.reference.log_prob(z)
-
 
 def _tensors(found: Found) -> tuple[Tensor, ...]:
-    return found.z, found.x, found.rewards, found.value
+    return found.e, found.z, found.x, found.rewards, found.value

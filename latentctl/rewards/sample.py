@@ -29,7 +29,7 @@ from ..decoder import Decoder, Prior
 from ..display import Described, Display, grid, png
 from ..errors import InputError
 from ..progress import progress_bar
-from .chains import BATCH, Chains, Found, Scorer
+from .chains import BATCH, Base, Chains, Found, Scorer
 from .reward_calls import CountedRewards, Rules
 
 logger = logging.getLogger(__name__)
@@ -157,13 +157,14 @@ def sample_by_rule(
             f"{len(requested)}, {n} and {evaluations}."
         )
     prior = decoder.prior if prior is None else prior
-    scorer = Scorer(decoder, counted, [counted.names.index(name) for name in requested])
+    columns = [counted.names.index(name) for name in requested]
+    scorer = Scorer(decoder, Base(prior, seed=seed), counted, columns)
     before, count = counted.calls, max(n, CHAINS)
     with progress_bar(count * evaluations, "Search", "sample", progress=progress) as bar:
-        found, drawn, share = _drawn(scorer, prior, n, count, evaluations, seed, bar)
+        found, drawn, share = _drawn(scorer, n, count, evaluations, seed, bar)
         correlation = 0.0
         if int(found.kept.sum()) < n and not scorer.ended:
-            chains = Chains(scorer, found, count, prior, seed=seed)
+            chains = Chains(scorer, found, count, seed=seed)
             _walk(chains, count * evaluations - drawn, bar)
             found = Found.together([chains.found, chains.earlier])
             correlation = chains.correlation.mean().item()
@@ -188,7 +189,7 @@ def sample_by_rule(
 
 
 def _drawn(
-    scorer: Scorer, prior: Prior, n: int, count: int, evaluations: int, seed: int, bar: Any
+    scorer: Scorer, n: int, count: int, evaluations: int, seed: int, bar: Any
 ) -> tuple[Found, int, float]:
     """The best `count` samples of the prior, the number drawn, and the share that keeps the rules.
 
@@ -198,7 +199,7 @@ def _drawn(
     while kept < n and drawn < count * evaluations and not scorer.ended:
         if drawn >= count * DRAWN and kept * count * evaluations < n * drawn:
             break
-        part = scorer(prior.sample(BATCH, seed=seed, start=drawn))
+        part = scorer(scorer.base.sample(BATCH, seed=seed, start=drawn))
         best = [Found.together([*best, part]).best(count)]
         drawn, kept = drawn + len(part), kept + int(part.kept.sum())
         bar.update(len(part))

@@ -71,6 +71,22 @@ def test_a_prior_that_is_no_gaussian_keeps_its_modes(plain):
     assert (found.z[:, 2].std() - 0.5).abs() < 0.1
 
 
+def test_chains_walk_in_the_noise_of_a_flow(plain):
+    class Cubed:
+        """z = e^3, whose density has a pole at zero."""
+
+        def sample(self, count, *, seed=0, start=0):
+            return self.from_base(Gaussian((4,)).sample(count, seed=seed, start=start))
+
+        def from_base(self, e):
+            return e**3
+
+    found = quiet(plain, {"tail": lambda x: (x[:, 0] / 30).clamp(0, 1)}, 300, prior=Cubed())
+    assert bool(found.satisfied.all()) and found.share < 0.01 and found.correlation > 0
+    others = found.z[:, 1:].sign() * found.z[:, 1:].abs() ** (1 / 3)
+    assert (others.std(0) - 1).abs().max() < 0.25
+
+
 def test_equal_seeds_give_equal_samples(plain):
     one, other = (quiet(plain, {"tail": tail}, 50, evaluations=20) for _ in range(2))
     assert torch.equal(one.z, other.z) and one.calls == other.calls
