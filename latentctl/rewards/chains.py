@@ -136,7 +136,8 @@ class Base:
         if self.exact:
             return torch.zeros(len(z))
         z = z.to(self.device)
-        return (self.prior.log_prob(z) - self.flow.log_prob(z)).cpu()
+        odds: Tensor = self.prior.log_prob(z) - self.flow.log_prob(z)
+        return odds.cpu()
 
 
 class Scorer:
