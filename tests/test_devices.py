@@ -269,7 +269,7 @@ def test_one_to_many(device):
         def forward(self, h, z):
             return super().forward(torch.cat([h, z], 1))
 
-    few = {"width": 8, "depth": 1, "descent": {"steps": 2}}
+    few = {"width": 8, "depth": 1}
     model = OneToMany(torch.nn.Linear(1, 8), Generator(10, 2), 8, (2,), **few)
     model.fit(TensorDataset(torch.rand(40, 1), torch.rand(40, 2)), **FEW)
     for x in (torch.rand(3, 1), torch.rand(3, 1).to("cuda")):

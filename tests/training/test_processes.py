@@ -178,7 +178,7 @@ def train_as(rank, port, folder):
     os.environ |= {key: str(value) for key, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     AcceleratorState._reset_state(reset_partial_state=True)  # of the process it was forked from
-    wait = InitProcessGroupKwargs(timeout=timedelta(seconds=60))
+    wait = InitProcessGroupKwargs(timeout=timedelta(seconds=300))
     accelerator = Accelerator(kwargs_handlers=[wait])
     assert accelerator.num_processes == 2
     for name, fit in FITS.items():
