@@ -76,8 +76,9 @@ class Division:
             piece = next(number for number, size in enumerate(self.sizes) if part < size)
         rows = [] if self.streaming else [str(size - 1) for size in self.sizes[: piece + 1]]
         samples = {row: whole["samples"][row] for row in {"0", *rows}}
-        pieces = list(self.sizes[:piece])
-        return {**whole, "samples": samples, "pieces": pieces, self.unit: self.sizes[piece]}
+        found = {**whole, "samples": samples, self.unit: self.sizes[piece]}
+        found.pop("pieces", None)  # which a cache has that has grown
+        return {**found, "pieces": list(self.sizes[:piece])} if piece else found
 
 
 def sizes_at_seals(folder: Path, unit: str) -> list[int]:
@@ -93,7 +94,5 @@ def sizes_at_seals(folder: Path, unit: str) -> list[int]:
         notes = read_notes(last[0][0]) if last else None
         found = None if notes is None else notes.get("job")
     with well_formed(folder, CacheError):
-        if not found or "pieces" not in found:
-            return []
-        sizes = [*found["pieces"], found[unit]]
+        sizes = [*found.get("pieces", ()), found.get(unit)] if found else []
         return sizes if all(type(size) is int for size in sizes) else []

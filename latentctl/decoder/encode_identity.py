@@ -18,7 +18,7 @@ from ..errors import CacheError
 from ..latents.shards import FORMAT
 from .dataset import BadSample, SampleReader
 
-DIVISION = ("shard_size", "parts", "pieces")  # what says how the shards are divided
+DIVISION = ("shard_size", "parts")  # what says how the shards are divided
 
 
 class OtherJobError(CacheError):
@@ -42,7 +42,7 @@ def identify(
         for values in (sample.x.contiguous(), sample.labels):
             digest.update(values.cpu().numpy().tobytes())
         hashes[str(index)] = digest.hexdigest()[:16]
-    return {
+    identity = {
         "format": FORMAT,
         "fingerprint": reader.decoder.fingerprint(),
         "names": list(reader.names),
@@ -51,8 +51,8 @@ def identify(
         "dtype": dtype,
         "shard_size": shard_size,
         "parts": parts,
-        "pieces": list(pieces),
     }
+    return {**identity, "pieces": list(pieces)} if pieces else identity
 
 
 def differences(found: dict[str, Any], job: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ class EncodeJob:
         """How the data set is divided."""
         streaming = self.reader.source.streaming
         now = self.identity["parts" if streaming else "length"]
-        sizes = (*self.identity["pieces"], now)
+        sizes = (*self.identity.get("pieces", ()), now)
         return Division(streaming, int(self.identity["shard_size"]), sizes)
 
     @property
@@ -148,6 +148,7 @@ class EncodeJob:
         if len(sizes) == 1 or manifest.get(self.division.unit) != sizes[-2]:
             return False
         before = {**self.identity, self.division.unit: sizes[-2]}
+        before.pop("pieces")
         self._check({**manifest, **{key: before[key] for key in DIVISION}}, before)
         return True
 
