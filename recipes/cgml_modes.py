@@ -1,6 +1,6 @@
 r"""One-to-many prediction, as in the paper of cGML: `python recipes/cgml_modes.py --task toy`.
 
-An encoder, a generator and an updater are trained together on inputs with several answers.
+An encoder, a generator and a gate are trained together on inputs with several answers.
 
     toy           y = +-4 (x, x^2, x^3), the sign at random
     mnist-bar     the hidden lower half of a digit; 30 % of the targets have a white bar
@@ -93,11 +93,12 @@ def measure_toy(model: OneToMany, inputs: int, starts: int, seed: int) -> dict[s
 
 
 @torch.no_grad()
-def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
-    """Draws the error to the nearest mode over x and a latent of one dimension, with walks."""
+def landscape(model: OneToMany, path: Path, *, inputs: int = 40) -> None:
+    """Draws the error to the nearest mode over x and a latent of one dimension, with the starts."""
     from matplotlib.colors import LogNorm
 
-    x, z = torch.linspace(-1, 1, 240), torch.linspace(-2.5, 2.5, 241)
+    starts = model.starts[:, 0]
+    x, z = torch.linspace(-1, 1, 240), torch.linspace(*starts.aminmax(), 241)
     column, place = x.repeat_interleave(len(z))[:, None], z.repeat(len(x))[:, None]
     drawn, mode = model.generator(model.encoder(column), place), curve(column)
     error = torch.minimum((drawn - mode).norm(dim=1), (drawn + mode).norm(dim=1))
@@ -109,17 +110,12 @@ def landscape(model: OneToMany, path: Path, *, walks: int = 13) -> None:
             x.numpy(), z.numpy(), error.T.numpy(), cmap="magma", norm=norm, rasterized=True
         )
         figure.colorbar(picture, label="error to the nearest mode / distance between the modes")
-        for at in torch.linspace(-0.95, 0.95, walks).tolist():
-            h = model.encoder(torch.full((9, 1), at))
-            start = torch.linspace(-2, 2, 9)[:, None]
-            steps = model.walk(h, start)[..., 0].numpy()
-            # a walk has one x; its steps are shifted along x so that they can be seen
-            shift = torch.linspace(0, 0.05, len(steps)).numpy()
-            for walk in steps.T:
-                axes.plot(at + shift, walk, color="deepskyblue", linewidth=0.9)
-                axes.plot(at, walk[0], ".", color="white", markersize=4)
-                axes.plot(at + shift[-1], walk[-1], ".", color="lime", markersize=5)
-        axes.set(xlabel="x", ylabel="z", title="Walks from starts (white) to answers (green)")
+        at = torch.linspace(-0.95, 0.95, inputs)
+        share = model.log_shares(model.encoder(at[:, None])).exp()
+        area = 60 * share.flatten().numpy()
+        column, place = at.repeat_interleave(len(starts)), starts.repeat(inputs)
+        axes.scatter(column.numpy(), place.numpy(), area, color="lime", edgecolors="none")
+        axes.set(xlabel="x", ylabel="z", title="Starts; the area of each is its share")
         path.write_bytes(png_of(figure))
 
 
@@ -127,12 +123,7 @@ def run_toy(flags: Flags, folder: Path) -> dict[str, Any]:
     model = train_toy(flags.model, flags.seed).cpu()  # its pictures and measures are small
     if model.latent_shape == (1,):
         landscape(model, folder / "landscape.png")
-    results = {}
-    for variant, rounds in {"": model.rounds, "without rounds, ": 0}.items():
-        model.rounds = rounds
-        found = measure_toy(model, flags.test_inputs, flags.starts or 64, flags.seed)
-        results |= {f"{variant}{name}": row for name, row in found.items()}
-    return results
+    return dict(measure_toy(model, flags.test_inputs, flags.answers or 64, flags.seed))
 
 
 def main(flags: Flags) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import support.cgml.images as cgml_images
 import support.cgml.networks as cgml_networks
 
 TINY = "--max_train_steps 4 --baseline_train_steps 12 --max_train_samples 200"
-TINY += " --test_inputs 40 --starts 4 --steps 3 --width 8 --train_batch_size 16"
+TINY += " --test_inputs 40 --answers 4 --starts 4 --width 8 --train_batch_size 16"
 
 
 class Answers:
@@ -49,7 +49,7 @@ def test_the_measure_of_the_toy_tells_modes_from_spurious_answers():
 
 
 def test_the_toy_tells_the_modes_apart_after_a_few_steps():
-    flags = cgml_flags.ModelFlags(max_train_steps=300, width=48, steps=8, walk_steps=8)
+    flags = cgml_flags.ModelFlags(max_train_steps=300, width=48)
     flags.train_batch_size, flags.learning_rate = 48, 4e-3
     model = cgml_modes.train_toy(flags, seed=0)
     x = torch.tensor([[0.6], [0.9], [-0.8]])
@@ -157,7 +157,7 @@ def test_the_landscape_of_the_toy_is_drawn(tmp_path):
     cgml_modes.main(tiny("toy", tmp_path, "--latent_size", "1"))
     assert (tmp_path / "landscape.png").read_bytes().startswith(PNG)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png") == 1 and "without rounds" in page
+    assert page.count("data:image/png") == 1 and "above the cut" in page
 
 
 def test_colours_need_classes():

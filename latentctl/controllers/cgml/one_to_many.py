@@ -1,42 +1,43 @@
-r"""cGML's one-to-many prediction: an encoder, a generator and an updater, without an adversary.
+r"""cGML's one-to-many prediction: an encoder, a generator and a gate, without an adversary.
 
-For a pair :math:`(x, y)` descent through the generator finds the latent of this answer, and the
-three networks are trained on where it ends,
-
-.. math::
-    h = H(x), \qquad z_0 = 0, \qquad
-    z_{p+1} = \text{descent step on } |G(h, z_p + \sigma \epsilon_p) - y|_1
-        \quad (p = 0 ... M - 1), \\
-    \min_{H, G} \; |G(h, z_M + \sigma \epsilon) - y|_1, \qquad
-    \min_Z \; \|Z(h, t, (1 - t)\, \zeta + t\, z_M) - z_M\|^2, \quad
-    \zeta \sim \mathcal{N}(0, I), \; t \sim \mathcal{U}(0, 1)
-
-Answers are never averaged: each has its own region of the latent space, and the noise of standard
-deviation :math:`\sigma` keeps the regions apart. A descent may end between two of them: a pair
-takes over the end of another pair of its batch where that one fits :math:`y` clearly better.
-
-At inference the updater walks there from a start :math:`\zeta`, without :math:`y`, in `N` strides
-and `R` rounds in which it settles,
+For a pair :math:`(x, y)` the latent of this answer is found among `S` fixed starts :math:`s_k`, and
+the three networks are trained on it,
 
 .. math::
-    z \leftarrow z + \frac{Z(h, p / N, z) - z}{N - p}, \qquad
-    z \leftarrow Z(h, \tau, (1 - \tau)\, \zeta + \tau z).
+    h = H(x), \qquad r_k = G(h, s_k) - y, \qquad
+    \rho(r) = \sum_d \sqrt{1 + (r_d / b)^2} - 1, \\
+    P(k) \propto p_k(h)^{1 - b / b_0} \, e^{-\rho(r_k)}, \qquad
+    \min_{H, G} \; \frac{b}{D} \, \rho\big(G(h, s_k + \sigma \epsilon) - y\big), \; k \sim P, \\
+    \min_p \; -\textstyle\sum_k P(k) \log p_k(h)
 
-Other starts lead to other answers. :math:`Z` is the mean end of all straight lines through a point,
-so that the walk is flow matching: the share of the starts that lead to an answer is its share of
-the pairs. The rounds move a walk that ended between two answers to the nearer one.
+An answer to a new input has the latent :math:`s_k` with the probability :math:`p_k(h)`, which the
+gate gives: the share of an answer is its share of the pairs. A start that is no answer to some
+inputs has no share there, so that `S` is a few times the number of answers.
 
-In the paper the descent begins at the start of the walk, and :math:`Z` learns each step of its path
-without :math:`t`. There the paths of different answers lead through the same latents, where
-:math:`Z` follows the majority, and frequent answers displace rare ones.
+The draw is the E-step of stochastic EM for a mixture of hyperbolic distributions. Their scale `b`
+is the mean absolute residual at the nearest start of each pair. It begins wide, near the mean
+absolute deviation :math:`b_0` of the outputs, where all starts are alike, and narrows as the
+generator learns, so that starts separate step by step, as in deterministic annealing. The gate's
+shares decide between starts that answer equally well. They do not count at first, where frequent
+answers would displace rare ones.
+
+An error is squared within the scale and absolute beyond. By an absolute error alone, a start that
+two answers share fits the more frequent one, and the rare one is never learned. By a squared error
+it fits their mean, from where the smallest difference between starts grows.
+
+In the paper the latent is found by descent from a random start, and an updater learns the steps of
+the descents. There two answers may share the region of a start, where no descent separates them,
+and frequent answers displace rare ones.
 
 References:
     | Conditional Generative Modeling via Learning the Latent Space (Ramasinghe et al., 2021)
     | https://arxiv.org/abs/2010.03132
-    | Gradient Origin Networks (Bond-Taylor & Willcocks, 2021)
-    | https://arxiv.org/abs/2007.02798
-    | Flow Matching for Generative Modeling (Lipman et al., 2022)
-    | https://arxiv.org/abs/2210.02747
+    | Deterministic Annealing for Clustering and Related Problems (Rose, 1998)
+    | https://doi.org/10.1109/5.726788
+    | Mixture Density Networks (Bishop, 1994)
+    | https://publications.aston.ac.uk/id/eprint/373/
+    | Exponentially Decreasing Distributions for the Logarithm of Particle Size
+    | (Barndorff-Nielsen, 1977) https://doi.org/10.1098/rspa.1977.0041
 """
 
 from __future__ import annotations
@@ -49,17 +50,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...decoder.descent import append_dims, descend
 from ...errors import InputError, NonFiniteError
 from ...nn import Trunk
-from ...nn.grids import layer
 from ...random import noise
 from ...training import Step, train
 
-TIMES = 4  # points of each line in a step of training
-SETTLE_AT = 0.75  # time of the last rounds
-CLEARLY = 0.7  # cost of another end relative to the own one, below which it is taken over
-DESCENT = {"steps": 10, "learning_rate": 0.8, "adam": True, "momentum": 0.5, "anneal": 1.0}
+APART = 4.0  # distance of the nearest two starts
+CANDIDATES = 1024  # of which the starts are chosen
+RARE = -12.0  # least log-share of a start in the training
+NARROWEST = 1e-4  # least scale, relative to the outputs' mean absolute deviation
 
 
 class OneToMany(nn.Module):
@@ -71,20 +70,14 @@ class OneToMany(nn.Module):
         generator: `G(h, z)`, from the encoder's output and latents to outputs `(B, ...)`.
         features: Number of features `K`.
         latent_shape: Shape of one latent; a few dimensions are enough.
-        width: Units of each layer of the updater.
+        width: Units of each layer of the gate.
         depth: Number of its layers.
-        steps: Strides of a walk, `N`.
-        rounds: Rounds at its end, `R`.
-        margin: Standard deviation of the noise on latents, about a half of the distance at which
-            answers are kept apart.
-        others: How many other pairs of its batch a pair compares its end with; 0 for none. Each
-            process compares its own.
-        squared: Whether the descent is on the squared error instead of the absolute one.
-        descent: Arguments of `latentctl.decoder.descent.descend`: `learning_rate`, `steps`,
-            `momentum`, `adam`, `anneal`.
+        starts: Number of starts `S`, at least that of the answers to an input, better a few times
+            as many.
+        margin: Standard deviation of the noise on latents in the training. Starts are 4 apart.
 
     Raises:
-        InputError: If `steps` of the walk or of the `descent` is below 1.
+        InputError: If `starts` is below 1.
 
     Example:
         >>> generator = lambda h, z: torch.cat([h[:, :1] * z, h[:, 1:3] * z], dim=1)
@@ -92,6 +85,8 @@ class OneToMany(nn.Module):
         >>> model.predict(torch.zeros(2, 1), count=6).shape  # six answers to each
         torch.Size([2, 6, 3])
     """
+
+    starts: Tensor
 
     def __init__(
         self,
@@ -101,49 +96,29 @@ class OneToMany(nn.Module):
         latent_shape: Sequence[int] = (4,),
         *,
         width: int = 128,
-        depth: int = 3,
-        steps: int = 10,
-        rounds: int = 15,
+        depth: int = 2,
+        starts: int = 16,
         margin: float = 0.5,
-        others: int = 4,
-        squared: bool = False,
-        descent: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if starts < 1:
+            raise InputError(f"An answer needs a start, and there are {starts}: take 1 or more.")
         self.encoder, self.generator = encoder, generator
-        self.latent_shape, self.steps, self.rounds = tuple(latent_shape), steps, rounds
-        self.margin, self.others, self.squared = margin, others, squared
-        self.descent: dict[str, Any] = {**DESCENT, **(descent or {})}
-        if min(steps, self.descent["steps"]) < 1:
-            raise InputError(
-                f"A walk and a descent need 1 step or more, they have {steps} and "
-                f"{self.descent['steps']}."
-            )
-        trunk = Trunk(latent_shape, features + 1, width=width, depth=depth, smooth=True)
-        self.trunk, self.head = trunk, layer(trunk.axes, width, latent_shape[0], kernel=1)
+        self.latent_shape, self.margin = tuple(latent_shape), margin
+        head = nn.Linear(width, starts)
+        nn.init.zeros_(head.weight)  # all starts have the same share at first
+        nn.init.zeros_(head.bias)
+        self.gate = nn.Sequential(Trunk((features,), width=width, depth=depth, smooth=True), head)
+        self.register_buffer("starts", _far_apart(starts, latent_shape))
 
-    def ending(self, h: Any, t: Tensor, z: Tensor) -> Tensor:
-        """`Z`: the mean end `(B, *latent_shape)` of lines through `z` at times `t (B,)`."""
-        seen = torch.cat([_features(h), 2 * t[:, None] - 1], dim=1)
-        end: Tensor = self.head(self.trunk(z, seen))
-        return end
-
-    @torch.no_grad()
-    def walk(self, h: Any, start: Tensor) -> Tensor:
-        """All latents of walks from `start (B, *latent_shape)`, `(N + R + 1, B, *latent_shape)`."""
-        path = [start]
-        for step in range(self.steps):
-            z = path[-1]
-            t = torch.full((len(z),), step / self.steps, device=z.device)
-            path.append(z + (self.ending(h, t, z) - z) / (self.steps - step))
-        t = torch.full((len(start),), SETTLE_AT, device=start.device)
-        for _ in range(self.rounds):
-            path.append(self.ending(h, t, torch.lerp(start, path[-1], SETTLE_AT)))
-        return torch.stack(path)
+    def log_shares(self, h: Any) -> Tensor:
+        """The logarithm of the share of each start `(B, S)`, of the encoder's output `h`."""
+        logits: Tensor = self.gate(h[0] if isinstance(h, tuple) else h)
+        return logits.log_softmax(1)
 
     @torch.no_grad()
     def predict(self, x: Tensor, count: int = 1, *, seed: int = 0) -> Tensor:
-        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from its own start by `seed`.
+        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from a start that is drawn by `seed`.
 
         They are on the device of `x`.
         """
@@ -154,74 +129,50 @@ class OneToMany(nn.Module):
     @torch.no_grad()
     def find(self, x: Tensor, count: int = 1, *, seed: int = 0) -> tuple[Tensor, Any]:
         """The latents of the answers, `(B * count, *latent_shape)`, and `h` of each."""
-        home = self.trunk.shift.device
+        home = self.starts.device
         rows = torch.arange(len(x), device=home).repeat_interleave(count)
         h = _rows(self.encoder(x.to(home)), rows)
-        start = noise(0, len(rows), self.latent_shape, seed=seed, purpose="starts").to(home)
-        return self.walk(h, start)[-1], h
+        size = (len(self.starts),)
+        uniform = noise(0, len(rows), size, seed=seed, purpose="starts", uniform=True)
+        return self.starts[_drawn(self.log_shares(h), uniform.to(home))], h
 
     def loss(self, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of all three networks on `step.count` pairs, summed: they share no gradient.
+        """The losses of all three networks on `step.count` pairs, summed.
+
+        The gate shares no gradient with the others.
 
         Raises:
-            NonFiniteError: If no descent of this step is finite. If some are, the other pairs are
-                left out, and counted in the log as `dropped`.
+            NonFiniteError: If no pair of this step is finite. If some are, the others are left
+                out, and counted in the log as `dropped`.
         """
         h = self.encoder(x)
-        fixed = _rows(h, slice(None), detach=True)
-        end = self._descent_ends(fixed, y, step)
-        finite = torch.isfinite(end).flatten(1).all(1)
-        for part in (y, _features(fixed)):
-            finite &= torch.isfinite(part).flatten(1).all(1)
-        rows = finite.nonzero().flatten()
+        log_share = self.log_shares(_rows(h, slice(None), detach=True))
+        residuals = self._residuals(h, y)
+        rows = (residuals.isfinite().flatten(1).all(1) & log_share.isfinite().all(1)).nonzero()[
+            :, 0
+        ]
         if not len(rows):
             raise NonFiniteError(
-                "No descent of this step is finite. Check that x and y are, and take a smaller "
-                "learning_rate of the descent."
+                "No pair of this step is finite. Check that x and y are, and take a smaller "
+                "learning_rate."
             )
-        own, target = _rows(h, rows), y[rows]
-        blurred = end + self.margin * step.normal(*self.latent_shape, purpose="margin of G")
-        error = _error(self.generator(own, blurred[rows]), target).mean()
-        walk = self._walk_loss(fixed, end, rows, step)
+        h, y, log_share, residuals = _rows(h, rows), y[rows], log_share[rows], residuals[rows]
+        scale, belief = _belief(residuals, y, log_share.detach())
+        chosen = _drawn(belief, step.uniform(len(self.starts), purpose="choice")[rows])
+        margin = self.margin * step.normal(*self.latent_shape, purpose="margin")[rows]
+        residual = self.generator(h, self.starts[chosen] + margin) - y
+        gate = -(belief.exp() * log_share).sum(1).mean()
+        error = scale * _hyperbolic(residual / scale).mean()
         dropped = torch.tensor(float(len(x) - len(rows)))
-        logs = {"updater": walk, "error": error, "dropped": dropped}
-        return walk + error, logs
-
-    def _walk_loss(self, h: Any, end: Tensor, rows: Tensor, step: Step) -> Tensor:
-        """The loss of the updater on `rows`, at several points of lines to their ends."""
-        start = step.normal(TIMES, *self.latent_shape, purpose="starts")[rows].flatten(0, 1)
-        t = step.uniform(TIMES, purpose="times")[rows].flatten()
-        lines = rows.repeat_interleave(TIMES)
-        goal = end[lines]
-        between = torch.lerp(start, goal, append_dims(t, goal))
-        return (self.ending(_rows(h, lines), t, between) - goal).square().mean()
-
-    def _descent_ends(self, h: Any, y: Tensor, step: Step) -> Tensor:
-        """Where the descent of each pair ends, `(B, *latent_shape)`."""
-        steps = self.descent["steps"]
-        blur = self.margin * step.normal(steps, *self.latent_shape, purpose="margin")
-        blurs = iter(blur.unbind(1))
-
-        def cost(z: Tensor) -> Tensor:
-            return self._cost(self.generator(h, z + next(blurs)), y)
-
-        origin = torch.zeros(len(y), *self.latent_shape, device=y.device)
-        return self._exchange(h, y, descend(cost, origin, **self.descent)[-1], step)
+        return gate + error, {"gate": gate, "error": error, "scale": scale, "dropped": dropped}
 
     @torch.no_grad()
-    def _exchange(self, h: Any, y: Tensor, end: Tensor, step: Step) -> Tensor:
-        """Each pair takes over the end of one of the next pairs where it costs clearly less."""
-        tried = torch.stack([end.roll(-k, 0) for k in range(self.others + 1)], dim=1)
-        blur = self.margin * step.normal(*self.latent_shape, purpose="margin of the exchange")
-        rows = torch.arange(len(y), device=y.device).repeat_interleave(self.others + 1)
-        drawn = self.generator(_rows(h, rows), (tried + blur[:, None]).flatten(0, 1))
-        costs = self._cost(drawn, y[rows]).view(len(y), -1).nan_to_num(nan=torch.inf)
-        least, best = costs.min(1)
-        best = torch.where(least < CLEARLY * costs[:, 0], best, 0)
-        return tried[torch.arange(len(y), device=y.device), best]
-
-    def _cost(self, drawn: Tensor, y: Tensor) -> Tensor:
-        return (drawn - y).flatten(1).square().mean(1) if self.squared else _error(drawn, y)
+    def _residuals(self, h: Any, y: Tensor) -> Tensor:
+        """The residuals of each pair at all starts, `(B, S, D)`."""
+        count, starts = len(y), len(self.starts)
+        rows = torch.arange(count, device=y.device).repeat_interleave(starts)
+        z = self.starts.repeat(count, *[1] * len(self.latent_shape))
+        return (self.generator(_rows(h, rows), z) - y[rows]).view(count, starts, -1)
 
     def fit(self, data: Any, **options: Any) -> OneToMany:
         """Trains the three networks together on pairs `(x, y)`.
@@ -229,8 +180,8 @@ class OneToMany(nn.Module):
         Arguments:
             data: Gives `(x, y)` batches for `(B,)` integer tensors, as a `TensorDataset` does.
             options: Arguments of `latentctl.training.train`. By default there are 3,000 steps of
-                128 pairs, with a whole descent in each; the learning rate of 3e-3 falls to zero,
-                and the weights end as their average with a decay of 0.99.
+                128 pairs; the learning rate of 1e-2 falls to zero, and the weights end as their
+                average with a decay of 0.99.
         """
 
         def batch_loss(batch: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -240,7 +191,7 @@ class OneToMany(nn.Module):
         settings: dict[str, Any] = {
             "max_train_steps": 3000,
             "batch_size": 128,
-            "learning_rate": 3e-3,
+            "learning_rate": 1e-2,
             "ema": 0.99,
         }
         settings |= {"lr_scheduler": "linear", "max_grad_norm": 5.0, **options}
@@ -248,16 +199,38 @@ class OneToMany(nn.Module):
         return self
 
 
-def _features(h: Any) -> Tensor:
-    features: Tensor = h[0] if isinstance(h, tuple) else h
-    return features
+def _belief(residuals: Tensor, y: Tensor, log_share: Tensor) -> tuple[Tensor, Tensor]:
+    """The scale `b`, and `log P` of each start `(B, S)`."""
+    widest = (y - y.mean(0)).abs().mean().clamp_min(1e-12)
+    scale = torch.maximum(residuals.abs().mean(2).amin(1).mean(), NARROWEST * widest)
+    weight = (1 - scale / widest).clamp_min(0)
+    cost = _hyperbolic(residuals / scale).sum(2)
+    return scale, (weight * log_share.clamp_min(RARE) - cost).log_softmax(1)
+
+
+def _hyperbolic(residuals: Tensor) -> Tensor:
+    return (1 + residuals.square()).sqrt() - 1
+
+
+def _drawn(log_share: Tensor, uniform: Tensor) -> Tensor:
+    """The number of a start for each row `(B,)`, by log-shares and uniform numbers `(B, S)`."""
+    gumbel = -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
+    return (log_share + gumbel).argmax(1)
+
+
+def _far_apart(count: int, latent_shape: Sequence[int]) -> Tensor:
+    """Latents `(count, *latent_shape)` far from each other, by farthest-point sampling."""
+    candidates = noise(0, max(CANDIDATES, count), latent_shape, seed=0, purpose="starts of answers")
+    flat = candidates.flatten(1)
+    order, far = [0], torch.full((len(flat),), torch.inf)
+    while len(order) < count:
+        far = torch.minimum(far, (flat - flat[order[-1]]).norm(dim=1))
+        order.append(int(far.argmax()))
+    nearest = torch.pdist(flat[order]).min() if count > 1 else torch.tensor(APART)
+    return candidates[order] * (APART / nearest)
 
 
 def _rows(h: Any, rows: Any, *, detach: bool = False) -> Any:
     if isinstance(h, tuple):
         return tuple(_rows(part, rows, detach=detach) for part in h)
     return h[rows].detach() if detach else h[rows]
-
-
-def _error(drawn: Tensor, y: Tensor) -> Tensor:
-    return (drawn - y).flatten(1).abs().mean(1)

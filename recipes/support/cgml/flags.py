@@ -17,11 +17,9 @@ TASKS = ("toy", *IMAGE_TASKS)
 DEFAULTS = {  # of the toy and of images
     "latent_size": (4, 4),
     "width": (128, 16),
-    "steps": (10, 6),
-    "descent_learning_rate": (0.8, 0.8),
     "max_train_steps": (1500, 700),
     "train_batch_size": (128, 32),
-    "learning_rate": (3e-3, 2e-3),
+    "learning_rate": (1e-2, 2e-3),
 }
 
 
@@ -32,10 +30,7 @@ class ModelFlags:
     latent_size: int | None = None  # Dimensions of z.
     width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
     margin: float = 0.5  # Standard deviation of the noise that keeps answers apart.
-    steps: int | None = None  # Steps M of a descent.
-    descent_learning_rate: float | None = None  # Initial learning rate of the descent, by Adam.
-    walk_steps: int = 10  # Strides of a walk.
-    rounds: int = 15  # Rounds at the end of a walk, in which it settles.
+    starts: int = 16  # Latents among which that of an answer is found.
     max_train_steps: int | None = None  # Training steps of cGML.
     baseline_latent_size: int = 8  # Dimensions of z of the cVAE and the cGAN.
     baseline_train_steps: int | None = None  # Steps of each baseline; as of cGML if not given.
@@ -58,7 +53,7 @@ class Flags(OutputFlags):
     output_dir: str = "outputs/cgml"  # Folder of all results.
     task: str = "toy"  # toy, mnist-bar, mnist-masked, colour, faces-masked or faces-colour.
     test_inputs: int = 1000  # Held-out inputs of the toy; on images at most half as many.
-    starts: int | None = None  # Starts for each input: 64 in the toy, 20 on images.
+    answers: int | None = None  # Answers to each input: 64 in the toy, 20 on images.
     target_error: float = 0.1  # On images: held-out error whose first step is recorded.
     model: ModelFlags = field(default_factory=ModelFlags)
     baselines: tuple[str, ...] = BASELINES  # On images: the baselines to train as well.

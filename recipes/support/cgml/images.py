@@ -212,7 +212,7 @@ def run_images(flags: Flags, folder: Path) -> dict[str, Any]:
         watch, began = Watch(test, flags.target_error), time.monotonic()
         model = train(kind, flags, data, watch)
         seconds = time.monotonic() - began - watch.seconds
-        answers = model.predict(test.x, flags.starts or 20, seed=flags.seed)
+        answers = model.predict(test.x, flags.answers or 20, seed=flags.seed)
         found = measure(answers, test.modes)
         results[kind] = {**found, "reached": watch.reached, "seconds": seconds}
         shown[kind] = answers[:10]

@@ -36,7 +36,7 @@ from latentctl.training import Player, Step, fit
 BASELINES = ("regressor", "oracle", "cvae", "cgan")
 SCALE = 0.05  # of the Laplace likelihood per pixel of the cVAE
 ADVERSARIAL = 0.02  # weight of the critic beside the L1 of the cGAN
-FEATURES = 64  # of images, for the updater
+FEATURES = 64  # of images, for the gate
 SHARPNESS = 4.0  # of the first layer over z
 Skips: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
     Arguments:
         channels: Channels of the input.
         width: Channels of the finer grid; the coarser one has twice as many.
-        features: Features for the updater.
+        features: Features for the gate.
     """
 
     def __init__(self, channels: int, width: int = 16, features: int = FEATURES) -> None:

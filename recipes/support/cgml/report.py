@@ -14,8 +14,7 @@ TOY = (
     "Shares over held-out x, where |x| is above 0.05 and for all of them. **Near**: answers within "
     "5 % of the distance between the two modes from one of them. **Both**: inputs with an answer "
     "near each mode. **Spurious**: answers within 10 % of that distance from the midpoint of the "
-    "modes. **Positive**: answers that are nearer to the positive mode. Without rounds a walk ends "
-    "after its strides."
+    "modes. **Positive**: answers that are nearer to the positive mode."
 )
 IMAGES = (
     "On held-out inputs. **Error**: mean absolute difference of pixels in [0, 1] to the nearer "
@@ -26,7 +25,7 @@ IMAGES = (
     "if none is. **Seconds**: of training."
 )
 PICTURES = {
-    "landscape.png": "The error to the nearest mode over x and z, with walks of the updater.",
+    "landscape.png": "The error to the nearest mode over x and z, with the starts by their shares.",
     "answers.png": "Ten inputs, their known answers, and some answers of each network.",
 }
 
@@ -36,7 +35,7 @@ def write_report(folder: Path, config: Mapping[str, Any], results: Mapping[str, 
     toy = config["task"] == "toy"
     report = Report(
         "One-to-many prediction by cGML",
-        f"Task `{config['task']}`: an encoder, a generator and an updater, trained together.",
+        f"Task `{config['task']}`: an encoder, a generator and a gate, trained together.",
     )
     rows = {name: row for name, row in results.items() if isinstance(row, Mapping)}
     columns = dict.fromkeys(key for row in rows.values() for key in row)

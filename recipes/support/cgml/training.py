@@ -24,16 +24,14 @@ def train_cgml(
     on_step: Callable[[OneToMany, int], None] | None = None,
 ) -> OneToMany:
     """cGML, trained on pairs `(x, y)` by filled `ModelFlags`; `on_step(model, step)` follows."""
-    with seeded(seed, "updater"):
+    with seeded(seed, "gate"):
         model = OneToMany(
             encoder,
             generator,
             features,
             (own.latent_size,),
-            steps=own.walk_steps,
-            rounds=own.rounds,
+            starts=own.starts,
             margin=own.margin,
-            descent={"steps": own.steps, "learning_rate": own.descent_learning_rate},
         )
     return model.fit(
         data,
