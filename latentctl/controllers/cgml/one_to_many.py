@@ -118,9 +118,9 @@ class OneToMany(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor, count: int = 1, *, seed: int = 0) -> Tensor:
-        """Answers `(B, count, ...)` to inputs `(B, ...)`, each from a start that is drawn by `seed`.
+        """Answers `(B, count, ...)` to inputs `(B, ...)`, on the device of `x`.
 
-        They are on the device of `x`.
+        The start of each is drawn by `seed` and its row alone.
         """
         z, h = self.find(x, count, seed=seed)
         answers: Tensor = self.generator(h, z).unflatten(0, (len(x), count)).to(x.device)
@@ -172,7 +172,8 @@ class OneToMany(nn.Module):
         count, starts = len(y), len(self.starts)
         rows = torch.arange(count, device=y.device).repeat_interleave(starts)
         z = self.starts.repeat(count, *[1] * len(self.latent_shape))
-        return (self.generator(_rows(h, rows), z) - y[rows]).view(count, starts, -1)
+        residuals: Tensor = self.generator(_rows(h, rows), z) - y[rows]
+        return residuals.view(count, starts, -1)
 
     def fit(self, data: Any, **options: Any) -> OneToMany:
         """Trains the three networks together on pairs `(x, y)`.
