@@ -7,19 +7,19 @@ the three networks are trained on it,
     h = H(x), \qquad r_k = G(h, s_k) - y, \qquad
     \rho(r) = \sum_d \sqrt{1 + (r_d / b)^2} - 1, \\
     P(k) \propto p_k(h)^{1 - b / b_0} \, e^{-\rho(r_k)}, \qquad
-    \min_{H, G} \; \frac{b}{D} \, \rho\big(G(h, s_k + \sigma \epsilon) - y\big), \; k \sim P, \\
+    \min_{H, G} \; \frac{b}{D} \, \rho(r_k), \; k \sim P, \\
     \min_p \; -\textstyle\sum_k P(k) \log p_k(h)
 
 An answer to a new input has the latent :math:`s_k` with the probability :math:`p_k(h)`, which the
 gate gives: the share of an answer is its share of the pairs. A start that is no answer to some
 inputs has no share there, so that `S` is a few times the number of answers.
 
-The draw is the E-step of stochastic EM for a mixture of hyperbolic distributions. Their scale `b`
-is the mean absolute residual at the nearest start of each pair. It begins wide, near the mean
-absolute deviation :math:`b_0` of the outputs, where all starts are alike, and narrows as the
-generator learns, so that starts separate step by step, as in deterministic annealing. The gate's
-shares decide between starts that answer equally well. They do not count at first, where frequent
-answers would displace rare ones.
+Each pair draws a few starts in a step, as in the E-step of stochastic EM for a mixture of hyperbolic
+distributions. Their scale `b` is the mean absolute residual at the nearest start of each pair. It
+begins wide, near the mean absolute deviation :math:`b_0` of the outputs, where all starts are
+alike, and narrows as the generator learns, so that starts separate step by step, as in
+deterministic annealing. The gate's shares decide between starts that answer equally well. They do
+not count at first, where frequent answers would displace rare ones.
 
 An error is squared within the scale and absolute beyond. By an absolute error alone, a start that
 two answers share fits the more frequent one, and the rare one is never learned. By a squared error
@@ -55,8 +55,9 @@ from ...nn import Trunk
 from ...random import noise
 from ...training import Step, train
 
-APART = 4.0  # distance of the nearest two starts
+APART = 4.0  # distance of the nearest two starts, so that the generator tells them apart at once
 CANDIDATES = 1024  # of which the starts are chosen
+DRAWS = 4  # starts that each pair draws in a step of training
 RARE = -12.0  # least log-share of a start in the training
 NARROWEST = 1e-4  # least scale, relative to the outputs' mean absolute deviation
 
@@ -74,7 +75,6 @@ class OneToMany(nn.Module):
         depth: Number of its layers.
         starts: Number of starts `S`, at least that of the answers to an input, better a few times
             as many.
-        margin: Standard deviation of the noise on latents in the training. Starts are 4 apart.
 
     Raises:
         InputError: If `starts` is below 1.
@@ -98,13 +98,12 @@ class OneToMany(nn.Module):
         width: int = 128,
         depth: int = 2,
         starts: int = 16,
-        margin: float = 0.5,
     ) -> None:
         super().__init__()
         if starts < 1:
             raise InputError(f"An answer needs a start, and there are {starts}: take 1 or more.")
         self.encoder, self.generator = encoder, generator
-        self.latent_shape, self.margin = tuple(latent_shape), margin
+        self.latent_shape = tuple(latent_shape)
         head = nn.Linear(width, starts)
         nn.init.zeros_(head.weight)  # all starts have the same share at first
         nn.init.zeros_(head.bias)
@@ -158,9 +157,10 @@ class OneToMany(nn.Module):
             )
         h, y, log_share, residuals = _rows(h, rows), y[rows], log_share[rows], residuals[rows]
         scale, belief = _belief(residuals, y, log_share.detach())
-        chosen = _drawn(belief, step.uniform(len(self.starts), purpose="choice")[rows])
-        margin = self.margin * step.normal(*self.latent_shape, purpose="margin")[rows]
-        residual = self.generator(h, self.starts[chosen] + margin) - y
+        uniform = step.uniform(DRAWS, len(self.starts), purpose="choice")[rows]
+        z = self.starts[_drawn(belief[:, None], uniform).flatten()]
+        repeated = torch.arange(len(y), device=y.device).repeat_interleave(DRAWS)
+        residual = self.generator(_rows(h, repeated), z) - y[repeated]
         gate = -(belief.exp() * log_share).sum(1).mean()
         error = scale * _hyperbolic(residual / scale).mean()
         dropped = torch.tensor(float(len(x) - len(rows)))
@@ -214,9 +214,9 @@ def _hyperbolic(residuals: Tensor) -> Tensor:
 
 
 def _drawn(log_share: Tensor, uniform: Tensor) -> Tensor:
-    """The number of a start for each row `(B,)`, by log-shares and uniform numbers `(B, S)`."""
+    """The numbers of starts `(...)`, by log-shares and uniform numbers `(..., S)`."""
     gumbel = -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
-    return (log_share + gumbel).argmax(1)
+    return (log_share + gumbel).argmax(-1)
 
 
 def _far_apart(count: int, latent_shape: Sequence[int]) -> Tensor:

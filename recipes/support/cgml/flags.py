@@ -29,7 +29,6 @@ class ModelFlags:
 
     latent_size: int | None = None  # Dimensions of z.
     width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
-    margin: float = 0.5  # Standard deviation of the noise that keeps answers apart.
     starts: int = 16  # Latents among which that of an answer is found.
     max_train_steps: int | None = None  # Training steps of cGML.
     baseline_latent_size: int = 8  # Dimensions of z of the cVAE and the cGAN.

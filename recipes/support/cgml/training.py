@@ -31,7 +31,6 @@ def train_cgml(
             features,
             (own.latent_size,),
             starts=own.starts,
-            margin=own.margin,
         )
     return model.fit(
         data,
