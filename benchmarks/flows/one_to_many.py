@@ -12,9 +12,9 @@ modes are at least 0.4 apart:
     share   the largest difference of the share of a mode among the answers and among the pairs
     ghosts  answers that are near no mode, and within 10 % of the middle between two
 
-The method was built on `three`, `2x1`, `3x4`, `5x16` and `6x16`. The others were set aside: among
-them `uneven`, four modes of the shares .4, .3, .2 and .1 in two dimensions, and `changing`, four
-modes in three dimensions, of which inputs above 0 have only two.
+The method was built on `three`, on `uneven`, four modes of the shares .4, .3, .2 and .1 in two
+dimensions, and on curves of other coefficients. The others were set aside: among them `changing`,
+four modes in three dimensions, of which inputs above 0 have only two.
 """
 
 from __future__ import annotations

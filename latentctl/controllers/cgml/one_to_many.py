@@ -14,10 +14,10 @@ An answer to a new input has the latent :math:`s_k` with the probability :math:`
 gate gives: the share of an answer is its share of the pairs. A start that is no answer to some
 inputs has no share there, so that `S` is a few times the number of answers.
 
-Each pair draws a few starts in a step, as in the E-step of stochastic EM for a mixture of hyperbolic
-distributions. Their scale `b` is the mean absolute residual at the nearest start of each pair. It
-begins wide, near the mean absolute deviation :math:`b_0` of the outputs, where all starts are
-alike, and narrows as the generator learns, so that starts separate step by step, as in
+Each pair draws a few starts in a step, as in stochastic EM for a mixture of hyperbolic
+distributions. Their scale `b` is the mean absolute residual at the nearest start of each pair of
+the batch. It begins wide, near the mean absolute deviation :math:`b_0` of the outputs, where all
+starts are alike, and narrows as the generator learns, so that starts separate step by step, as in
 deterministic annealing. The gate's shares decide between starts that answer equally well. They do
 not count at first, where frequent answers would displace rare ones.
 
