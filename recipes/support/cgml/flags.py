@@ -17,6 +17,7 @@ TASKS = ("toy", *IMAGE_TASKS)
 DEFAULTS = {  # of the toy and of images
     "latent_size": (4, 4),
     "width": (128, 16),
+    "starts": (16, 4),
     "max_train_steps": (1500, 700),
     "train_batch_size": (128, 32),
     "learning_rate": (1e-2, 2e-3),
@@ -29,7 +30,7 @@ class ModelFlags:
 
     latent_size: int | None = None  # Dimensions of z.
     width: int | None = None  # Units of a layer of the toy; channels of the first one of images.
-    starts: int = 16  # Latents among which that of an answer is found.
+    starts: int | None = None  # Latents among which that of an answer is found.
     max_train_steps: int | None = None  # Training steps of cGML.
     baseline_latent_size: int = 8  # Dimensions of z of the cVAE and the cGAN.
     baseline_train_steps: int | None = None  # Steps of each baseline; as of cGML if not given.
@@ -40,7 +41,7 @@ class ModelFlags:
         """These flags, with the defaults of a task where nothing is given."""
         defaults = {name: pair[task != "toy"] for name, pair in DEFAULTS.items()}
         if task in MANY:
-            defaults["latent_size"] = 8
+            defaults |= {"latent_size": 8, "starts": 16}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **missing)
 
