@@ -148,9 +148,8 @@ class OneToMany(nn.Module):
         h = self.encoder(x)
         log_share = self.log_shares(_rows(h, slice(None), detach=True))
         residuals = self._residuals(h, y)
-        rows = (residuals.isfinite().flatten(1).all(1) & log_share.isfinite().all(1)).nonzero()[
-            :, 0
-        ]
+        finite = residuals.isfinite().flatten(1).all(1) & log_share.isfinite().all(1)
+        rows = finite.nonzero().flatten()
         if not len(rows):
             raise NonFiniteError(
                 "No pair of this step is finite. Check that x and y are, and take a smaller "
