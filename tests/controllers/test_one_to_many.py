@@ -107,7 +107,7 @@ def test_a_pair_draws_the_start_that_answers_it_and_any_while_the_scale_is_wide(
     at = torch.tensor([1.0, -1.0, 9, 9, 9, 9])[None, :, None]
     share, uniform = torch.zeros(200, 6), noise(0, 200, (6,), seed=0, uniform=True)
     scale, belief = _belief(at + 0.01 - y[:, None], y, share)
-    assert abs(scale - 0.015) < 1e-6
+    assert abs(scale - 0.01) < 1e-6
     assert torch.equal(_drawn(belief, uniform), torch.arange(2).repeat(100))
     scale, belief = _belief(0.01 * at - y[:, None], y, share)
     assert scale > 0.9

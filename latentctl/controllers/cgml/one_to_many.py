@@ -15,11 +15,11 @@ gate gives: the share of an answer is its share of the pairs. A start that is no
 inputs has no share there, so that `S` is a few times the number of answers.
 
 Each pair draws a few starts in a step, as in stochastic EM for a mixture of hyperbolic
-distributions. Their scale `b` is 1.5 times the mean absolute residual at the nearest start of each
-pair of the batch. It begins wide, near the mean absolute deviation :math:`b_0` of the outputs,
-where all starts are alike, and narrows as the generator learns, so that starts separate step by
-step, as in deterministic annealing. The gate's shares decide between starts that answer equally
-well. They do not count at first, where frequent answers would displace rare ones.
+distributions. Their scale `b` is the mean absolute residual at the nearest start of each pair of
+the batch. It begins wide, near the mean absolute deviation :math:`b_0` of the outputs, where all
+starts are alike, and narrows as the generator learns, so that starts separate step by step, as in
+deterministic annealing. The gate's shares decide between starts that answer equally well. They do
+not count at first, where frequent answers would displace rare ones.
 
 An error is squared within the scale and absolute beyond. By an absolute error alone, a start that
 two answers share fits the more frequent one, and the rare one is never learned. By a squared error
@@ -59,7 +59,6 @@ APART = 4.0  # distance of the nearest two starts, so that the generator tells t
 CANDIDATES = 1024  # of which the starts are chosen
 DRAWS = 4  # starts that each pair draws in a step of training
 RARE = -12.0  # least log-share of a start in the training
-SLOWER = 1.5  # the scale, relative to the residual at the nearest start
 NARROWEST = 1e-4  # least scale, relative to the outputs' mean absolute deviation
 
 
@@ -204,7 +203,7 @@ def _belief(residuals: Tensor, y: Tensor, log_share: Tensor) -> tuple[Tensor, Te
     """The scale `b`, and `log P` of each start `(B, S)`."""
     widest = (y - y.mean(0)).abs().mean().clamp_min(1e-12)
     nearest = residuals.abs().mean(2).amin(1).mean()
-    scale = torch.maximum(SLOWER * nearest, NARROWEST * widest)
+    scale = torch.maximum(nearest, NARROWEST * widest)
     weight = (1 - scale / widest).clamp_min(0)
     cost = _hyperbolic(residuals / scale).sum(2)
     return scale, (weight * log_share.clamp_min(RARE) - cost).log_softmax(1)
