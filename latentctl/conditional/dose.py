@@ -10,7 +10,7 @@ meet several probabilities.
 
 from __future__ import annotations
 
-__all__ = ["dosable", "dosed", "fractions", "too_far", "whole_targets"]
+__all__ = ["dosable", "dosed", "fractions", "tolerance", "too_far", "whole_targets"]
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -35,7 +35,7 @@ def fractions(target: Tensor) -> Tensor:
 def too_far(probability: Tensor, target: Tensor, threshold: float) -> Tensor:
     """Whether a probability that is asked for is missed by more than the tolerance, `(B,)`."""
     error = (probability - target).abs()
-    return (fractions(target) & (error > _tolerance(threshold) + 1e-6)).any(1)
+    return (fractions(target) & (error > tolerance(threshold) + 1e-6)).any(1)
 
 
 def dosable(target: Tensor, where: Critic | None) -> Tensor:
@@ -73,7 +73,7 @@ def dosed(
     end = torch.lerp(z, moved, 1 / strength)
     wanted, place = target.nan_to_num(-1).max(1)
     goal, column = wanted.logit(), place[:, None]
-    close = CLOSE * _tolerance(threshold)
+    close = CLOSE * tolerance(threshold)
 
     def beyond(share: Tensor, rows: Tensor) -> Tensor:
         """Log-odds beyond the wanted ones."""
@@ -124,5 +124,6 @@ def _like(share: Tensor, z: Tensor) -> Tensor:
     return share.view(-1, *[1] * (z.ndim - 1))
 
 
-def _tolerance(threshold: float) -> float:
+def tolerance(threshold: float) -> float:
+    """Error of a probability that is asked for, up to which a request holds."""
     return min(TOLERANCE, 1 - threshold)

@@ -15,7 +15,7 @@ from . import pictures, receipt
 from .comparing import compare
 from .session import Result, Session
 from .source import Source
-from .widgets import message, paragraphs, plain, present
+from .widgets import ENDED, cancel_button, message, paragraphs, plain, present
 
 HEAD = ("Picture", "Method", "Request", "Requested attributes", "Leaked", "Evaluations", "ms")
 HOW = ["The request of the first tab, from the same start, by every method that the pack has."]
@@ -29,7 +29,7 @@ class CompareTab:
         plain(paragraphs(HOW, "explain"))
         with gr.Row(elem_classes="actions"):
             self.run = gr.Button("Compare", variant="primary", size="sm", elem_id="compare-button")
-            self.cancel = gr.Button("Cancel", size="sm")
+            self.cancel = cancel_button("compare-cancel")
         self.problem = plain()
         self.table = plain(name="compared")
         running = self.run.click(
@@ -39,19 +39,20 @@ class CompareTab:
             api_visibility="private",
             show_progress="minimal",
         )
-        self.cancel.click(None, None, None, cancels=[running])
+        self.cancel.click(None, None, None, cancels=[running], js=ENDED)
 
     def _compared(self, session: Session) -> Iterator[Any]:
         rows: list[str] = []
         try:
             for name, found in compare(present(session).shown, self.source):
                 rows.append(self._row(name, found))
-                yield _table(rows), message()
+                yield _table(rows, "scrolls running"), message()
         except LatentctlError as problem:
             yield gr.skip(), message(str(problem))
             return
         judge = receipt.evaluator_words(session.shown.faces)
-        yield _table(rows) + paragraphs([judge], "explain"), message()
+        said = paragraphs([judge], "explain")
+        yield _table(rows) + said, message()
 
     def _row(self, name: str, found: Result | str) -> str:
         if isinstance(found, str):
@@ -73,10 +74,10 @@ class CompareTab:
         return f"<tr>{picture}{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
 
 
-def _table(rows: list[str]) -> str:
+def _table(rows: list[str], name: str = "scrolls") -> str:
     head = "".join(f'<th scope="col">{text}</th>' for text in HEAD)
     body = "".join(rows)
     return (
-        f'<div class="scrolls"><table class="compared"><thead><tr>{head}</tr></thead>'
+        f'<div class="{name}"><table class="compared"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

@@ -14,7 +14,7 @@ import gradio as gr
 from . import pictures, receipt, script
 from .medium import Pictures, medium_of
 from .region import grid_of, read_region
-from .session import Demand, Result, Session
+from .session import STRENGTHS, Demand, Result, Session
 from .source import Source
 from .widgets import (
     MELODIES,
@@ -32,6 +32,7 @@ from .widgets import (
 
 SEEDS = 2**31
 SHOWN = 24  # pictures to start from
+STRIP = "The request at several strengths: press one to take it"
 LOADING = "The evaluator of the receipts is being loaded. The sliders follow in some seconds."
 
 
@@ -45,7 +46,7 @@ class EditTab:
 
     def __init__(self, source: Source, session: gr.State) -> None:
         self.source, self.session, self.medium = source, session, medium_of(source)
-        with gr.Row(elem_classes="workbench"):
+        with gr.Row(elem_classes="workbench edits"):
             with gr.Column(scale=7, min_width=320):
                 drawn = isinstance(self.medium, Pictures)
                 self.stage = stage(PICTURES if drawn else MELODIES)
@@ -55,9 +56,9 @@ class EditTab:
                     self.reset = gr.Button("Reset", size="sm")
                     self.spread = gr.Button("Strip of strengths", size="sm")
                     self.cancel = gr.Button("Cancel", size="sm", visible=False)
-                self.strengths = tiles("strengths", "Strengths")
+                self.strengths = tiles("strengths", STRIP, titled=True)
                 self.receipt = plain(name="receipt")
-                self.history = tiles("history", "History: press to go back")
+                self.history = tiles("history", "History: press one to go back", titled=True)
             with gr.Column(scale=5, min_width=320):
                 with gr.Row(elem_classes="starts"):
                     self.seed = gr.Number(
@@ -89,7 +90,7 @@ class EditTab:
         with gr.Accordion("Copy as Python: the lines that give exactly this result", open=False):
             self.code = gr.Code(language="python", label="Python", elem_id="code")
         self.quick = [self.stage, self.panel, self.receipt]
-        self.whole = [*self.quick, self.history, self.code, self.where]
+        self.whole = [*self.quick, self.history, self.strengths, self.code, self.where]
         self.whole += [] if self.region is None else [self.region]
         self._connect()
 
@@ -114,6 +115,7 @@ class EditTab:
         for button, step in steps.items():
             button.click(self._stepped(step), session, whole, **moves)
         self.history.select(guarded(self._go), session, whole, **moves)
+        self.strengths.select(guarded(self._strength), session, whole, **moves)
         if self.region is not None:
             self.region.submit(guarded(self._painted), session, whole, **moves)
         starts = [*self.whole, self.problem]
@@ -149,7 +151,8 @@ class EditTab:
             for place, past in enumerate(session.past)
         ]
         code = script.lines(result, self.source)
-        shown = (*self._quick(session), {"items": history}, code, result.demand.where)
+        strip: dict[str, Any] = {"items": []}  # of another request
+        shown = (*self._quick(session), {"items": history}, strip, code, result.demand.where)
         if self.region is None:
             return shown
         rows, columns = self.source.decoder.latent_shape[1:]
@@ -226,6 +229,12 @@ class EditTab:
 
     def _go(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
         session.go(int(event._data["place"]))
+        return self.show(session)
+
+    def _strength(self, session: Session, event: gr.EventData) -> tuple[Any, ...]:
+        strength = STRENGTHS[int(event._data["place"])]
+        session.version += 1
+        session.edit(dataclasses.replace(session.shown.demand, strength=strength))
         return self.show(session)
 
     def _another(self, session: Session, seed: float | None) -> tuple[Any, ...]:

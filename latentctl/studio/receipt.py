@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from ..conditional import Conditional, Outcome
+from ..conditional.dose import tolerance
 from ..conditional.receipt import sidecar
 from .session import Result
 
 LEAK = 0.1  # change of a probability that is marked
+UNSEEN = 1e-3  # difference of pictures of one latent, which rounding and the batch make
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
@@ -40,10 +42,11 @@ def rows(result: Result) -> list[dict[str, Any]]:
 
 def _mark(row: dict[str, Any], result: Result) -> str:
     if row["wanted"] is not None:
-        left = row["wanted"] - row["now"]
-        if 1 - abs(left) >= result.faces.threshold:
+        wanted, threshold = row["wanted"], result.faces.threshold
+        left, graded = wanted - row["now"], 0 < wanted < 1
+        if abs(left) <= (tolerance(threshold) if graded else 1 - threshold) + 1e-6:
             return "reached"
-        return "beyond" if left * (row["wanted"] - row["was"]) < 0 else "missed"
+        return "beyond" if left * (wanted - row["was"]) < 0 else "missed"
     if abs(row["now"] - row["was"]) <= LEAK:
         return ""
     return "leaked" if row["held"] and not result.demand.is_empty else "changed"
@@ -68,7 +71,7 @@ def sentences(result: Result) -> list[str]:
     outcome, demand = result.outcome, result.demand
     if demand.is_empty:
         found = ["Nothing is changed yet. Move a slider."]
-        if not torch.equal(result.start.x.cpu(), outcome.x.cpu()):
+        if not torch.allclose(result.start.x.cpu(), outcome.x.cpu(), rtol=0, atol=UNSEEN):
             found.append("The second picture is what the generator makes of the first.")
         return [*found, evaluator_words(result.faces)]
     marked = rows(result)
@@ -79,7 +82,8 @@ def sentences(result: Result) -> list[str]:
     if leaked:
         found.append(f"Held, but changed: {'; '.join(map(move, leaked))}.")
     elif held := sum(row["held"] and row["wanted"] is None for row in marked):
-        found.append(f"All {held} held attributes stay within {LEAK:g}.")
+        every = f"All {held} held attributes stay" if held > 1 else "The held attribute stays"
+        found.append(f"{every} within {LEAK:g}.")
     for tied, role in ((True, "Tied to the request, and changed"), (False, "Free, and changed")):
         if changed := [r for r in marked if r["mark"] == "changed" and r["tied"] == tied]:
             found.append(f"{role}: {'; '.join(map(move, changed))}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Demand", "Result", "Session", "Start"]
+__all__ = ["STRENGTHS", "Demand", "Result", "Session", "Start"]
 
 import dataclasses
 import functools

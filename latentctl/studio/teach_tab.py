@@ -19,13 +19,13 @@ from .edit_tab import EditTab
 from .sample_tab import SampleTab
 from .session import Session
 from .source import Source
-from .widgets import Guarded, message, paragraphs, plain, present, tiles
+from .widgets import ENDED, Guarded, cancel_button, message, paragraphs, plain, present, tiles
 
 BATCH = 24  # pictures that are added at once
 MOST_POOL = 240
 HOW = (
-    "Press a picture once if it has the attribute, twice if it has it not. Mark 5 to 100, of each "
-    "kind about as many.",
+    "Press a {} once if it has the attribute, twice if it has it not. Mark 5 to 100, of each kind "
+    "about as many."
 )
 CANCELLED = ("Teaching was cancelled. Nothing is changed.",)
 
@@ -44,8 +44,8 @@ class TeachTab:
         self.source, self.edit, self.sample = source, edit, sample
         with gr.Row(elem_classes="workbench"):
             with gr.Column(scale=7, min_width=320):
-                plain(paragraphs(HOW, "explain"))
-                self.pool = tiles("pool", "Pictures to mark")
+                plain(paragraphs([HOW.format(edit.medium.thing)], "explain"))
+                self.pool = tiles("pool", "Examples to mark")
                 with gr.Row(elem_classes="actions"):
                     self.more = gr.Button("More samples", size="sm")
                     self.upload = gr.UploadButton(
@@ -58,7 +58,7 @@ class TeachTab:
                 self.name = gr.Textbox(label="Name of the attribute", elem_id="taught-name")
                 with gr.Row(elem_classes="actions"):
                     self.teach = gr.Button("Teach", variant="primary", elem_id="teach-button")
-                    self.cancel = gr.Button("Cancel", visible=False, elem_id="teach-cancel")
+                    self.cancel = cancel_button("teach-cancel")
                 self.problem = plain(name="teach-problem")
                 self.words = plain(name="teach-words")
                 self.taught = gr.Dropdown([], label="Taught attributes", value=None)
@@ -79,12 +79,10 @@ class TeachTab:
         self.upload.upload(Guarded(1)(self._uploaded), [session, self.upload], pool, **options)
         changed = [self.words, self.taught, *self.edit.whole, self.sample.panel, self.problem]
         count = len(changed) - 1
-        running = self.teach.click(
-            self._taught, [session, self.name], [*changed, self.cancel], **options
+        running = self.teach.click(self._taught, [session, self.name], changed, **options)
+        self.cancel.click(None, None, None, cancels=[running], js=ENDED).then(
+            lambda: paragraphs(CANCELLED, "receipt lesson"), None, self.words, queue=False
         )
-        self.cancel.click(
-            lambda: gr.Button(visible=False), None, self.cancel, cancels=[running], queue=False
-        ).then(lambda: paragraphs(CANCELLED, "receipt"), None, self.words, queue=False)
         self.remove.click(Guarded(count)(self._removed), [session, self.taught], changed, **options)
         self.prepare.click(Guarded(1)(self._saved), session, [self.file, self.problem], **options)
 
@@ -139,20 +137,19 @@ class TeachTab:
         return self._tiles(session)
 
     def _taught(self, session: Session, name: str) -> Iterator[tuple[Any, ...]]:
-        """What is being done, with a button that cancels it; the session changes at the end."""
+        """What is being done; the session changes at the end."""
         rest = [gr.skip()] * (2 + len(self.edit.whole))
         try:
             pool, faces = present(session).pool, session.faces
             for step in teaching.teach(name, pool, self.source, faces):
                 if isinstance(step, str):
-                    said = paragraphs([step], "receipt")
-                    yield said, *rest, message(), gr.Button(visible=True)
+                    yield paragraphs([step], "receipt lesson running"), *rest, message()
                     continue
                 session.taught[step.critic.names[0]] = step.critic
-                changed = self._changed(session, step.sentences())
-                yield *changed, message(), gr.Button(visible=False)
+                changed = self._changed(session, step.sentences(), step.warnings())
+                yield *changed, message()
         except (LatentctlError, OSError) as problem:
-            yield "", *rest, message(str(problem)), gr.Button(visible=False)
+            yield "", *rest, message(str(problem))
 
     def _removed(self, session: Session, name: str | None) -> tuple[Any, ...]:
         said = ["There is nothing to remove."]
@@ -160,12 +157,15 @@ class TeachTab:
             said = [f"{name} is removed. Results before it are in the history."]
         return self._changed(session, said)
 
-    def _changed(self, session: Session, said: list[str]) -> tuple[Any, ...]:
+    def _changed(
+        self, session: Session, said: list[str], warnings: list[str] | None = None
+    ) -> tuple[Any, ...]:
         session.use(teaching.extended(self.source, session.taught))
         names = list(session.taught)
         listed = gr.Dropdown(names, value=names[-1] if names else None)
         shown = self.edit.show(session)
-        return paragraphs(said, "receipt"), listed, *shown, self.sample.show(session)
+        words = paragraphs(said, "receipt lesson", warnings or [])
+        return words, listed, *shown, self.sample.show(session)
 
     def _saved(self, session: Session) -> Any:
         # the page's own temporary folder, which is emptied

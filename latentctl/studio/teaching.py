@@ -56,7 +56,7 @@ class Pool:
             InputError: If there is no such picture.
         """
         if not 0 <= place < len(self.marks):
-            raise InputError(f"There is no picture {place} among the {len(self.marks)}.")
+            raise InputError(f"There is no example {place} among the {len(self.marks)}.")
         self.marks[place] = MARKS[(MARKS.index(self.marks[place]) + 1) % len(MARKS)]
         return self.marks[place]
 
@@ -78,18 +78,21 @@ class Lesson:
 
     def sentences(self) -> list[str]:
         """What the visitor should know."""
-        name = words(self.critic.names[0])
-        found = [
-            f"{name} was taught by {self.count} pictures. Expected accuracy on others: "
-            f"{self.accuracy:.0%} (cross-validation; 50% is chance)."
+        return [
+            f"{words(self.critic.names[0])} was taught by {self.count} examples. Expected accuracy "
+            f"on others: {self.accuracy:.0%} (cross-validation; 50% is chance)."
         ]
+
+    def warnings(self) -> list[str]:
+        """What the visitor should mend."""
+        found = []
         if self.accuracy < 0.7:
-            found.append("That is little: mark more pictures, and clearer ones.")
+            found.append("That accuracy is low: mark more examples, and clearer ones.")
         if self.confounds:
             names = ", ".join(f"{words(n)} ({share:.0%})" for n, share in self.confounds)
             found.append(
-                f"Warning: the examples agree in something else too. {names} separates them as "
-                f"well. Mark pictures in which the two differ."
+                f"The examples agree in something else too, which separates them as well: {names}. "
+                f"Mark examples in which the two differ."
             )
         return found
 
@@ -111,12 +114,12 @@ def teach(name: str, pool: Pool, source: Source, known: Conditional) -> Iterator
     count = len(with_it) + len(without)
     if count < FEWEST or min(len(with_it), len(without)) < 2:
         raise InputError(
-            f"{len(with_it)} pictures are marked as with it and {len(without)} as without. Mark at "
+            f"{len(with_it)} examples are marked as with it and {len(without)} as without. Mark at "
             f"least {FEWEST}, of each kind at least 2."
         )
     if count > MOST:
-        raise InputError(f"{count} pictures are marked; at most {MOST} are used. Unmark some.")
-    yield f"Fitting {words(name)} to {count} pictures."
+        raise InputError(f"{count} examples are marked; at most {MOST} are used. Unmark some.")
+    yield f"Fitting {words(name)} to {count} examples."
     critic = _fit(name, with_it, without, source)
     accuracy = yield from _cross_validated(name, with_it, without, source)
     confounds = _confounds(with_it, without, source, known)
@@ -141,12 +144,14 @@ def saved_pack(faces: Conditional, folder: Path) -> Path:
 
 def full(most: int) -> InputError:
     """The error of a pool that grows too large."""
-    return InputError(f"There are at most {most} pictures to mark. Reload the page to begin anew.")
+    return InputError(f"There are at most {most} examples to mark. Reload the page to begin anew.")
 
 
 def _checked(name: str, known: Conditional) -> str:
     plain = "_".join(name.split())
-    if not plain or len(plain) > LONGEST or not plain.replace("_", "").isalnum():
+    if not plain:
+        raise InputError("The attribute has no name yet. Enter one.")
+    if len(plain) > LONGEST or not plain.replace("_", "").isalnum():
         raise InputError(
             f"{name!r} is no name for an attribute. Use letters, digits and spaces, at most "
             f"{LONGEST}."
@@ -184,7 +189,7 @@ def _cross_validated(
     ]
     right: list[list[Tensor]] = [[], []]
     for fold in range(folds):
-        yield f"Testing it on pictures that were left out: {fold + 1} of {folds}."
+        yield f"Testing it on examples that were left out: {fold + 1} of {folds}."
         kept = [z[part != fold] for z, part in zip((with_it, without), parts, strict=True)]
         critic = _fit(name, kept[0], kept[1], source)
         for kind, (z, part) in enumerate(zip((with_it, without), parts, strict=True)):

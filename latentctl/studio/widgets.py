@@ -8,9 +8,11 @@ from __future__ import annotations
 
 __all__ = [
     "CSS",
+    "ENDED",
     "MELODIES",
     "PICTURES",
     "Guarded",
+    "cancel_button",
     "header",
     "message",
     "painter",
@@ -33,6 +35,8 @@ import gradio as gr
 from ..errors import InputError, LatentctlError
 from .receipt import words
 
+ENDED = """() => document.querySelectorAll(".running").forEach(
+  (text) => text.classList.remove("running"))"""  # what a cancelled job cannot do itself
 WEB = Path(__file__).parent / "web"
 CSS = (WEB / "studio.css").read_text()
 
@@ -155,17 +159,30 @@ def painter() -> gr.HTML:
     )
 
 
-def tiles(name: str, label: str, empty: str = "") -> gr.HTML:
-    """Pictures as buttons; its event is `select`, whose data have the `place`."""
+def tiles(name: str, label: str, empty: str = "", *, titled: bool = False) -> gr.HTML:
+    """Pictures as buttons; its event is `select`, whose data have the `place`.
+
+    Arguments:
+        name: Its id on the page.
+        label: What they are.
+        empty: What stands there without pictures.
+        titled: Whether the label stands above them.
+    """
+    label = html.escape(label)
+    above = f'<p class="above" aria-hidden="true">{label}</p>' if titled else ""
     text = f'<p class="empty">{html.escape(empty)}</p>' if empty else ""
     return gr.HTML(
         None,
-        html_template=f'<div class="tiles" role="group" aria-label="{html.escape(label)}"></div>'
-        + text,
+        html_template=f'{above}<div class="tiles" role="group" aria-label="{label}"></div>{text}',
         js_on_load=_script("tiles"),
         elem_id=name,
         apply_default_css=False,
     )
+
+
+def cancel_button(name: str) -> gr.Button:
+    """A button that is shown while the text of its tab has the class `running` (studio.css)."""
+    return gr.Button("Cancel", size="sm", elem_id=name, elem_classes="cancel")
 
 
 def message(text: str = "") -> str:
@@ -173,9 +190,11 @@ def message(text: str = "") -> str:
     return f'<p class="problem" role="alert">{html.escape(text)}</p>' if text else ""
 
 
-def paragraphs(sentences: Sequence[str], name: str) -> str:
-    """Sentences, one a paragraph."""
-    return f'<div class="{name}">{"".join(f"<p>{html.escape(s)}</p>" for s in sentences)}</div>'
+def paragraphs(sentences: Sequence[str], name: str, warnings: Sequence[str] = ()) -> str:
+    """Sentences, one a paragraph, and warnings after them."""
+    plain = "".join(f"<p>{html.escape(text)}</p>" for text in sentences)
+    marked = "".join(f'<p class="warning">{html.escape(text)}</p>' for text in warnings)
+    return f'<div class="{name}">{plain}{marked}</div>'
 
 
 def present(session: Any) -> Any:

@@ -31,6 +31,26 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 CONTROLS = "button, input, textarea, a[href], audio, canvas"
+PALE = """() => {  // texts whose contrast is below 4.5, the AA of WCAG 2.1
+  const parts = (colour) => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const over = (top, under) => [0, 1, 2].map((at) => top[at] * top[3] + under[at] * (1 - top[3]));
+  const ground = (e) => {
+    const c = e ? parts(getComputedStyle(e).backgroundColor) : [255, 255, 255, 1];
+    return c[3] === 1 ? c : over(c, ground(e.parentElement));
+  };
+  const pale = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const e = texts.currentNode.parentElement, text = texts.currentNode.textContent.trim();
+    if (!text || !e.offsetParent || getComputedStyle(e).visibility === "hidden") continue;
+    const under = ground(e), here = over(parts(getComputedStyle(e).color), under);
+    const [dark, bright] = [light(under), light(here)].sort((a, b) => a - b);
+    if ((bright + 0.05) / (dark + 0.05) < 4.5) pale.push(text.slice(0, 40));
+  }
+  return pale;
+}"""
 WAIT = 120_000  # ms, of a machine that is shared
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads
 
@@ -100,9 +120,36 @@ def test_a_visit(visit, browser, address, served_faces, tmp_path):
     other = Visit(browser, address)  # sees nothing of the first
     assert other.page.locator("#history button").count() == 1
     assert other.page.locator("#attributes .row").count() == 3
-    for width in (1280, 390):
-        fits(other.page, width)
     other.page.close()
+
+
+def test_every_tab_fits_wide_and_narrow_pages(visit):
+    page = visit.page
+    visit.drag("Smiling", 0.02)
+    visit.says("Smiling 1.00 →", "#receipt")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-button").click()
+    page.wait_for_selector(".scrolls + .explain")
+    assert not page.locator("#compare-cancel").is_visible()
+    for name in ("Compare", "Sample", "Teach", "Edit"):
+        page.get_by_role("tab", name=name).click()
+        for width in (1280, 390):
+            fits(page, width)
+        assert not page.evaluate(PALE), name
+    page.evaluate("window.scrollTo(0, 500)")  # the pictures stay in sight above the sliders
+    assert page.locator("#stage-box").bounding_box()["y"] >= 0
+
+
+def test_a_strip_of_strengths_is_pressed(visit):
+    visit.drag("Smiling", 0.02)
+    visit.page.wait_for_function("document.querySelectorAll('#history button').length == 2")
+    visit.page.get_by_role("button", name="Strip of strengths").click()
+    visit.page.wait_for_function("document.querySelectorAll('#strengths button').length == 7")
+    half = visit.page.locator("#strengths img").nth(2).get_attribute("src")
+    visit.page.locator("#strengths button").nth(2).click()
+    visit.page.wait_for_function("document.querySelectorAll('#strengths button').length == 0")
+    assert visit.after == half
+    assert visit.page.locator("#attributes .strength input").input_value() == "0.5"
 
 
 def test_cancel_ends_a_long_job(visit, monkeypatch):
@@ -110,8 +157,8 @@ def test_cancel_ends_a_long_job(visit, monkeypatch):
 
     def slow(result, source):
         try:
-            for number in range(200):
-                time.sleep(0.2)
+            for number in range(120):
+                time.sleep(0.5)
                 yield f"method {number}", "tried"
         finally:
             ended.set()
@@ -122,8 +169,9 @@ def test_cancel_ends_a_long_job(visit, monkeypatch):
     visit.page.get_by_role("tab", name="Compare").click()
     visit.page.locator("#compare-button").click()
     visit.says("method 1", "#compared")
-    visit.page.get_by_role("button", name="Cancel").last.click()
+    visit.page.locator("#compare-cancel").click()
     assert ended.wait(WAIT / 1000)
+    visit.page.locator("#compare-cancel").wait_for(state="hidden")
     visit.page.get_by_role("tab", name="Edit").click()
     visit.page.get_by_role("button", name="Undo").click()
     visit.says("Nothing is changed yet", "#receipt")
@@ -134,8 +182,8 @@ def test_teaching_is_cancelled(visit, monkeypatch):
 
     def slow(*arguments):
         try:
-            for number in range(200):
-                time.sleep(0.2)
+            for number in range(120):
+                time.sleep(0.5)
                 yield f"step {number}"
         finally:
             ended.set()
@@ -146,6 +194,8 @@ def test_teaching_is_cancelled(visit, monkeypatch):
     visit.says("step 1", "#teach-words")
     visit.page.locator("#teach-cancel").click()
     assert ended.wait(WAIT / 1000)
+    visit.says("Teaching was cancelled", "#teach-words")
+    visit.page.locator("#teach-cancel").wait_for(state="hidden")
     assert visit.page.locator("#attributes .row").count() == 3
 
 
@@ -284,7 +334,7 @@ def teaches(visit, served_faces, tmp_path):
         )
     visit.page.locator("#taught-name textarea, #taught-name input").first.fill("Bright")
     visit.page.locator("#teach-button").click()
-    visit.says("Bright was taught by 10 pictures", "#teach-words")
+    visit.says("Bright was taught by 10 examples", "#teach-words")
     visit.page.locator("#save-pack").click()
     with visit.page.expect_download() as download:
         visit.page.locator("#pack-file").click()

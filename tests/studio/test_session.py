@@ -240,7 +240,7 @@ def taught(source, kind="Hat", name="Bright", count=12):
         for place in rows.nonzero().flatten().tolist()[: count // 2]:
             pool.marks[place] = mark
     *said, lesson = teaching.teach(name, pool, source, source.faces)
-    assert said[-1].startswith("Testing it on pictures that were left out")
+    assert said[-1].startswith("Testing it on examples that were left out")
     return lesson
 
 
@@ -258,7 +258,7 @@ class TestTeaching:
     def test_a_known_attribute_that_separates_as_well_is_named(self, source):
         lesson = taught(source, "Hat", "Bright")
         assert "Hat" in dict(lesson.confounds)
-        assert any("agree in something else" in said for said in lesson.sentences())
+        assert any("agree in something else" in said for said in lesson.warnings())
         assert not taught(source, "other", "Other", 40).confounds
 
     def test_the_expected_accuracy_is_that_on_others(self, source):
@@ -279,7 +279,7 @@ class TestTeaching:
     def test_marks_turn(self):
         pool = teaching.Pool(torch.zeros(1, 8), ["a"], [""])
         assert [pool.turn(0) for _ in range(3)] == ["with", "without", ""]
-        with pytest.raises(InputError, match="no picture 4"):
+        with pytest.raises(InputError, match="no example 4"):
             pool.turn(4)
 
 

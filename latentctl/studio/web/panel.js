@@ -31,12 +31,12 @@ function build(data) {
     node.className = "row";
     node.dataset.name = item.name;
     const id = `${element.id || "panel"}-${item.name}`;
-    node.innerHTML = `<label></label><output></output><input type="range" min="0" max="1" step="0.01">
+    node.innerHTML = `<label><span></span></label><output></output><input type="range" min="0" max="1" step="0.01">
       <button type="button" class="clear">×</button>
       <button type="button" class="lock" role="switch"><span></span></button>`;
     const [label, now, slider, clear, lock] = node.children;
     const words = item.label || item.name;
-    label.textContent = words;
+    label.firstChild.textContent = label.title = words;
     label.htmlFor = slider.id = id;
     now.setAttribute("aria-label", `${words} now`);
     now.setAttribute("for", id);
@@ -82,7 +82,6 @@ function update() {
     row.node.style.setProperty("--now", `${100 * (row.now ?? 0)}%`);
     row.node.style.setProperty("--was", `${100 * (item.was ?? row.now ?? 0)}%`);
     row.node.dataset.mark = item.mark || "";
-    row.node.title = item.title || "";
     row.lock.setAttribute("aria-checked", String(Boolean(item.held)));
     row.lock.title = item.held ? "Held: click to let it change" : "Free: click to hold it";
     show(row);
