@@ -11,7 +11,7 @@ from .decoder import Decoder, Gaussian, available, encode_dataset, load, with_in
 from .knowledge import KnowledgeBase
 from .latents import Latents
 from .priors import LatentFlow
-from .rewards import edit_by_rule, encoding_rewards, explore, prior_rewards, sample_by_rule
+from .rewards import edit_by_rule, encoding_rewards, explore, sample_by_rule
 from .storage import VERSION as __version__
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "errors",
     "explore",
     "load",
-    "prior_rewards",
     "sample_by_rule",
     "teach",
     "with_inversion",

@@ -107,6 +107,6 @@ def require_labels(latents: Latents, critic: str) -> Tensor:
     if latents.labels is None:
         raise InputError(
             f"{critic} learns from labels; these latents have none. Bring data with labels, or "
-            f"score samples with latentctl.prior_rewards."
+            f"score samples with latentctl.rewards.prior_rewards."
         )
     return latents.labels

@@ -145,7 +145,7 @@ def sample_by_rule(
     Example:
         >>> import latentctl
         >>> decoder = latentctl.wrap(torch.nn.Linear(4, 12), decode="forward")
-        >>> found = sample_by_rule(decoder, {"high": lambda x: (x.mean(1) > 0.5).float()}, 8)
+        >>> found = sample_by_rule(decoder, {"even": lambda x: (x.std(1) < 0.8).float()}, 8)
         >>> found.x.shape, bool(found.satisfied.all())
         (torch.Size([8, 12]), True)
     """

@@ -15,7 +15,7 @@ from . import pictures, receipt
 from .comparing import compare
 from .session import Result, Session
 from .source import Source
-from .widgets import ENDED, cancel_button, message, paragraphs, plain, present
+from .widgets import message, paragraphs, plain, present
 
 HEAD = ("Picture", "Method", "Request", "Requested attributes", "Leaked", "Evaluations", "ms")
 HOW = ["The request of the first tab, from the same start, by every method that the pack has."]
@@ -29,7 +29,7 @@ class CompareTab:
         plain(paragraphs(HOW, "explain"))
         with gr.Row(elem_classes="actions"):
             self.run = gr.Button("Compare", variant="primary", size="sm", elem_id="compare-button")
-            self.cancel = cancel_button("compare-cancel")
+            self.cancel = gr.Button("Cancel", size="sm", elem_id="compare-cancel")
         self.problem = plain()
         self.table = plain(name="compared")
         running = self.run.click(
@@ -39,14 +39,14 @@ class CompareTab:
             api_visibility="private",
             show_progress="minimal",
         )
-        self.cancel.click(None, None, None, cancels=[running], js=ENDED)
+        self.cancel.click(None, None, None, cancels=[running])
 
     def _compared(self, session: Session) -> Iterator[Any]:
         rows: list[str] = []
         try:
             for name, found in compare(present(session).shown, self.source):
                 rows.append(self._row(name, found))
-                yield _table(rows, "scrolls running"), message()
+                yield _table(rows), message()
         except LatentctlError as problem:
             yield gr.skip(), message(str(problem))
             return
@@ -74,10 +74,10 @@ class CompareTab:
         return f"<tr>{picture}{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
 
 
-def _table(rows: list[str], name: str = "scrolls") -> str:
+def _table(rows: list[str]) -> str:
     head = "".join(f'<th scope="col">{text}</th>' for text in HEAD)
     body = "".join(rows)
     return (
-        f'<div class="{name}"><table class="compared"><thead><tr>{head}</tr></thead>'
+        f'<div class="scrolls"><table class="compared"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

@@ -130,7 +130,6 @@ def test_every_tab_fits_wide_and_narrow_pages(visit):
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compare-button").click()
     page.wait_for_selector(".scrolls + .explain")
-    assert not page.locator("#compare-cancel").is_visible()
     for name in ("Compare", "Sample", "Teach", "Edit"):
         page.get_by_role("tab", name=name).click()
         for width in (1280, 390):
