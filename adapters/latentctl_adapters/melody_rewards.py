@@ -7,7 +7,7 @@ MIDI pitch, 128 holds it, 129 rests. With :math:`|x|` notes, and :math:`P` a set
     c_\mathrm{pitch}(x, P) = \#\{\text{notes in } P\} / |x|, \qquad
     c_\mathrm{density}(x, d) = \min(1, |x| / d)
 
-A reward is any such function, of a batch or of one sample, as `latentctl.rewards.prior_rewards` takes it.
+A reward is any such function, of a batch or of one sample, as `latentctl.sample_by_rule` takes it.
 It should increase gradually towards 1, so that there is a signal to learn from. Rules about notes
 give an empty melody 0; otherwise silence would satisfy them all.
 
