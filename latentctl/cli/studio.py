@@ -121,8 +121,10 @@ def _drawn(flags: argparse.Namespace) -> Source:
     make = load_function(EMBEDDED_PACK, "PACK")
     said = logging.getLogger("latentctl.conditional.pack")
     said.disabled = True  # it asks for the evaluator, which follows
-    faces = make(evaluated=False).to(flags.device)
-    said.disabled = False
+    try:
+        faces = make(evaluated=False).to(flags.device)
+    finally:
+        said.disabled = False
     data = load_function(f"{EMBEDDED}.drawn_faces:ProceduralFaces", "studio")(PICTURES)
     code = f"import latentctl\nfrom {EMBEDDED} import pack\n\nfaces = pack()"
 

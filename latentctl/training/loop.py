@@ -51,7 +51,7 @@ from ..progress import progress_bar
 from ..random import generator
 from .batches import SampleOrder, micro_batches, rows_of_process, seed_global
 from .buffers import Buffers
-from .player import Player, gradient, train_mode, trained_weights, update
+from .player import Player, check_players, gradient, train_mode, trained_weights, update
 from .processes import check_launch, mean_over_processes, same_everywhere
 from .run_state import RunState, culprit, data_identity, logged_means, plain
 from .schedule import LR_SCHEDULERS, Step, lr_factor, whose_turn
@@ -167,7 +167,7 @@ def fit(
     if lr_scheduler not in LR_SCHEDULERS:
         raise UnknownNameError("lr_scheduler", lr_scheduler, LR_SCHEDULERS)
     check_launch(accelerator)
-    _check_players(game)
+    check_players(game)
     _check_positive(
         max_train_steps=max_train_steps,
         batch_size=batch_size,
@@ -287,12 +287,6 @@ def _lost(line: dict[str, Any], steps: int) -> NonFiniteError:
         f"{line['step']}, in {line['not_finite']}, on the samples {line['samples']}. They changed "
         "no weight. Lower the learning rate, set max_grad_norm, or check these samples."
     )
-
-
-def _check_players(players: Sequence[Player]) -> None:
-    names = [player.name for player in players]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"fit needs one player or several of different names, not {names}.")
 
 
 def _check_positive(**numbers: float | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "Player",
+    "check_players",
     "flatten_optimizer",
     "gradient",
     "restore_optimizer",
@@ -63,6 +64,13 @@ class Player:
             raise InputError(f"The player {self.name!r} needs 0 <= ema < 1, not {self.ema}.")
         if not trained_weights(self):
             raise InputError(f"The optimizer of {self.name!r} has no weight that can be trained.")
+
+
+def check_players(players: Sequence[Player]) -> None:
+    """Raises an `InputError` if there is no player, or if two have one name."""
+    names = [player.name for player in players]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"fit needs one player or several of different names, not {names}.")
 
 
 def trained_weights(player: Player) -> dict[str, nn.Parameter]:
